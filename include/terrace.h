@@ -1,0 +1,317 @@
+/* terrace.h - one allocator over accelerator memory, host RAM and NVMe.
+ *
+ * A manager (terrace) owns tiers: places bytes can live, such as "numa:0" or
+ * "nvme:0". A tensor (terrace_tensor) is a handle to bytes that may be in
+ * several tiers at once. terrace_acquire() brings the bytes to a tier and pins
+ * them there; terrace_release() lets them go. In between terrace evicts,
+ * writes back and prefetches so that no tier exceeds its budget.
+ *
+ * Conventions, true of every function unless its comment says otherwise:
+ *  - thread-safe; sizes and offsets are in bytes;
+ *  - an int result is 0 or a negative TERRACE_E... code, and then
+ *    terrace_last_error() has a sentence: what failed, on what, the remedy;
+ *  - outputs come last and are written only on success;
+ *  - structs passed by the caller begin with `size`, set to sizeof the struct;
+ *  - in a forked child every call but terrace_close() fails with TERRACE_EFORK;
+ *  - no signal handler is installed, nothing is printed unless asked for.
+ *
+ * This header compiles as C11 and C++17.
+ */
+#ifndef TERRACE_H
+#define TERRACE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define TERRACE_VERSION_MAJOR 0
+#define TERRACE_VERSION_MINOR 1
+#define TERRACE_VERSION_PATCH 0
+#define TERRACE_VERSION "0.1.0"
+
+#if defined(TERRACE_BUILD) && defined(__GNUC__)
+#define TERRACE_API __attribute__((visibility("default")))
+#else
+#define TERRACE_API
+#endif
+
+/* Every error: name, value, and the short text terrace_strerror() gives. The
+ * kinds of exhaustion are kept apart: host memory (ENOMEM), device memory
+ * (EDEVMEM), storage space (ENOSPC), a budget (EBUDGET), a rule (ERULE). */
+#define TERRACE_ERRORS(X)                                                                  \
+    X(EINVAL, 1, "an argument is invalid")                                                 \
+    X(ENOMEM, 2, "the host is out of memory")                                              \
+    X(EDEVMEM, 3, "the device is out of memory")                                           \
+    X(ENOSPC, 4, "the storage is full")                                                    \
+    X(EBUDGET, 5, "the tier's budget is exhausted by tensors in use")                      \
+    X(ERULE, 6, "a placement rule forbids it")                                             \
+    X(EBUSY, 7, "the tensor is in use in a way that excludes this one")                    \
+    X(EAGAIN, 8, "the bytes are on their way; ask again")                                  \
+    X(ENOTSUP, 9, "not supported by this tier or this build")                              \
+    X(EFORK, 10, "the manager belongs to the parent process")                              \
+    X(EIO, 11, "a transfer failed")                                                        \
+    X(ECORRUPT, 12, "the bytes read back are not the bytes written")                       \
+    X(ECHANGED, 13, "the file was changed or truncated since it was opened")               \
+    X(ENOENT, 14, "no such tier or file")                                                  \
+    X(EPERM, 15, "the system refuses permission")                                          \
+    X(ECONFIG, 16, "a setting has a value that cannot be used")                            \
+    X(EDEVICE, 17, "a device failed")                                                      \
+    X(ESYSTEM, 18, "the operating system refused a resource")
+
+enum {
+#define TERRACE_ERROR_ENUM(name, value, text) TERRACE_##name = value,
+    TERRACE_ERRORS(TERRACE_ERROR_ENUM)
+#undef TERRACE_ERROR_ENUM
+    TERRACE_ERROR_LAST
+};
+
+typedef struct terrace terrace;               /* a manager: tiers, budgets, policy */
+typedef struct terrace_tensor terrace_tensor; /* a handle to bytes */
+typedef int32_t terrace_tier;                 /* a tier, a kind or a class, looked up once */
+
+/* How acquired bytes will be used (exactly one of the first three; READ may
+ * be combined with WRITE and adds nothing to it), and how to wait. */
+enum {
+    TERRACE_READ = 1,      /* the bytes are read, not changed */
+    TERRACE_WRITE = 2,     /* some bytes change, the others are kept */
+    TERRACE_OVERWRITE = 4, /* all bytes are undefined until written: nothing is read */
+    TERRACE_WAIT = 8,      /* if no room can be made now, or another user excludes
+                            * this one, wait for a release */
+    TERRACE_NOWAIT = 16    /* if not there yet, start the migration and return
+                            * -TERRACE_EAGAIN */
+};
+
+/* What a tensor is for: reports today, placement rules. */
+enum {
+    TERRACE_ROLE_OTHER = 0,
+    TERRACE_ROLE_WEIGHT,
+    TERRACE_ROLE_GRADIENT,
+    TERRACE_ROLE_OPTIMIZER,
+    TERRACE_ROLE_ACTIVATION,
+    TERRACE_ROLE_KVCACHE
+};
+
+/* Flags of terrace_tensor_attr. */
+enum {
+    TERRACE_ATTR_UNMOVABLE = 1, /* once on a tier, never evicted from it */
+    TERRACE_ATTR_SVM = 2        /* OpenCL: shared virtual memory pointers */
+};
+
+/* Advice of terrace_advise(). */
+enum {
+    TERRACE_ADVISE_WILLNEED = 1,
+    TERRACE_ADVISE_DONTNEED,
+    TERRACE_ADVISE_PIN,
+    TERRACE_ADVISE_UNPIN
+};
+
+/* As a stream: acquire returns when the bytes are there; release promises that
+ * all use has ended. NULL is the backend's default stream. Host tiers ignore
+ * the stream: they always behave as with TERRACE_HOST_SYNC. */
+#define TERRACE_HOST_SYNC ((void *)-1)
+
+/* Zero means default; a NULL attr means all defaults. */
+typedef struct terrace_tensor_attr {
+    size_t size;       /* sizeof(terrace_tensor_attr) */
+    const char *label; /* "layers/3/attn/w_q", for rules and reports; copied */
+    int role;          /* TERRACE_ROLE_... */
+    size_t alignment;  /* bytes, a power of two of at most 2 MiB; default 64 */
+    unsigned flags;    /* TERRACE_ATTR_... */
+} terrace_tensor_attr;
+
+/* One entry of terrace_acquire_all(). `address` and `where` are outputs. */
+typedef struct terrace_access {
+    size_t size;            /* sizeof(terrace_access) */
+    terrace_tensor *tensor;
+    terrace_tier tier;
+    unsigned mode;          /* WAIT and NOWAIT of any entry apply to the whole list */
+    void *address;
+    terrace_tier where;
+} terrace_access;
+
+/* Counters since terrace_open(). All byte counts are bytes, times nanoseconds. */
+typedef struct terrace_statistics {
+    size_t size;               /* sizeof(terrace_statistics) */
+    uint64_t tensors;          /* alive now */
+    uint64_t tensor_bytes;     /* their bytes as asked for */
+    uint64_t steps;            /* terrace_step() calls */
+    uint64_t acquires;         /* successful, each entry of a list counted */
+    uint64_t hits;             /* of these: bytes were there, no waiting */
+    uint64_t stall_ns;         /* time acquires spent waiting, summed over threads */
+    uint64_t prefetches;       /* migrations started by a hint or NOWAIT */
+    uint64_t prefetch_hits;    /* of these: finished before they were acquired */
+    uint64_t evictions;        /* copies dropped from a tier to make room */
+    uint64_t clean_evictions;  /* of these: needed no write */
+    uint64_t writeback_bytes;  /* written to lower tiers */
+    uint64_t fill_bytes;       /* read from lower tiers */
+    uint64_t file_bytes;       /* of these: read from users' files */
+    uint64_t cpu_copy_bytes;   /* bytes that needed a copy by the CPU on their way */
+    uint64_t wasted_bytes;     /* written back, then changed before they were dropped */
+    uint64_t io_errors;        /* migrations that failed */
+    uint64_t corrupt;          /* of these: checksum or authentication mismatches */
+} terrace_statistics;
+
+/* One tier. Strings are owned by the manager and valid until terrace_close(). */
+typedef struct terrace_tier_statistics {
+    size_t size;               /* sizeof(terrace_tier_statistics) */
+    const char *name;          /* "numa:0" */
+    const char *kind;          /* "numa" */
+    const char *tier_class;    /* "device", "host" or "disk" */
+    const char *location;      /* what it is: node, device name, folders */
+    const char *engine;        /* how its bytes move: "io_uring", "threads", ... */
+    const char *engine_reason; /* why that engine; what was refused and the remedy */
+    uint64_t limit;            /* the budget */
+    const char *limit_reason;  /* where the budget came from */
+    uint64_t used;             /* bytes held now, caches and staging included */
+    uint64_t peak;             /* most ever held */
+    uint64_t pinned;           /* bytes of tensors acquired now */
+    uint64_t dirty;            /* bytes whose only valid copy is here */
+    uint64_t tensors;          /* tensors with a valid copy here */
+    uint64_t in_bytes;         /* moved into the tier */
+    uint64_t out_bytes;        /* moved out of the tier */
+} terrace_tier_statistics;
+
+/* ---- the manager ------------------------------------------------------- */
+
+/* Opens a manager. `conf` holds settings as "key=value" entries separated by
+ * newline or ';', keys being the environment variables' names in lower case
+ * without "TERRACE_" ("limit_numa=8G; nvme_path=/scratch"); values may be
+ * double-quoted, with \" and \\ as the only escapes. conf goes over the
+ * environment, the environment over defaults; NULL: environment alone.
+ * Blocks while tiers are probed and spill files are created (milliseconds).
+ * The caller owns *out and ends it with terrace_close().
+ * Errors: EINVAL (out is NULL), ECONFIG (a value does not parse: the sentence
+ * names the setting, the value and what is accepted), ENOTSUP (a setting this
+ * build does not support), ENOENT (a tier asked for is not there), EPERM,
+ * ENOSPC (spill folder), ENOMEM, ESYSTEM. */
+TERRACE_API int terrace_open(terrace **out, const char *conf);
+
+/* Waits for I/O in flight, destroys tensors that remain, writes the report
+ * where TERRACE_REPORT asks for one, and frees the manager. NULL is allowed.
+ * Not thread-safe: no other call may use the manager or its tensors any more.
+ * In a forked child it only closes this process's view. */
+TERRACE_API void terrace_close(terrace *m);
+
+/* Looks up a tier ("numa:0"), a kind ("numa": any tier of it) or a class
+ * ("device", "host", "disk"). Does not block.
+ * Errors: EINVAL, ENOENT (the sentence lists what there is). */
+TERRACE_API int terrace_tier_find(terrace *m, const char *name, terrace_tier *out);
+
+/* Writes the name of a tier, kind or class into buf, NUL-terminated. Does not
+ * block. Errors: EINVAL (no such tier, or len too small). */
+TERRACE_API int terrace_tier_name(terrace *m, terrace_tier tier, char *buf, size_t len);
+
+/* ---- tensors ----------------------------------------------------------- */
+
+/* Creates a tensor of `bytes` (at least 1). It takes no memory in any tier
+ * until first acquired, and reads as zeros until first written (after an
+ * OVERWRITE acquire its bytes are undefined until written). Tensors of 4096
+ * bytes and more are page-aligned and page-padded. Does not block.
+ * The caller owns *out and ends it with terrace_tensor_destroy().
+ * Errors: EINVAL (bytes is 0 or absurd, attr is malformed), ENOMEM. */
+TERRACE_API int terrace_tensor_create(terrace *m, size_t bytes, const terrace_tensor_attr *attr,
+                                      terrace_tensor **out);
+
+/* Creates a tensor whose first contents are `bytes` of the file `path` from
+ * `offset`. The file is never written: once changed, the tensor is evicted to
+ * the spill. A file changed or truncated since then is TERRACE_ECHANGED at the
+ * next read from it. Where file offset and memory alignment disagree, one CPU
+ * copy is made and counted. Blocks for an open() and fstat().
+ * Errors: EINVAL (as above; the range is not inside the file), ENOENT, EPERM,
+ * ENOTSUP (no disk tier), ENOMEM, EIO. */
+TERRACE_API int terrace_tensor_open(terrace *m, const char *path, uint64_t offset, size_t bytes,
+                                    const terrace_tensor_attr *attr, terrace_tensor **out);
+
+/* Destroys a tensor and its bytes everywhere. While it is acquired or moving,
+ * the destruction takes effect after the last release or the end of the move.
+ * Does not block. NULL is allowed. */
+TERRACE_API void terrace_tensor_destroy(terrace_tensor *t);
+
+/* Brings the tensor to a tier (a kind or class picks the tier where it
+ * already is, else the fastest with room), pins it there, and gives its
+ * address, valid until the matching release and no longer.
+ *
+ * Pins are counted per tensor and tier. Readers may hold a tensor on several
+ * tiers at once; a WRITE or OVERWRITE while it is pinned on another tier, or
+ * anything elsewhere while a writer holds it, is EBUSY, or waits with WAIT.
+ * Writers on the same tier are ordered by the caller.
+ *
+ * Blocks while room is made (evictions) and the bytes arrive, unless NOWAIT.
+ * Without WAIT it waits for I/O but never for another user's release; WAIT
+ * never waits when the calling thread's own pins alone exceed the budget.
+ * `where` may be NULL.
+ * Errors: EINVAL, EBUSY, EAGAIN (NOWAIT: ask again), EBUDGET (the sentence
+ * names the holders), ENOSPC (no room could be made: the disk is full), EIO,
+ * ECORRUPT, ECHANGED, ENOMEM, ENOTSUP (a disk tier cannot be acquired). */
+TERRACE_API int terrace_acquire(terrace_tensor *t, terrace_tier tier, unsigned mode, void *stream,
+                                void **address, terrace_tier *where);
+
+/* Ends one acquire; `address` is what acquire returned. On a stream, records
+ * an event: nothing moves under work still running. Does not block.
+ * Errors: EINVAL (not acquired at that address); EIO and the like when the
+ * migration behind an asynchronous acquire failed: then what was written under
+ * it is discarded and the last valid copy stays valid. */
+TERRACE_API int terrace_release(terrace_tensor *t, void *address, void *stream);
+
+/* Acquires all n entries or none, without two threads each holding half.
+ * Blocks and fails as terrace_acquire(); a tensor named twice is pinned twice.
+ * On failure no output is written. n of 0 does nothing. */
+TERRACE_API int terrace_acquire_all(terrace_access *list, size_t n, void *stream);
+
+/* Hints that the tensor will soon be acquired on `tier`; never blocks. It is
+ * dropped where following it would evict what is more useful.
+ * Errors: EINVAL, ENOTSUP, ENOMEM. */
+TERRACE_API int terrace_prefetch(terrace_tensor *t, terrace_tier tier);
+
+/* Hints that the tensor will not be used soon: moves it down to `tier` (a host
+ * or disk tier, kind or class) in the background. While acquired, this takes
+ * effect at the last release. Never blocks; terrace_wait() waits for the end.
+ * Errors: EINVAL, ENOTSUP, ENOMEM. */
+TERRACE_API int terrace_demote(terrace_tensor *t, terrace_tier tier);
+
+/* Marks the end of a training step: the access pattern of a step predicts the
+ * next. Does not block. */
+TERRACE_API int terrace_step(terrace *m);
+
+/* Waits until the tensor's migrations have settled; returns (and clears) the
+ * error of one that failed since the last acquire or wait that reported it. */
+TERRACE_API int terrace_wait(terrace_tensor *t);
+
+/* ---- address-stable memory --------------------------------------------- */
+
+/* Plain pointers whose pages move between tiers underneath. This build does
+ * not provide them yet: terrace_malloc() returns NULL, terrace_advise() and
+ * terrace_safepoint() return -TERRACE_ENOTSUP, and terrace_last_error() says
+ * so; terrace_free(m, NULL) does nothing. */
+TERRACE_API void *terrace_malloc(terrace *m, size_t bytes, terrace_tier tier,
+                                 const terrace_tensor_attr *attr);
+TERRACE_API void terrace_free(terrace *m, void *p);
+TERRACE_API int terrace_advise(terrace *m, void *p, size_t bytes, int advice, terrace_tier tier);
+TERRACE_API int terrace_safepoint(terrace *m, terrace_tier tier, void *stream);
+
+/* ---- seeing what happens ----------------------------------------------- */
+
+/* Fills *out up to out->size. Does not block. Errors: EINVAL. */
+TERRACE_API int terrace_stats(terrace *m, terrace_statistics *out);
+
+/* Fills *out for one tier (not a kind or class); tiers are numbered from 0, in
+ * order of speed, until EINVAL. Does not block. Errors: EINVAL. */
+TERRACE_API int terrace_tier_stats(terrace *m, terrace_tier tier, terrace_tier_statistics *out);
+
+/* A short constant text for 0 or a negative TERRACE_E... code. Never NULL. */
+TERRACE_API const char *terrace_strerror(int err);
+
+/* The calling thread's last failure as a sentence; "" if there was none.
+ * Valid until the thread's next terrace call. Never NULL. */
+TERRACE_API const char *terrace_last_error(void);
+
+/* The library's version, e.g. "0.1.0"; compare with TERRACE_VERSION. */
+TERRACE_API const char *terrace_version(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* TERRACE_H */

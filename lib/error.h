@@ -1,0 +1,25 @@
+/* error.h - the calling thread's failure sentence.
+ * May call: libc only. */
+#ifndef TERRACE_LIB_ERROR_H
+#define TERRACE_LIB_ERROR_H
+
+#include <stdarg.h>
+
+#include "terrace.h"
+
+enum { ERROR_TEXT = 512 }; /* bytes of a sentence, its NUL included */
+
+/* Records the sentence terrace_last_error() will give in this thread; returns
+ * err (a negative TERRACE_E... code). Only the function that first decides on
+ * an error calls this; those above it just pass the code on. */
+int error_set(int err, const char *format, ...) __attribute__((format(printf, 2, 3)));
+int error_vset(int err, const char *format, va_list args) __attribute__((format(printf, 2, 0)));
+
+/* The TERRACE_E... code for an errno (both positive in, negative out). */
+int error_from_errno(int os_error);
+
+/* Writes a byte count for people, "8.0 MiB", into buf; returns buf. */
+enum { BYTES_TEXT = 24 };
+const char *bytes_text(unsigned long long bytes, char buf[BYTES_TEXT]);
+
+#endif
