@@ -1,0 +1,205 @@
+# terrace - build, test, install. `make help` lists the targets.
+#
+# Everything is built out of tree under $(BUILD). Nothing is probed while this
+# file is read, so that `make demo` works on a machine where the libraries are
+# not there yet: targets that need packages install them first, then run the
+# rest through a second make.
+
+VERSION = 0.1.0
+SOVERSION = 0
+
+ifeq ($(origin CC),default)
+CC = gcc
+endif
+CFLAGS = -O2 -g
+WARN = -Wall -Wextra -Wundef -Wshadow -Wstrict-prototypes
+WERROR =
+SANITIZE =
+BUILD = build
+PREFIX = /usr/local
+DESTDIR =
+TEST_TIMEOUT = 300
+
+BINDIR = $(PREFIX)/bin
+LIBDIR = $(PREFIX)/lib
+INCLUDEDIR = $(PREFIX)/include
+MANDIR = $(PREFIX)/share/man
+
+# ---- what there is ---------------------------------------------------------
+
+LIB_SRC := $(wildcard lib/*.c offload/*.c)
+CLI_SRC := $(wildcard lib/cli/*.c)
+EXAMPLE_SRC := $(wildcard examples/*.c)
+BENCH_SRC := $(wildcard bench/*.c)
+TEST_SRC := $(wildcard tests/test_*.c)
+FAULT_SRC := $(wildcard tests/test_faults*.c)
+PROG_SRC := $(wildcard tests/prog_*.c)
+HEADERS := $(wildcard include/*.h)
+
+object = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
+LIB_OBJ = $(call object,$(LIB_SRC))
+CLI_OBJ = $(call object,$(CLI_SRC))
+OBJECTS = $(call object,$(wildcard lib/*.c offload/*.c lib/cli/*.c examples/*.c bench/*.c tests/*.c))
+
+LIBRARY = $(BUILD)/lib/libterrace.so.$(VERSION)
+LINKS = $(BUILD)/lib/libterrace.so.$(SOVERSION) $(BUILD)/lib/libterrace.so
+COMMAND = $(BUILD)/bin/terrace
+PC = $(BUILD)/lib/pkgconfig/terrace.pc
+MAN = $(BUILD)/man/terrace.1 $(BUILD)/man/terrace.3
+EXAMPLES = $(EXAMPLE_SRC:%.c=$(BUILD)/%)
+BENCHES = $(BENCH_SRC:%.c=$(BUILD)/%)
+PROGS = $(PROG_SRC:%.c=$(BUILD)/%)
+FAULTS = $(FAULT_SRC:%.c=$(BUILD)/%)
+TESTS = $(filter-out $(FAULTS),$(TEST_SRC:%.c=$(BUILD)/%))
+
+# ---- how it is compiled ----------------------------------------------------
+
+# A program's own flags: NAME_CFLAGS and NAME_LIBS.
+gpt_CFLAGS = -O3 -march=native -fopenmp
+gpt_LIBS = -fopenmp -lm
+
+# lib/ is searched for quoted includes only: its error.h is not <error.h>.
+# _GNU_SOURCE empty, so that a file may define it, too.
+CPPFLAGS = -D_GNU_SOURCE= -DTERRACE_BUILD -Iinclude -iquote lib
+SANFLAGS = $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=all)
+COMPILE = $(CC) -std=gnu11 -fPIC -fvisibility=hidden -pthread $(CPPFLAGS) $(CFLAGS) \
+          $(SANFLAGS) $(WARN) $(WERROR)
+LINK = $(CC) -pthread $(CFLAGS) $(SANFLAGS) $(LDFLAGS)
+LIBS = -luring -lnuma -lxxhash -lsodium
+# A sanitizer's runtime is the program's, so -z defs only holds without one.
+SHARED = -shared -Wl,-soname,libterrace.so.$(SOVERSION) -Wl,--as-needed \
+         -Wl,--version-script=lib/libterrace.map $(if $(SANITIZE),,-Wl,-z,defs)
+WITH_LIBRARY = -L$(BUILD)/lib -lterrace -Wl,-rpath,'$$ORIGIN/../lib'
+
+.DELETE_ON_ERROR:
+.SECONDARY:
+
+##: all           library, command, man pages, examples, benchmarks
+all: library $(COMMAND) $(MAN) $(EXAMPLES) $(BENCHES)
+
+library: $(LIBRARY) $(LINKS) $(PC)
+
+programs: all $(TESTS) $(FAULTS) $(PROGS)
+
+objects: $(OBJECTS)
+
+# Changes whenever compiler or flags do, and then everything is rebuilt.
+$(BUILD)/flags: FORCE
+	@mkdir -p $(@D)
+	@echo '$(COMPILE) $(LDFLAGS)' | cmp -s - $@ || echo '$(COMPILE) $(LDFLAGS)' > $@
+
+$(BUILD)/obj/%.o: %.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(COMPILE) $($(notdir $*)_CFLAGS) -MMD -MP -c $< -o $@
+
+$(LIBRARY): $(LIB_OBJ) lib/libterrace.map
+	@mkdir -p $(@D)
+	$(LINK) $(SHARED) -o $@ $(LIB_OBJ) $(LIBS)
+
+$(LINKS): $(LIBRARY)
+	@ln -sf libterrace.so.$(VERSION) $@
+
+$(COMMAND): $(CLI_OBJ) $(LINKS)
+	@mkdir -p $(@D)
+	$(LINK) -o $@ $(CLI_OBJ) $(WITH_LIBRARY)
+
+$(EXAMPLES) $(BENCHES) $(PROGS): $(BUILD)/%: $(BUILD)/obj/%.o $(LINKS)
+	@mkdir -p $(@D)
+	$(LINK) -o $@ $< $(WITH_LIBRARY) $($(notdir $*)_LIBS)
+
+# Unit tests contain the library's objects, to reach what it does not export.
+$(TESTS): $(BUILD)/%: $(BUILD)/obj/%.o $(LIB_OBJ)
+	@mkdir -p $(@D)
+	$(LINK) -o $@ $^ $(LIBS) -lcriterion
+
+# Here calls of the symbols in tests/faults.wrap go through tests/faults.c.
+$(FAULTS): $(BUILD)/%: $(BUILD)/obj/%.o $(BUILD)/obj/tests/faults.o $(LIB_OBJ) tests/faults.wrap
+	@mkdir -p $(@D)
+	$(LINK) -o $@ $(filter %.o,$^) $$(sed -n 's/^\([a-zA-Z_]\)/-Wl,--wrap=\1/p' tests/faults.wrap) \
+	    $(LIBS) -lcriterion
+
+# The same file serves from the build tree: only the folders differ.
+fill_pc = sed -e 's|@prefix@|$(1)|' -e 's|@libdir@|$(2)|' -e 's|@includedir@|$(3)|' \
+          -e 's|@version@|$(VERSION)|' pkgconfig/terrace.pc.in
+$(PC): pkgconfig/terrace.pc.in Makefile
+	@mkdir -p $(@D)
+	$(call fill_pc,$(CURDIR),$(abspath $(BUILD))/lib,$(CURDIR)/include) > $@
+
+# The command writes the parts of its manual that come from tables.
+$(BUILD)/man/%: lib/cli/%.in $(COMMAND)
+	@mkdir -p $(@D)
+	$(COMMAND) help --fill man < $< > $@
+
+# ---- try it ----------------------------------------------------------------
+
+##: demo          install what a build needs, build, and run the demonstration
+demo: deps-build
+	$(MAKE) all
+	BUILD=$(BUILD) examples/demo.sh
+
+# ---- test ------------------------------------------------------------------
+
+# The programs worth running under the thread sanitizer.
+TSAN_TESTS =
+RUN_TESTS = BUILD=$(BUILD) CC="$(CC)" SANITIZE="$(SANITIZE)" TEST_TIMEOUT=$(TEST_TIMEOUT) tests/run.sh
+
+##: check         build and run every test; the last line counts them
+check: deps-check
+	$(MAKE) programs
+	@$(RUN_TESTS)
+
+##: check-asan    the same under the address and undefined-behaviour sanitizers
+check-asan:
+	$(MAKE) check BUILD=build/asan SANITIZE=address,undefined CFLAGS="-O1 -g"
+
+##: check-tsan    the threaded tests under the thread sanitizer
+check-tsan: deps-check
+	$(MAKE) programs BUILD=build/tsan SANITIZE=thread CFLAGS="-O1 -g"
+	@$(MAKE) --no-print-directory run-tests BUILD=build/tsan SANITIZE=thread ONLY="$(TSAN_TESTS)"
+
+run-tests:
+	@$(RUN_TESTS) $(ONLY)
+
+##: check-gpu     tests on a device
+check-gpu bench-gpu:
+	@echo "$@: this build has no device tier yet"
+
+##: bench         measure; the figures stand next to those of other ways
+bench: deps-bench
+	$(MAKE) all
+	BUILD=$(BUILD) bench/run.sh
+
+##: bench-gpu     measure on a device
+
+# ---- packages --------------------------------------------------------------
+
+BUILD_PACKAGES = gcc make pkg-config libc6-dev liburing-dev libnuma-dev libxxhash-dev libsodium-dev
+CHECK_PACKAGES = g++ libcriterion-dev
+LINT_PACKAGES = clang clang-tidy cppcheck
+BENCH_PACKAGES = fio jq python3
+
+##: deps          install the Debian packages that are missing
+deps: deps-build deps-check deps-lint deps-bench
+deps-build:
+	@.ci/deps $(BUILD_PACKAGES)
+deps-check: deps-build
+	@.ci/deps $(CHECK_PACKAGES)
+deps-lint: deps-check
+	@.ci/deps $(LINT_PACKAGES)
+deps-bench: deps-build
+	@.ci/deps $(BENCH_PACKAGES)
+
+##: clean         remove everything built
+clean:
+	rm -rf $(BUILD)
+
+##: help          this list
+help:
+	@echo "make TARGET [CC=] [CFLAGS=] [SANITIZE=] [BUILD=build] [PREFIX=/usr/local] [DESTDIR=]"
+	@sed -n 's/^##: /  /p' $(firstword $(MAKEFILE_LIST))
+
+FORCE:
+.PHONY: all library programs objects demo check check-asan check-tsan run-tests check-gpu \
+        bench bench-gpu deps deps-build deps-check deps-lint deps-bench clean help FORCE
+
+-include $(OBJECTS:.o=.d)
