@@ -108,12 +108,15 @@ $(EXAMPLES) $(BENCHES) $(PROGS): $(BUILD)/%: $(BUILD)/obj/%.o $(LINKS)
 	$(LINK) -o $@ $< $(WITH_LIBRARY) $($(notdir $*)_LIBS)
 
 # Unit tests contain the library's objects, to reach what it does not export.
-$(TESTS): $(BUILD)/%: $(BUILD)/obj/%.o $(LIB_OBJ)
+# Under a sanitizer they have a main of their own (see there).
+TEST_MAIN = $(if $(SANITIZE),$(BUILD)/obj/tests/plain_main.o)
+$(TESTS): $(BUILD)/%: $(BUILD)/obj/%.o $(TEST_MAIN) $(LIB_OBJ)
 	@mkdir -p $(@D)
 	$(LINK) -o $@ $^ $(LIBS) -lcriterion
 
 # Here calls of the symbols in tests/faults.wrap go through tests/faults.c.
-$(FAULTS): $(BUILD)/%: $(BUILD)/obj/%.o $(BUILD)/obj/tests/faults.o $(LIB_OBJ) tests/faults.wrap
+$(FAULTS): $(BUILD)/%: $(BUILD)/obj/%.o $(BUILD)/obj/tests/faults.o $(TEST_MAIN) $(LIB_OBJ) \
+                       tests/faults.wrap
 	@mkdir -p $(@D)
 	$(LINK) -o $@ $(filter %.o,$^) $$(sed -n 's/^\([a-zA-Z_]\)/-Wl,--wrap=\1/p' tests/faults.wrap) \
 	    $(LIBS) -lcriterion
