@@ -1,0 +1,434 @@
+/* acquire.c - acquire, acquire_all and release.
+ *
+ * Every acquire is an acquire of a list, all or none:
+ *  1. nothing is touched until no other user excludes any entry;
+ *  2. all entries are pinned, which keeps others from excluding or evicting
+ *     them from now on;
+ *  3. every copy is made present; this waits for I/O, never for other users;
+ *  4. the whole has succeeded: what will be written becomes the only valid copy.
+ * Failing at 3 for want of room that only a release can give, the pins go back
+ * and, with TERRACE_WAIT, it starts over after the next release: so no thread
+ * waits for others while it holds a part. A resident tensor takes none of the
+ * waiting paths.
+ *
+ * May call: core.h, mover.h. */
+#include <stdlib.h>
+
+#include "mover.h"
+
+enum { WRITES = TERRACE_WRITE | TERRACE_OVERWRITE, SHORT_LIST = 16 };
+
+/* One entry of the list on its way. */
+struct entry {
+    struct copy *copy;
+    unsigned mode;
+    bool hit;
+};
+
+struct request {
+    struct terrace *m;
+    struct entry *entry;
+    size_t n;
+    bool wait, nowait;
+    bool stalled;
+};
+
+/* ---- checking and choosing --------------------------------------------- */
+
+static int mode_check(unsigned mode)
+{
+    unsigned use = mode & (TERRACE_READ | WRITES);
+    unsigned known = TERRACE_READ | WRITES | TERRACE_WAIT | TERRACE_NOWAIT;
+    if ((mode & ~known) || use == 0 || (use & WRITES) == WRITES ||
+        use == (TERRACE_READ | TERRACE_OVERWRITE))
+        return error_set(-TERRACE_EINVAL, "mode 0x%x is not one of READ, WRITE, READ|WRITE and "
+                         "OVERWRITE, with WAIT or NOWAIT", mode);
+    if ((mode & TERRACE_WAIT) && (mode & TERRACE_NOWAIT))
+        return error_set(-TERRACE_EINVAL, "WAIT and NOWAIT exclude each other");
+    return 0;
+}
+
+/* The tier to acquire on: where the bytes are, else the fastest that could
+ * ever hold them. */
+static int choose_locked(terrace_tensor *t, terrace_tier which, struct copy **out)
+{
+    struct terrace *m = t->manager;
+    struct copy *best = NULL;
+    if ((unsigned)which < m->tiers && tier_is_memory(&m->tier[which])) {
+        *out = &t->copy[which]; /* the usual case: a tier was named */
+        return 0;
+    }
+    int r = tier_check(m, which);
+    if (r)
+        return r;
+    for (unsigned i = 0; i < m->tiers; i++) {
+        struct copy *c = &t->copy[i];
+        if (!tier_matches(m, (int)i, which) || !tier_is_memory(&m->tier[i]))
+            continue;
+        if (c->state == COPY_VALID || c->state == COPY_FILLING) {
+            best = c;
+            break;
+        }
+        if (!best && arena_round(&m->tier[i].arena, t->bytes) <= m->tier[i].arena.limit)
+            best = c;
+        if (!best)
+            best = c;
+    }
+    if (!best)
+        return error_set(-TERRACE_ENOTSUP, "a disk tier cannot be acquired: its bytes have no "
+                         "address; acquire '%s' on a host tier", tensor_name(t));
+    *out = best;
+    return 0;
+}
+
+/* Whether another user excludes the entry. Sets the sentence. */
+static int excluded_locked(const struct entry *e, bool *by_caller)
+{
+    struct terrace_tensor *t = e->copy->tensor;
+    for (unsigned i = 0; i < t->manager->tiers; i++) {
+        const struct copy *other = &t->copy[i];
+        if (other == e->copy || !other->pins)
+            continue;
+        if ((e->mode & WRITES) || copy_pinned_to_write(other)) {
+            *by_caller = copy_pinned_by_caller(other);
+            return error_set(-TERRACE_EBUSY, "'%s' is acquired on %s%s, which excludes this use on %s",
+                             tensor_name(t), copy_tier(other)->name,
+                             copy_pinned_to_write(other) ? " for writing" : "",
+                             copy_tier(e->copy)->name);
+        }
+    }
+    return 0;
+}
+
+/* ---- making present ---------------------------------------------------- */
+
+static int not_yet(const struct terrace_tensor *t)
+{
+    return error_set(-TERRACE_EAGAIN, "'%s' is on its way; ask again", tensor_name(t));
+}
+
+/* Brings one copy in, or starts to with `wait` false. */
+static int present_locked(struct request *q, struct entry *e, bool wait)
+{
+    struct copy *c = e->copy;
+    struct terrace_tensor *t = c->tensor;
+    uint64_t errors = t->errors;
+    for (;;) {
+        if (t->doomed)
+            return error_set(-TERRACE_EINVAL, "'%s' was destroyed", tensor_name(t));
+        /* Bytes being sealed may not change: they would not match their seal. */
+        bool sealing = (e->mode & WRITES) && t->transfer && q->m->sealer;
+        if (c->state == COPY_VALID && !sealing)
+            return 0;
+        if (c->state == COPY_FILLING && c->hollow == thread_token())
+            return 0;
+        e->hit = false;
+        if (c->state == COPY_ABSENT) {
+            if (t->errors != errors || (q->nowait && t->error))
+                return tensor_report_locked(t);
+            int r = fill_start_locked(c, e->mode, wait, false);
+            if (r)
+                return r == -TERRACE_EAGAIN ? not_yet(t) : r;
+            continue;
+        }
+        if (sealing)
+            t->transfer->stale = true;
+        transfer_hurry_locked(t->transfer);
+        if (!wait)
+            return not_yet(t);
+        q->stalled = true;
+        manager_wait(q->m);
+    }
+}
+
+static int present_all_locked(struct request *q)
+{
+    int r = 0;
+    for (size_t i = 0; q->n > 1 && !q->nowait && i < q->n; i++) /* all under way before the first is waited for */
+        (void)present_locked(q, &q->entry[i], false);
+    for (size_t i = 0; r == 0 && i < q->n; i++)
+        r = present_locked(q, &q->entry[i], !q->nowait);
+    return r;
+}
+
+/* ---- pinning ----------------------------------------------------------- */
+
+static int pin_all_locked(struct request *q)
+{
+    for (size_t i = 0; i < q->n; i++) {
+        struct entry *e = &q->entry[i];
+        e->hit = true;
+        int r = copy_pin_locked(e->copy, e->mode & WRITES);
+        if (r) {
+            while (i--)
+                copy_unpin_locked(q->entry[i].copy);
+            return r;
+        }
+    }
+    return 0;
+}
+
+/* The failed acquire leaves everything as it was. */
+static void unpin_all_locked(struct request *q)
+{
+    for (size_t i = 0; i < q->n; i++) {
+        struct copy *c = q->entry[i].copy;
+        copy_unpin_locked(c);
+        if (c->pins)
+            continue;
+        if (c->hollow)
+            copy_drop_locked(c);
+        copy_settle_locked(c);
+    }
+    pthread_cond_broadcast(&q->m->changed);
+}
+
+static void succeed_locked(struct request *q)
+{
+    terrace_statistics *stats = &q->m->stats;
+    for (size_t i = 0; i < q->n; i++) {
+        struct entry *e = &q->entry[i];
+        struct copy *c = e->copy;
+        struct policy *policy = &copy_tier(c)->policy;
+        if (c->hollow) {
+            c->hollow = 0;
+            copy_set_locked(c, COPY_VALID);
+            policy_arrived(policy, &c->node, false);
+            pthread_cond_broadcast(&q->m->changed);
+        }
+        policy_used(policy, &c->node);
+        if (c->node.ahead) {
+            stats->prefetch_hits += e->hit;
+            copy_not_ahead_locked(c);
+            lanes_poke_locked(q->m);
+        }
+        if (e->mode & WRITES)
+            copy_written_locked(c);
+        c->tensor->error = 0;
+        c->tensor->demoted = false;
+        if (c->tensor->transfer)
+            c->tensor->transfer->drop = false;
+        stats->acquires++;
+        stats->hits += e->hit;
+    }
+}
+
+/* ---- waiting for others ------------------------------------------------ */
+
+/* Whether the calling thread's own pins leave no room for the list, so that
+ * no release by others could help. */
+static bool own_pins_exceed_locked(const struct request *q)
+{
+    for (size_t i = 0; i < q->n; i++) {
+        struct tier *tier = copy_tier(q->entry[i].copy);
+        uint64_t own = 0, need = 0;
+        struct copy *c;
+        TAILQ_FOREACH(c, &tier->pinned, held)
+            if (copy_pinned_by_caller(c) && c->extent)
+                own += c->extent->bytes;
+        for (size_t j = 0; j < q->n; j++) {
+            const struct copy *x = q->entry[j].copy;
+            bool seen = x->pins && copy_pinned_by_caller(x);
+            for (size_t k = 0; k < j; k++)
+                seen |= q->entry[k].copy == x;
+            if (copy_tier(x) == tier && !seen)
+                need += arena_round(&tier->arena, x->tensor->bytes);
+        }
+        uint64_t staging = tier->staging;
+        if (own + need + staging > tier->arena.limit)
+            return true;
+    }
+    return false;
+}
+
+/* One try at the list. WAIT may help where `retry` comes back true. */
+static int try_locked(struct request *q, bool *retry)
+{
+    bool by_caller = false;
+    *retry = false;
+    for (size_t i = 0; i < q->n; i++) {
+        int r = excluded_locked(&q->entry[i], &by_caller);
+        if (r) {
+            *retry = !by_caller;
+            return r;
+        }
+    }
+    int r = pin_all_locked(q);
+    if (r)
+        return r;
+    r = present_all_locked(q);
+    if (r == 0) {
+        succeed_locked(q);
+        return 0;
+    }
+    unpin_all_locked(q);
+    *retry = r == -TERRACE_EBUDGET && !own_pins_exceed_locked(q);
+    return r;
+}
+
+static int request_locked(struct request *q)
+{
+    for (;;) {
+        uint64_t releases = q->m->releases;
+        bool retry;
+        int r = try_locked(q, &retry);
+        if (r == 0 || !q->wait || !retry)
+            return r;
+        q->stalled = true;
+        while (q->m->releases == releases)
+            manager_wait(q->m);
+    }
+}
+
+/* ---- the public functions ---------------------------------------------- */
+
+static int request_run_locked(struct request *q)
+{
+    for (size_t i = 0; i < q->n; i++)
+        q->entry[i].copy->tensor->busy++;
+    bool resident = true;
+    for (size_t i = 0; resident && i < q->n; i++)
+        resident = q->entry[i].copy->state == COPY_VALID;
+    uint64_t start = resident ? 0 : clock_ns();
+    int r = request_locked(q);
+    if (start || q->stalled)
+        q->m->stats.stall_ns += start ? clock_ns() - start : 0;
+    for (size_t i = 0; i < q->n; i++) {
+        struct terrace_tensor *t = q->entry[i].copy->tensor;
+        t->busy--;
+        tensor_reap_locked(t);
+    }
+    return r;
+}
+
+int terrace_acquire(terrace_tensor *t, terrace_tier tier, unsigned mode, void *stream,
+                    void **address, terrace_tier *where)
+{
+    (void)stream; /* host tiers behave as with TERRACE_HOST_SYNC */
+    if (!t || !address)
+        return error_set(-TERRACE_EINVAL, "terrace_acquire: the tensor or address is NULL");
+    struct terrace *m = t->manager;
+    int r = manager_check(m);
+    if (r == 0)
+        r = mode_check(mode);
+    if (r)
+        return r;
+    manager_lock(m);
+    struct entry e = {.mode = mode};
+    struct request q = {.m = m, .entry = &e, .n = 1, .wait = mode & TERRACE_WAIT,
+                        .nowait = mode & TERRACE_NOWAIT};
+    r = t->doomed ? error_set(-TERRACE_EINVAL, "'%s' was destroyed", tensor_name(t))
+                  : choose_locked(t, tier, &e.copy);
+    if (r == 0)
+        r = request_run_locked(&q);
+    if (r == 0) {
+        *address = copy_address(e.copy);
+        if (where)
+            *where = e.copy->tier;
+    }
+    manager_unlock(m);
+    return r;
+}
+
+static int list_check(const terrace_access *list, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (list[i].size != sizeof list[i])
+            return error_set(-TERRACE_EINVAL, "entry %zu: terrace_access.size is %zu; set it to "
+                             "sizeof(terrace_access), %zu", i, list[i].size, sizeof list[i]);
+        if (!list[i].tensor)
+            return error_set(-TERRACE_EINVAL, "entry %zu: the tensor is NULL", i);
+        if (list[i].tensor->manager != list[0].tensor->manager)
+            return error_set(-TERRACE_EINVAL, "entry %zu: its tensor belongs to another manager", i);
+        int r = mode_check(list[i].mode);
+        if (r)
+            return r;
+    }
+    return 0;
+}
+
+static int list_run_locked(struct request *q, terrace_access *list, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        struct entry *e = &q->entry[i];
+        *e = (struct entry){.mode = list[i].mode};
+        q->wait |= (list[i].mode & TERRACE_WAIT) != 0;
+        q->nowait |= (list[i].mode & TERRACE_NOWAIT) != 0;
+        int r = choose_locked(list[i].tensor, list[i].tier, &e->copy);
+        if (r)
+            return r;
+    }
+    if (q->wait && q->nowait)
+        return error_set(-TERRACE_EINVAL, "WAIT and NOWAIT exclude each other in one list");
+    for (size_t i = 0; i < n; i++) /* the list must not exclude itself */
+        for (size_t j = 0; j < n; j++)
+            if (q->entry[i].copy->tensor == q->entry[j].copy->tensor &&
+                q->entry[i].copy != q->entry[j].copy && (q->entry[i].mode & WRITES))
+                return error_set(-TERRACE_EBUSY, "the list wants '%s' on two tiers, once for writing",
+                                 tensor_name(q->entry[i].copy->tensor));
+    int r = request_run_locked(q);
+    for (size_t i = 0; r == 0 && i < n; i++) {
+        list[i].address = copy_address(q->entry[i].copy);
+        list[i].where = q->entry[i].copy->tier;
+    }
+    return r;
+}
+
+int terrace_acquire_all(terrace_access *list, size_t n, void *stream)
+{
+    (void)stream;
+    if (n == 0)
+        return 0;
+    if (!list)
+        return error_set(-TERRACE_EINVAL, "terrace_acquire_all: the list is NULL");
+    if (!list[0].tensor)
+        return error_set(-TERRACE_EINVAL, "entry 0: the tensor is NULL");
+    struct terrace *m = list[0].tensor->manager;
+    int r = manager_check(m);
+    if (r == 0)
+        r = list_check(list, n);
+    if (r)
+        return r;
+    struct entry few[SHORT_LIST];
+    struct request q = {.m = m, .entry = n <= SHORT_LIST ? few : calloc(n, sizeof few[0]), .n = n};
+    if (!q.entry)
+        return error_set(-TERRACE_ENOMEM, "no host memory for a list of %zu", n);
+    manager_lock(m);
+    r = list_run_locked(&q, list, n);
+    manager_unlock(m);
+    if (q.entry != few)
+        free(q.entry);
+    return r;
+}
+
+int terrace_release(terrace_tensor *t, void *address, void *stream)
+{
+    (void)stream;
+    if (!t)
+        return error_set(-TERRACE_EINVAL, "terrace_release: the tensor is NULL");
+    struct terrace *m = t->manager;
+    int r = manager_check(m);
+    if (r)
+        return r;
+    manager_lock(m);
+    struct copy *c = NULL;
+    for (unsigned i = 0; i < m->tiers && !c; i++)
+        if (t->copy[i].pins && t->copy[i].state == COPY_VALID && copy_address(&t->copy[i]) == address)
+            c = &t->copy[i];
+    if (!c) {
+        manager_unlock(m);
+        return error_set(-TERRACE_EINVAL, "'%s' is not acquired at %p", tensor_name(t), address);
+    }
+    copy_unpin_locked(c);
+    m->releases++;
+    if (!c->pins) {
+        policy_used(&copy_tier(c)->policy, &c->node);
+        copy_settle_locked(c);
+        demote_pending_locked(t);
+        lanes_poke_locked(m);
+        tensor_reap_locked(t);
+    }
+    pthread_cond_broadcast(&m->changed);
+    manager_unlock(m);
+    return 0;
+}

@@ -1,0 +1,371 @@
+/* arena.c - the one range allocator, over any tier's address space.
+ *
+ * A tier's addresses lie in two zones: one served in granules (2 MiB), where
+ * large pages are welcome, and one in pages (4 KiB). An allocation goes to the
+ * granules if rounding it up wastes at most an eighth, else to the pages. Both
+ * zones are several times larger than the budget, since address space costs
+ * nothing, so fragmentation of addresses never stands for lack of memory.
+ *
+ * What costs is the memory behind the addresses. A free extent is either
+ * cached (memory still behind it) or empty. An allocation takes, in this order:
+ * the best fitting cached extent, for free; or an empty one, which is committed,
+ * after as many cached bytes as needed are decommitted elsewhere so that the
+ * sum of committed bytes never passes the limit. Hence tensors of equal size,
+ * the usual case, hand memory to each other without a system call.
+ *
+ * All book-keeping lives in ordinary host memory, never in the tier. Calls
+ * that change the trees are made under the manager's lock.
+ *
+ * May call: the backend's table, error.h, libc. */
+#include "arena.h"
+
+#include <stdlib.h>
+
+#include "error.h"
+
+enum { IN_USE, CACHED, EMPTY };
+
+static int address_compare(const struct extent *a, const struct extent *b)
+{
+    return a->address < b->address ? -1 : a->address > b->address;
+}
+
+static int size_compare(const struct extent *a, const struct extent *b)
+{
+    if (a->bytes != b->bytes)
+        return a->bytes < b->bytes ? -1 : 1;
+    return address_compare(a, b);
+}
+
+#define UNUSED_STATIC __attribute__((unused)) static
+RB_GENERATE_INTERNAL(address_tree, extent, by_address, address_compare, UNUSED_STATIC)
+RB_GENERATE_INTERNAL(size_tree, extent, by_size, size_compare, UNUSED_STATIC)
+
+static uint64_t round_up(uint64_t n, uint64_t unit)
+{
+    return (n + unit - 1) / unit * unit;
+}
+
+static struct size_tree *tree_of(struct zone *z, int state)
+{
+    return state == CACHED ? &z->cached : &z->empty;
+}
+
+static void insert(struct arena *a, struct extent *e, int state)
+{
+    struct zone *z = &a->zone[e->zone];
+    e->state = (unsigned char)state;
+    RB_INSERT(address_tree, &z->free, e);
+    RB_INSERT(size_tree, tree_of(z, state), e);
+}
+
+static void detach(struct arena *a, struct extent *e)
+{
+    struct zone *z = &a->zone[e->zone];
+    RB_REMOVE(address_tree, &z->free, e);
+    RB_REMOVE(size_tree, tree_of(z, e->state), e);
+    e->state = IN_USE;
+}
+
+static bool joins(const struct extent *left, const struct extent *right)
+{
+    return left->state == right->state && left->address + left->bytes == right->address;
+}
+
+/* Makes an extent free, joined with free neighbours of the same state. */
+static void give_back(struct arena *a, struct extent *e, int state)
+{
+    struct zone *z = &a->zone[e->zone];
+    struct extent *right = RB_NFIND(address_tree, &z->free, e);
+    struct extent *left = right ? RB_PREV(address_tree, &z->free, right)
+                                : RB_MAX(address_tree, &z->free);
+    e->state = (unsigned char)state;
+    if (right && joins(e, right)) {
+        e->bytes += right->bytes;
+        detach(a, right);
+        free(right);
+    }
+    if (left && joins(left, e)) {
+        detach(a, left);
+        left->bytes += e->bytes;
+        free(e);
+        e = left;
+    }
+    insert(a, e, state);
+}
+
+static struct extent *extent_new(unsigned zone, uint64_t address, uint64_t bytes)
+{
+    struct extent *e = calloc(1, sizeof *e);
+    if (!e)
+        return NULL;
+    e->zone = (unsigned char)zone;
+    e->address = address;
+    e->bytes = bytes;
+    return e;
+}
+
+/* ---- opening ----------------------------------------------------------- */
+
+/* Room for fragmentation: address space is this many times the budget. */
+enum { SPREAD = 4 };
+
+static int zone_open(struct arena *a, unsigned which, size_t unit, size_t granule)
+{
+    struct zone *z = &a->zone[which];
+    unsigned flags = which == ZONE_GRANULES ? TERRACE_RESERVE_HUGE : 0;
+    uint64_t least = round_up(a->limit ? a->limit : 1, granule);
+    z->unit = unit;
+    RB_INIT(&z->free);
+    RB_INIT(&z->cached);
+    RB_INIT(&z->empty);
+    int r = TERRACE_ENOMEM;
+    for (uint64_t want = least * SPREAD; want >= least; want = round_up(want / 2, granule)) {
+        r = a->backend->reserve(a->unit, want, flags, &z->base);
+        if (r == 0) {
+            z->bytes = want;
+            break;
+        }
+        if (want == least)
+            return r;
+    }
+    struct extent *all = extent_new(which, z->base, z->bytes);
+    if (!all) {
+        a->backend->release(a->unit, z->base, z->bytes);
+        z->bytes = 0;
+        return error_set(-TERRACE_ENOMEM, "no host memory to manage a tier's address space");
+    }
+    insert(a, all, EMPTY);
+    return 0;
+}
+
+int arena_open(struct arena *a, const terrace_backend *backend, void *unit,
+               const terrace_unit_info *info, uint64_t limit)
+{
+    *a = (struct arena){.backend = backend, .unit = unit};
+    a->limit = limit / info->page * info->page;
+    int r = zone_open(a, ZONE_PAGES, info->page, info->granule);
+    if (r == 0)
+        r = zone_open(a, ZONE_GRANULES, info->granule, info->granule);
+    if (r)
+        arena_close(a);
+    return r;
+}
+
+static void zone_close(struct arena *a, struct zone *z)
+{
+    struct extent *e;
+    while ((e = RB_ROOT(&z->free)) != NULL) {
+        RB_REMOVE(address_tree, &z->free, e);
+        free(e);
+    }
+    if (z->bytes)
+        a->backend->release(a->unit, z->base, z->bytes);
+    z->bytes = 0;
+}
+
+void arena_close(struct arena *a)
+{
+    for (unsigned i = 0; i < ZONES; i++)
+        zone_close(a, &a->zone[i]);
+}
+
+/* ---- allocating -------------------------------------------------------- */
+
+static unsigned zone_for(const struct arena *a, uint64_t bytes)
+{
+    size_t granule = a->zone[ZONE_GRANULES].unit;
+    return round_up(bytes, granule) - bytes <= bytes / 8 ? ZONE_GRANULES : ZONE_PAGES;
+}
+
+uint64_t arena_round(const struct arena *a, uint64_t bytes)
+{
+    return round_up(bytes, a->zone[zone_for(a, bytes)].unit);
+}
+
+/* The smallest free extent that holds `bytes` at the alignment. */
+static struct extent *best_fit(struct size_tree *tree, uint64_t bytes, size_t alignment, size_t unit)
+{
+    struct extent key = {.bytes = bytes};
+    if (alignment > unit)
+        key.bytes += alignment - unit;
+    return RB_NFIND(size_tree, tree, &key);
+}
+
+/* Cuts [address, address + bytes) out of a detached extent, giving what lies
+ * before and after it back in `state`. Spare extents must be at hand. */
+static void cut(struct arena *a, struct extent *e, uint64_t address, uint64_t bytes, int state,
+                struct extent *spare[2])
+{
+    uint64_t end = e->address + e->bytes;
+    if (address > e->address) {
+        spare[0]->zone = e->zone;
+        spare[0]->address = e->address;
+        spare[0]->bytes = address - e->address;
+        give_back(a, spare[0], state);
+        spare[0] = NULL;
+    }
+    if (end > address + bytes) {
+        spare[1]->zone = e->zone;
+        spare[1]->address = address + bytes;
+        spare[1]->bytes = end - address - bytes;
+        give_back(a, spare[1], state);
+        spare[1] = NULL;
+    }
+    e->address = address;
+    e->bytes = bytes;
+}
+
+/* Takes cached extents out of the trees, from the largest first, until `bytes`
+ * more can be committed within the limit. The caller has checked that enough
+ * is cached. */
+static void shed(struct arena *a, uint64_t bytes, struct grant *grant)
+{
+    while (a->committed + bytes > a->limit) {
+        struct extent *e = NULL;
+        for (unsigned i = 0; i < ZONES; i++) {
+            struct extent *largest = RB_MAX(size_tree, &a->zone[i].cached);
+            if (largest && (!e || largest->bytes > e->bytes))
+                e = largest;
+        }
+        uint64_t excess = round_up(a->committed + bytes - a->limit, a->zone[e->zone].unit);
+        detach(a, e);
+        if (e->bytes > excess) { /* keep the rest, where book-keeping can be had */
+            struct extent *spare[2] = {NULL, extent_new(e->zone, 0, 0)};
+            if (spare[1])
+                cut(a, e, e->address, excess, CACHED, spare);
+        }
+        a->committed -= e->bytes;
+        e->next = grant->give;
+        grant->give = e;
+    }
+}
+
+/* Allocates from an empty extent: memory has to be put behind it. */
+static int take_empty(struct arena *a, struct extent *e, uint64_t bytes, uint64_t address,
+                      struct grant *grant, struct extent *spare[2])
+{
+    uint64_t room = a->limit - a->committed;
+    uint64_t extra = a->step > bytes ? a->step - bytes : 0;
+    uint64_t behind = e->address + e->bytes - address - bytes;
+    if (extra > behind)
+        extra = behind;
+    if (room < bytes || extra > room - bytes)
+        extra = 0;
+    if (extra) {
+        grant->extra = extent_new(e->zone, address + bytes, extra);
+        if (!grant->extra)
+            extra = 0;
+    }
+    detach(a, e);
+    cut(a, e, address, bytes + extra, EMPTY, spare);
+    e->bytes = bytes;
+    shed(a, bytes + extra, grant);
+    a->committed += bytes + extra;
+    a->pending += extra;
+    grant->extent = e;
+    grant->commit = true;
+    return 0;
+}
+
+int arena_take(struct arena *a, uint64_t bytes, size_t alignment, struct grant *grant)
+{
+    unsigned which = zone_for(a, bytes);
+    struct zone *z = &a->zone[which];
+    bytes = round_up(bytes, z->unit);
+    *grant = (struct grant){0};
+    if (bytes > a->limit || a->used + a->pending > a->limit - bytes)
+        return -TERRACE_EBUDGET;
+
+    int state = CACHED;
+    struct extent *e = best_fit(&z->cached, bytes, alignment, z->unit);
+    if (!e) {
+        state = EMPTY;
+        e = best_fit(&z->empty, bytes, alignment, z->unit);
+    }
+    if (!e)
+        return -TERRACE_EBUDGET; /* addresses too fragmented: evicting helps */
+
+    struct extent *spare[2] = {extent_new(which, 0, 0), extent_new(which, 0, 0)};
+    int r = 0;
+    if (!spare[0] || !spare[1]) {
+        r = error_set(-TERRACE_ENOMEM, "no host memory for an allocation's book-keeping");
+    } else {
+        uint64_t address = round_up(e->address, alignment > z->unit ? alignment : z->unit);
+        if (state == EMPTY) {
+            r = take_empty(a, e, bytes, address, grant, spare);
+        } else {
+            detach(a, e);
+            cut(a, e, address, bytes, CACHED, spare);
+            grant->extent = e;
+        }
+        if (r == 0)
+            a->used += bytes;
+        if (a->committed > a->peak)
+            a->peak = a->committed;
+    }
+    free(spare[0]);
+    free(spare[1]);
+    return r;
+}
+
+int arena_fulfil(struct arena *a, struct grant *grant)
+{
+    for (struct extent *e = grant->give; e; e = e->next)
+        a->backend->decommit(a->unit, e->address, e->bytes);
+    if (!grant->commit)
+        return 0;
+    struct extent *e = grant->extent;
+    if (grant->extra) {
+        int r = a->backend->commit(a->unit, e->address, e->bytes + grant->extra->bytes);
+        if (r == 0)
+            return 0;
+        grant->extra->state = EMPTY; /* not to be had: ask for what is needed alone */
+    }
+    return a->backend->commit(a->unit, e->address, e->bytes);
+}
+
+struct extent *arena_settle(struct arena *a, struct grant *grant, int result)
+{
+    struct extent *e = grant->extent;
+    while (grant->give) {
+        struct extent *next = grant->give->next;
+        give_back(a, grant->give, EMPTY);
+        grant->give = next;
+    }
+    if (grant->extra) {
+        bool kept = grant->extra->state != EMPTY && result == 0;
+        a->pending -= grant->extra->bytes;
+        if (!kept)
+            a->committed -= grant->extra->bytes;
+        give_back(a, grant->extra, kept ? CACHED : EMPTY);
+    }
+    if (result) {
+        a->used -= e->bytes;
+        if (grant->commit)
+            a->committed -= e->bytes;
+        give_back(a, e, grant->commit ? EMPTY : CACHED);
+        e = NULL;
+    }
+    *grant = (struct grant){0};
+    return e;
+}
+
+void arena_purge(struct arena *a, struct grant *grant)
+{
+    struct extent *e;
+    *grant = (struct grant){0};
+    for (unsigned i = 0; i < ZONES; i++)
+        while ((e = RB_ROOT(&a->zone[i].cached)) != NULL) {
+            detach(a, e);
+            a->committed -= e->bytes;
+            e->next = grant->give;
+            grant->give = e;
+        }
+}
+
+void arena_free(struct arena *a, struct extent *e)
+{
+    a->used -= e->bytes;
+    give_back(a, e, CACHED);
+}

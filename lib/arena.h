@@ -1,0 +1,85 @@
+/* arena.h - the one range allocator, over any tier's address space.
+ * May call: the backend's table, error.h, libc. */
+#ifndef TERRACE_LIB_ARENA_H
+#define TERRACE_LIB_ARENA_H
+
+#include <stdbool.h>
+#include <bsd/sys/tree.h>
+
+#include "terrace_backend.h"
+
+/* A run of addresses, in use or free. One that is in use belongs to whoever
+ * allocated it, so that freeing never needs memory. */
+struct extent {
+    uint64_t address;
+    uint64_t bytes;
+    unsigned char zone;
+    unsigned char state;
+    RB_ENTRY(extent) by_address;
+    RB_ENTRY(extent) by_size;
+    struct extent *next; /* in a grant's list */
+};
+
+RB_HEAD(address_tree, extent);
+RB_HEAD(size_tree, extent);
+
+/* Address space that is handed out in multiples of one unit. */
+struct zone {
+    uint64_t base, bytes;
+    size_t unit;
+    struct address_tree free;  /* all free extents */
+    struct size_tree cached;   /* free, with memory behind them */
+    struct size_tree empty;    /* free, nothing behind them */
+};
+
+enum { ZONE_PAGES, ZONE_GRANULES, ZONES };
+
+struct arena {
+    const terrace_backend *backend;
+    void *unit;
+    uint64_t limit;     /* the budget; committed never exceeds it */
+    uint64_t committed; /* bytes with memory behind them: in use or cached */
+    uint64_t used;      /* bytes in use */
+    uint64_t peak;      /* most ever committed */
+    uint64_t pending;   /* bytes of grants' extras, neither in use nor cached yet */
+    uint64_t step;      /* bytes worth committing at once */
+    struct zone zone[ZONES];
+};
+
+/* An allocation under way: what arena_fulfil has to do outside the lock. */
+struct grant {
+    struct extent *extent; /* the allocation */
+    struct extent *extra;  /* committed along with it for later, or NULL */
+    struct extent *give;   /* cached extents to decommit first */
+    bool commit;
+};
+
+/* Reserves address space for a budget of `limit` bytes. Errors: as the
+ * backend's reserve. */
+int arena_open(struct arena *a, const terrace_backend *backend, void *unit,
+               const terrace_unit_info *info, uint64_t limit);
+/* Ends it, with everything still allocated in it. */
+void arena_close(struct arena *a);
+
+/* The bytes an allocation of `bytes` takes. */
+uint64_t arena_round(const struct arena *a, uint64_t bytes);
+
+/* Allocation in three steps, so that no lock is held across a backend call:
+ * arena_take (under the caller's lock) picks addresses and accounts for them,
+ * arena_fulfil (without it) has the backend commit them, arena_settle (under
+ * it again) publishes the outcome and returns the extent, or NULL where
+ * `result`, what fulfil returned, is an error. Where grant->commit is false and
+ * grant->give NULL, fulfil has nothing to do and may be left out.
+ * Errors of take: EBUDGET (make room and come again), ENOMEM (host memory for
+ * the book-keeping). Those of fulfil: as the backend's commit. */
+int arena_take(struct arena *a, uint64_t bytes, size_t alignment, struct grant *grant);
+int arena_fulfil(struct arena *a, struct grant *grant);
+struct extent *arena_settle(struct arena *a, struct grant *grant, int result);
+
+/* A grant that gives back everything cached and allocates nothing. */
+void arena_purge(struct arena *a, struct grant *grant);
+
+/* Frees an extent; its memory stays committed, for the next. Under the lock. */
+void arena_free(struct arena *a, struct extent *e);
+
+#endif

@@ -1,0 +1,162 @@
+/* copy.c - the states and pins of one tensor's copy in one tier.
+ *
+ * May call: core.h, the policy, the arena. Everything here runs under the
+ * manager's lock and never blocks. */
+#include <stdlib.h>
+
+#include "mover.h"
+
+static bool holds_bytes(unsigned state)
+{
+    return state == COPY_VALID;
+}
+
+void copy_set_locked(struct copy *c, enum copy_state state)
+{
+    struct tier *tier = copy_tier(c);
+    tier->tensors += (uint64_t)holds_bytes(state) - (uint64_t)holds_bytes(c->state);
+    c->state = (unsigned char)state;
+}
+
+bool copy_dirty_locked(const struct copy *c)
+{
+    return c->state == COPY_VALID && !tensor_backed_locked(c->tensor);
+}
+
+void copy_settle_locked(struct copy *c)
+{
+    struct tier *tier = copy_tier(c);
+    if (!tier_is_memory(tier))
+        return;
+    policy_remove(&tier->policy, &c->node);
+    if (c->state == COPY_VALID && !c->pins && !c->tensor->transfer && !c->tensor->doomed &&
+        !(c->tensor->flags & TERRACE_ATTR_UNMOVABLE))
+        policy_add(&tier->policy, &c->node, copy_dirty_locked(c));
+}
+
+void copy_not_ahead_locked(struct copy *c)
+{
+    if (!c->node.ahead)
+        return;
+    c->node.ahead = false;
+    copy_tier(c)->ahead -= c->node.bytes;
+}
+
+void copy_drop_locked(struct copy *c)
+{
+    struct tier *tier = copy_tier(c);
+    policy_remove(&tier->policy, &c->node);
+    copy_not_ahead_locked(c);
+    copy_set_locked(c, COPY_ABSENT);
+    c->wrote = false;
+    c->hollow = 0;
+    if (c->extent)
+        arena_free(&tier->arena, c->extent);
+    c->extent = NULL;
+    free(c->seals);
+    c->seals = NULL;
+}
+
+void copy_written_locked(struct copy *c)
+{
+    struct terrace_tensor *t = c->tensor;
+    t->blank = false;
+    t->file_valid = false;
+    if (t->transfer)
+        t->transfer->stale = true;
+    for (unsigned i = 0; i < t->manager->tiers; i++) {
+        struct copy *other = &t->copy[i];
+        if (other == c || other->state != COPY_VALID)
+            continue;
+        if (tier_is_memory(&t->manager->tier[i]))
+            copy_drop_locked(other);
+        else
+            copy_set_locked(other, COPY_STALE); /* its blocks serve the next write-back */
+    }
+}
+
+/* ---- pins -------------------------------------------------------------- */
+
+uint32_t thread_token(void)
+{
+    static atomic_uint last;
+    static _Thread_local uint32_t token;
+    if (token == 0)
+        token = atomic_fetch_add(&last, 1) + 1;
+    return token;
+}
+
+static struct pin *pin_new(struct terrace *m)
+{
+    struct pin *p = m->spare_pins;
+    if (p)
+        m->spare_pins = p->next;
+    else
+        p = malloc(sizeof *p);
+    return p;
+}
+
+static struct pin *pin_of(const struct copy *c, uint32_t thread)
+{
+    struct pin *p = c->pins;
+    while (p && p->thread != thread)
+        p = p->next;
+    return p;
+}
+
+int copy_pin_locked(struct copy *c, bool write)
+{
+    uint32_t thread = thread_token();
+    struct pin *p = pin_of(c, thread);
+    if (!p) {
+        p = pin_new(copy_manager(c));
+        if (!p)
+            return error_set(-TERRACE_ENOMEM, "no host memory to hold '%s'", tensor_name(c->tensor));
+        *p = (struct pin){.next = c->pins, .thread = thread};
+        if (!c->pins) {
+            struct tier *tier = copy_tier(c);
+            TAILQ_INSERT_TAIL(&tier->pinned, c, held);
+            policy_remove(&tier->policy, &c->node);
+        }
+        c->pins = p;
+    }
+    p->count++;
+    p->writes += write;
+    return 0;
+}
+
+bool copy_unpin_locked(struct copy *c)
+{
+    struct pin *p = pin_of(c, thread_token());
+    if (!p)
+        p = c->pins;
+    if (!p)
+        return false;
+    if (p->writes == p->count) /* readers go first where a thread has both */
+        p->writes--;
+    if (--p->count)
+        return true;
+    struct pin **link = &c->pins;
+    while (*link != p)
+        link = &(*link)->next;
+    *link = p->next;
+    struct terrace *m = copy_manager(c);
+    p->next = m->spare_pins;
+    m->spare_pins = p;
+    if (!c->pins)
+        TAILQ_REMOVE(&copy_tier(c)->pinned, c, held);
+    return true;
+}
+
+bool copy_pinned_to_write(const struct copy *c)
+{
+    for (const struct pin *p = c->pins; p; p = p->next)
+        if (p->writes)
+            return true;
+    return false;
+}
+
+bool copy_pinned_by_caller(const struct copy *c)
+{
+    return pin_of(c, thread_token()) != NULL;
+}

@@ -1,0 +1,232 @@
+/* core.h - the manager, its tiers, its tensors, and the states they are in.
+ *
+ * A tensor has one `copy` per tier. A copy is ABSENT (no memory), FILLING (the
+ * bytes are on their way in), VALID, or STALE (disk only: the blocks are kept,
+ * their contents are out of date). At most one transfer per tensor is under
+ * way. A copy in a memory tier is on the policy's lists exactly when it is
+ * VALID, not pinned and in no transfer: copy_settle() sees to it.
+ *
+ * Locking: manager.lock protects everything below but the fields marked
+ * otherwise; it is the core's only lock. It is never held across a backend
+ * call, an allocation of tier memory, or I/O. A state that must stay put while
+ * it is not held is marked by FILLING, by a transfer, or by a pin.
+ * manager_unlock() and manager_wait() also wake the lanes that were given work.
+ *
+ * Functions named _locked want the lock held. */
+#ifndef TERRACE_LIB_CORE_H
+#define TERRACE_LIB_CORE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <sys/queue.h>
+
+#include "arena.h"
+#include "error.h"
+#include "log.h"
+#include "options.h"
+#include "policy.h"
+#include "terrace_backend.h"
+
+enum { MAX_TIERS = 16, NAME_TEXT = 40 };
+
+/* terrace_tier values: a tier's index, or these plus a kind's (the index of a
+ * tier of that kind) or a class. */
+enum { TIER_KIND = 0x10000, TIER_CLASS = 0x20000 };
+
+enum copy_state { COPY_ABSENT, COPY_FILLING, COPY_VALID, COPY_STALE };
+
+/* One thread's pins on one copy. */
+struct pin {
+    struct pin *next;
+    uint32_t thread;
+    uint32_t count;
+    uint32_t writes; /* of them for writing */
+};
+
+struct seal;
+
+struct copy {
+    struct terrace_tensor *tensor;
+    struct extent *extent; /* NULL where ABSENT */
+    struct pin *pins;
+    struct policy_node node;
+    TAILQ_ENTRY(copy) held; /* in tier.pinned */
+    struct seal *seals;     /* disk: checksum or authentication of every piece */
+    unsigned char tier;
+    unsigned char state;
+    bool wrote;      /* memory: written back since it came in */
+    uint32_t hollow; /* FILLING with nothing, for this thread to overwrite; else 0 */
+};
+
+struct terrace_tensor {
+    struct terrace *manager;
+    LIST_ENTRY(terrace_tensor) all;
+    TAILQ_ENTRY(terrace_tensor) hint; /* in lane.hints */
+    size_t bytes;                     /* as asked for */
+    size_t alignment;
+    char *label;
+    int role;
+    unsigned flags;
+    bool blank;         /* never written: reads as zeros */
+    bool hinted;        /* in lane.hints */
+    bool doomed;        /* destroyed; freed when the last user is gone */
+    unsigned char hint_tier, hint_lane;
+    bool demoted;       /* asked to leave memory while that could not be done */
+    uint32_t busy;      /* calls inside the library that need the handle */
+    struct transfer *transfer; /* under way, or NULL */
+    uint64_t failed_at; /* manager.failures when its last write-back failed */
+    int error;          /* of a migration that failed, not reported yet */
+    uint64_t errors;    /* how many have failed */
+    char *error_text;
+    /* A user's file as the origin of the bytes. */
+    char *path;
+    uint64_t file_base;
+    struct seal *file_seals;
+    signed char file_tier; /* the disk tier that reads it, -1: no file */
+    bool file_valid;       /* the file still has the current bytes */
+    struct copy copy[];    /* one per tier */
+};
+
+struct lane;
+
+struct tier {
+    struct terrace *manager;
+    const terrace_backend *backend; /* the manager's own copy of the table */
+    void *unit;                     /* constant after open */
+    terrace_unit_info info;
+    char name[NAME_TEXT];
+    char limit_reason[320];
+    struct arena arena;
+    struct policy policy;
+    TAILQ_HEAD(, copy) pinned;
+    uint64_t staging;   /* bytes that lanes hold for ciphertext */
+    uint64_t tensors;   /* valid copies */
+    uint64_t in_bytes, out_bytes;
+    uint64_t draining;  /* memory tiers: bytes being written down */
+    uint64_t wanted;    /* memory tiers: bytes that acquires are waiting for */
+    uint64_t ahead;     /* memory tiers: bytes brought, or coming, ahead of use */
+    unsigned coming;    /* memory tiers: fills under way that were started ahead of use */
+    uint64_t credit;    /* memory tiers: bytes that may be written back ahead */
+    struct lane *lane;  /* moves its bytes; disk tiers */
+};
+
+struct terrace {
+    pthread_mutex_t lock;
+    pthread_cond_t changed; /* any state others may wait for */
+    const unsigned char *alive; /* reads 0 in a forked child */
+    struct options options;     /* constant after open */
+    struct log log;
+    terrace_host host;
+    terrace_backend *backend; /* checked copies of the tables */
+    size_t backends;
+    unsigned tiers;
+    struct tier tier[MAX_TIERS];
+    LIST_HEAD(, terrace_tensor) all;
+    struct pin *spare_pins;
+    uint64_t releases; /* goes up with every release that may let a waiter go on */
+    uint64_t failures; /* write-backs that failed */
+    int failure;       /* the last one's error */
+    char failure_text[ERROR_TEXT];
+    uint64_t prefetch_limit; /* per memory tier; UINT64_MAX: automatic */
+    struct sealer *sealer;   /* NULL where neither VERIFY nor ENCRYPT is on */
+    unsigned kick;           /* bit per tier whose lane is to be woken on unlock */
+    terrace_statistics stats;
+};
+
+/* ---- manager.c ---- */
+
+/* The failure where the manager cannot be used: NULL, or a forked child. */
+int manager_check(const struct terrace *m);
+void manager_lock(struct terrace *m);
+void manager_unlock(struct terrace *m);
+/* Waits for `changed`; may return without reason. */
+void manager_wait(struct terrace *m);
+/* Has the tier's lane look for work once the lock is given up. */
+void manager_kick_locked(struct terrace *m, const struct tier *tier);
+uint64_t clock_ns(void);
+
+/* ---- tiers.c ---- */
+
+int  tiers_open(struct terrace *m);
+void tiers_close(struct terrace *m);
+bool tier_is_memory(const struct tier *tier);
+const char *tier_class_name(const struct tier *tier);
+/* Checks a backend's table and copies as much of it as there is. */
+int  backend_copy(const terrace_backend *from, terrace_backend *to);
+/* Whether tier `index` is, or is one of, what `which` names. */
+bool tier_matches(const struct terrace *m, int index, terrace_tier which);
+/* Checks that `which` names something; sets the failure. */
+int tier_check(const struct terrace *m, terrace_tier which);
+
+/* ---- tensor.c ---- */
+
+bool tensor_backed_locked(const struct terrace_tensor *t); /* a lower tier has the bytes */
+/* Frees the tensor if it is doomed and nothing uses it any more. */
+void tensor_reap_locked(struct terrace_tensor *t);
+void tensor_failed_locked(struct terrace_tensor *t, int error, const char *text);
+/* Reports the pending error (sets the sentence) and clears it; 0: none. */
+int tensor_report_locked(struct terrace_tensor *t);
+const char *tensor_name(const struct terrace_tensor *t); /* its label, or "(unnamed)" */
+
+/* ---- copy.c ---- */
+
+void copy_set_locked(struct copy *c, enum copy_state state);
+/* Puts the copy on the policy's lists, or takes it off, as its state wants. */
+void copy_settle_locked(struct copy *c);
+/* The only valid copy of bytes that matter. */
+bool copy_dirty_locked(const struct copy *c);
+/* Frees the copy's memory; its bytes are elsewhere or not wanted any more. */
+void copy_drop_locked(struct copy *c);
+/* The copy, brought ahead, is used or gone. */
+void copy_not_ahead_locked(struct copy *c);
+/* The bytes in this copy are about to change: no other copy is valid now. */
+void copy_written_locked(struct copy *c);
+/* Pins by the calling thread. Errors: ENOMEM. */
+int  copy_pin_locked(struct copy *c, bool write);
+/* Takes one pin back, the calling thread's if it has one. False: none there. */
+bool copy_unpin_locked(struct copy *c);
+bool copy_pinned_to_write(const struct copy *c);
+bool copy_pinned_by_caller(const struct copy *c);
+uint32_t thread_token(void); /* a number for the calling thread, never 0 */
+
+static inline struct terrace *copy_manager(const struct copy *c)
+{
+    return c->tensor->manager;
+}
+
+static inline struct tier *copy_tier(const struct copy *c)
+{
+    return &copy_manager(c)->tier[c->tier];
+}
+
+static inline void *copy_address(const struct copy *c)
+{
+    return (void *)(uintptr_t)c->extent->address; /* a CPU pointer with TERRACE_CAP_CPU */
+}
+
+/* ---- room.c ---- */
+
+struct room {
+    struct terrace_tensor *tensor; /* whose bytes need room */
+    bool wait;                     /* for write-backs that make room */
+    bool ahead;                    /* ahead of use: nothing else brought ahead leaves for it */
+};
+
+/* Takes memory for a tensor from a memory tier, evicting as the policy says.
+ * May give up the lock while it waits. Errors: EAGAIN (room is being made, but
+ * not to be waited for), EBUDGET (all is in use; the sentence names the
+ * holders), what write-backs failed with, ENOMEM. */
+int room_take_locked(struct tier *tier, const struct room *want, struct grant *grant);
+
+/* ---- fill.c ---- */
+
+/* Carries out a grant, giving up the lock where there is something to do. */
+int grant_fulfil_locked(struct tier *tier, struct grant *grant, struct extent **out);
+
+/* Gives the ABSENT copy memory and starts bringing the bytes; the copy is then
+ * FILLING or VALID; for OVERWRITE it is FILLING and hollow, until the caller
+ * has the whole acquire. May give up the lock. Errors: as room_take_locked. */
+int fill_start_locked(struct copy *c, unsigned mode, bool wait, bool ahead);
+
+#endif

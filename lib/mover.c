@@ -1,0 +1,725 @@
+/* mover.c - transfers between memory tiers and disk tiers.
+ *
+ * Every disk tier has a lane: a thread that cuts transfers into pieces, keeps
+ * the backend's queue filled with them, and finishes what comes back. Transfers
+ * wait in three queues: demand goes before prefetch, prefetch before
+ * write-back, and the latter two never take the last quarter of the backend's
+ * queue, so that a demand finds room in it. When a lane has nothing better to
+ * do it looks at hints (prefetches that await room) and at dirty copies that
+ * will soon have to leave.
+ *
+ * Pieces are cut the same way for the same addresses, reading and writing, so
+ * that each has its seal (checksum or authentication tag). An encrypted piece
+ * is written from the lane's staging memory, which belongs to the host tier's
+ * budget; it is read straight into the tensor's pages and decrypted there.
+ *
+ * The lane's thread alone starts pieces and finishes transfers; others create
+ * transfers, make them urgent, or mark a write-back stale. It holds the lock
+ * except while it seals, submits, waits and commits disk space.
+ *
+ * May call: core.h, seal.h, the backend's table. */
+#include "mover.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "seal.h"
+
+struct piece {
+    terrace_io io;
+    struct transfer *transfer;
+    struct seal *seal; /* NULL: neither checked nor encrypted */
+    void *data;        /* in the tensor's memory */
+    void *staging;     /* ciphertext goes through here, or NULL */
+    struct piece *next_free;
+};
+
+struct lane {
+    struct tier *disk;
+    pthread_t thread;
+    bool running, sleeping, stop;
+    TAILQ_HEAD(, transfer) queue[PRIORITIES];
+    TAILQ_HEAD(, terrace_tensor) hints;
+    struct piece *pieces, *free_pieces;
+    terrace_io **batch;  /* picked, not yet taken by the backend */
+    terrace_io **done;
+    unsigned depth, in_flight, batched;
+    struct extent *staging;
+    struct tier *staging_tier;
+};
+
+static uint64_t round_up(uint64_t n, uint64_t unit)
+{
+    return (n + unit - 1) / unit * unit;
+}
+
+/* ---- starting a transfer ----------------------------------------------- */
+
+struct tier *transfer_source_locked(const struct terrace_tensor *t, struct copy **disk)
+{
+    struct terrace *m = t->manager;
+    *disk = NULL;
+    for (unsigned i = 0; i < m->tiers; i++)
+        if (!tier_is_memory(&m->tier[i]) && t->copy[i].state == COPY_VALID) {
+            *disk = (struct copy *)&t->copy[i];
+            return &m->tier[i];
+        }
+    return t->file_valid ? &m->tier[(unsigned char)t->file_tier] : NULL;
+}
+
+/* Where a tensor's bytes go when they leave memory: the fastest disk. */
+static struct tier *spill_tier(struct terrace *m)
+{
+    for (unsigned i = 0; i < m->tiers; i++)
+        if (!tier_is_memory(&m->tier[i]) && m->tier[i].arena.limit)
+            return &m->tier[i];
+    return NULL;
+}
+
+static struct transfer *transfer_start_locked(struct copy *memory, struct tier *disk,
+                                              struct transfer init)
+{
+    struct transfer *x = malloc(sizeof *x);
+    if (!x) {
+        error_set(-TERRACE_ENOMEM, "no host memory to move '%s'", tensor_name(memory->tensor));
+        return NULL;
+    }
+    *x = init;
+    x->tensor = memory->tensor;
+    x->memory = memory;
+    x->queued = true;
+    x->tensor->transfer = x;
+    TAILQ_INSERT_TAIL(&disk->lane->queue[x->priority], x, link);
+    manager_kick_locked(memory->tensor->manager, disk);
+    return x;
+}
+
+int transfer_fill_locked(struct copy *memory, bool ahead)
+{
+    struct terrace_tensor *t = memory->tensor;
+    struct copy *from;
+    struct tier *disk = transfer_source_locked(t, &from);
+    struct transfer init = {.op = TERRACE_IO_READ, .disk = from, .ahead = ahead,
+                            .priority = ahead ? PRIORITY_PREFETCH : PRIORITY_DEMAND};
+    if (!disk)
+        return error_set(-TERRACE_ENOTSUP, "no route to %s for the bytes of '%s'",
+                         copy_tier(memory)->name, tensor_name(t));
+    init.bytes = from ? round_up(t->bytes, disk->info.page) : t->bytes;
+    if (!transfer_start_locked(memory, disk, init))
+        return -TERRACE_ENOMEM;
+    memory->node.ahead = ahead;
+    if (ahead) {
+        struct tier *tier = copy_tier(memory);
+        tier->ahead += memory->node.bytes;
+        tier->coming++;
+        t->manager->stats.prefetches++;
+    }
+    return 0;
+}
+
+int transfer_writeback_locked(struct copy *memory, enum priority priority, bool drop)
+{
+    struct terrace_tensor *t = memory->tensor;
+    struct tier *disk = spill_tier(t->manager);
+    if (!disk)
+        return error_set(-TERRACE_EBUDGET, "there is no disk tier to move '%s' to: "
+                         "TERRACE_TIERS names none", tensor_name(t));
+    struct transfer init = {.op = TERRACE_IO_WRITE, .disk = &t->copy[disk - t->manager->tier],
+                            .priority = priority, .drop = drop};
+    init.bytes = round_up(t->bytes, disk->info.page);
+    if (!transfer_start_locked(memory, disk, init))
+        return -TERRACE_ENOMEM;
+    copy_tier(memory)->draining += memory->node.bytes;
+    copy_settle_locked(memory); /* off the lists until it is written */
+    return 0;
+}
+
+static struct lane *lane_of(const struct transfer *x)
+{
+    struct terrace *m = x->tensor->manager;
+    return x->disk ? copy_tier(x->disk)->lane : m->tier[(unsigned char)x->tensor->file_tier].lane;
+}
+
+void transfer_hurry_locked(struct transfer *x)
+{
+    if (!x || x->priority == PRIORITY_DEMAND)
+        return;
+    struct lane *lane = lane_of(x);
+    if (x->queued) {
+        TAILQ_REMOVE(&lane->queue[x->priority], x, link);
+        TAILQ_INSERT_TAIL(&lane->queue[PRIORITY_DEMAND], x, link);
+        manager_kick_locked(x->tensor->manager, lane->disk);
+    }
+    x->priority = PRIORITY_DEMAND;
+}
+
+void writebacks_hurry_locked(struct terrace *m)
+{
+    for (unsigned i = 0; i < m->tiers; i++) {
+        struct lane *lane = m->tier[i].lane;
+        while (lane && !TAILQ_EMPTY(&lane->queue[PRIORITY_WRITEBACK]))
+            transfer_hurry_locked(TAILQ_FIRST(&lane->queue[PRIORITY_WRITEBACK]));
+    }
+}
+
+/* ---- finishing a transfer ---------------------------------------------- */
+
+static void transfer_fail(struct transfer *x, int error, const char *text)
+{
+    if (x->error)
+        return;
+    x->error = error;
+    snprintf(x->text, sizeof x->text, "%s", text);
+}
+
+static void fill_finish_locked(struct transfer *x)
+{
+    struct copy *c = x->memory;
+    struct tier *tier = copy_tier(c);
+    terrace_statistics *stats = &tier->manager->stats;
+    tier->coming -= x->ahead;
+    if (x->error)
+        tensor_failed_locked(x->tensor, x->error, x->text);
+    if (x->error || x->stale) {
+        copy_drop_locked(c);
+        return;
+    }
+    copy_set_locked(c, COPY_VALID);
+    c->wrote = false;
+    policy_arrived(&tier->policy, &c->node, c->node.ahead);
+    stats->fill_bytes += x->bytes;
+    stats->file_bytes += x->disk ? 0 : x->bytes;
+    tier->in_bytes += x->bytes;
+    lane_of(x)->disk->out_bytes += x->bytes;
+}
+
+static void writeback_failed_locked(struct transfer *x)
+{
+    struct terrace *m = x->tensor->manager;
+    x->tensor->failed_at = ++m->failures;
+    m->failure = x->error;
+    snprintf(m->failure_text, sizeof m->failure_text, "%s", x->text);
+    tensor_failed_locked(x->tensor, x->error, x->text);
+    policy_used(&copy_tier(x->memory)->policy, &x->memory->node); /* others are tried before it */
+}
+
+static void writeback_finish_locked(struct transfer *x)
+{
+    struct copy *c = x->memory;
+    struct tier *tier = copy_tier(c);
+    terrace_statistics *stats = &tier->manager->stats;
+    tier->draining -= c->node.bytes;
+    if (x->error || x->stale) {
+        if (x->disk->extent)
+            copy_set_locked(x->disk, COPY_STALE);
+        else
+            copy_set_locked(x->disk, COPY_ABSENT);
+        if (x->error)
+            writeback_failed_locked(x);
+        else
+            stats->wasted_bytes += x->next;
+    } else {
+        copy_set_locked(x->disk, COPY_VALID);
+        c->wrote = true;
+        if (x->drop && !c->pins && !(x->tensor->flags & TERRACE_ATTR_UNMOVABLE))
+            copy_drop_locked(c);
+    }
+    stats->writeback_bytes += x->next;
+    tier->out_bytes += x->next;
+    copy_tier(x->disk)->in_bytes += x->next;
+}
+
+static void transfer_finish_locked(struct transfer *x)
+{
+    struct terrace_tensor *t = x->tensor;
+    struct terrace *m = t->manager;
+    struct copy *c = x->memory;
+    t->transfer = NULL;
+    if (x->op == TERRACE_IO_READ)
+        fill_finish_locked(x);
+    else
+        writeback_finish_locked(x);
+    if (c->state == COPY_VALID)
+        copy_settle_locked(c);
+    free(x);
+    demote_pending_locked(t);
+    tensor_reap_locked(t);
+    pthread_cond_broadcast(&m->changed);
+}
+
+/* ---- disk space -------------------------------------------------------- */
+
+/* Frees disk blocks that are not needed: out of date, or of tensors that are
+ * in memory anyway (and are dirty again by that). */
+static void reclaim_locked(struct tier *disk, bool duplicates)
+{
+    struct terrace *m = disk->manager;
+    unsigned index = (unsigned)(disk - m->tier);
+    struct terrace_tensor *t;
+    LIST_FOREACH(t, &m->all, all) {
+        struct copy *c = &t->copy[index];
+        bool spare = c->state == COPY_STALE;
+        for (unsigned i = 0; duplicates && c->state == COPY_VALID && i < m->tiers; i++)
+            spare |= tier_is_memory(&m->tier[i]) && t->copy[i].state == COPY_VALID;
+        if (!spare || t->transfer)
+            continue;
+        copy_drop_locked(c);
+        for (unsigned i = 0; i < m->tiers; i++)
+            copy_settle_locked(&t->copy[i]);
+    }
+}
+
+static int disk_full(const struct transfer *x)
+{
+    const struct tier *disk = copy_tier(x->disk);
+    char need[BYTES_TEXT], limit[BYTES_TEXT], used[BYTES_TEXT];
+    return error_set(-TERRACE_ENOSPC,
+                     "no room to spill '%s' (%s): %s has a budget of %s (%s), of which %s are in use; "
+                     "raise its TERRACE_LIMIT_... or add a folder",
+                     tensor_name(x->tensor), bytes_text(x->bytes, need), disk->name,
+                     bytes_text(disk->arena.limit, limit), disk->limit_reason,
+                     bytes_text(disk->arena.used, used));
+}
+
+/* Blocks on disk for a write-back. Gives up the lock. */
+static int space_take_locked(struct transfer *x)
+{
+    struct tier *disk = copy_tier(x->disk);
+    struct grant grant;
+    for (int attempt = 0;; attempt++) {
+        int r = arena_take(&disk->arena, x->bytes, 0, &grant);
+        if (r == -TERRACE_EBUDGET)
+            r = disk_full(x);
+        else if (r == 0)
+            r = grant_fulfil_locked(disk, &grant, &x->disk->extent);
+        if (r != -TERRACE_ENOSPC || attempt == 2)
+            return r;
+        /* First what is out of date, then what is in memory as well. */
+        reclaim_locked(disk, attempt == 1);
+        struct extent *none;
+        arena_purge(&disk->arena, &grant);
+        grant_fulfil_locked(disk, &grant, &none);
+    }
+}
+
+/* Seals for every piece of a transfer. */
+static int seals_take(struct seal **seals, const struct tier *disk, uint64_t bytes)
+{
+    if (!*seals)
+        *seals = calloc(bytes / disk->info.io_chunk + 3, sizeof **seals);
+    return *seals ? 0 : error_set(-TERRACE_ENOMEM, "no host memory for checksums");
+}
+
+/* What a transfer needs before its first piece. Gives up the lock. */
+static int transfer_prepare_locked(struct transfer *x)
+{
+    struct terrace *m = x->tensor->manager;
+    int r = 0;
+    if (x->op == TERRACE_IO_WRITE) {
+        if (!x->disk->extent)
+            r = space_take_locked(x);
+        if (r == 0) {
+            copy_set_locked(x->disk, COPY_FILLING);
+            if (m->sealer)
+                r = seals_take(&x->disk->seals, copy_tier(x->disk), x->bytes);
+        }
+    } else if (!x->disk && sealer_checks_files(m->sealer)) {
+        r = seals_take(&x->tensor->file_seals, lane_of(x)->disk, x->bytes);
+    }
+    return r;
+}
+
+/* ---- pieces ------------------------------------------------------------ */
+
+static uint64_t piece_bytes(const struct transfer *x, const terrace_unit_info *info, uint64_t address)
+{
+    uint64_t n = x->bytes - x->next;
+    if (n > info->io_chunk)
+        n = info->io_chunk;
+    uint64_t until = info->io_boundary ? info->io_boundary - address % info->io_boundary : n;
+    return n < until ? n : until;
+}
+
+static void piece_start_locked(struct lane *lane, struct transfer *x)
+{
+    struct terrace *m = x->tensor->manager;
+    struct piece *p = lane->free_pieces;
+    uint64_t base = x->disk ? x->disk->extent->address : x->tensor->file_base;
+    uint64_t address = base + x->next;
+    uint64_t bytes = piece_bytes(x, &lane->disk->info, address);
+    struct seal *seals = x->disk ? x->disk->seals : x->tensor->file_seals;
+
+    lane->free_pieces = p->next_free;
+    p->transfer = x;
+    p->data = (char *)copy_address(x->memory) + x->next;
+    p->seal = m->sealer && seals ? &seals[x->piece] : NULL;
+    bool staged = x->op == TERRACE_IO_WRITE && sealer_encrypts(m->sealer);
+    p->io = (terrace_io){.address = address, .bytes = bytes, .op = x->op, .user = p,
+                         .host = staged ? p->staging : p->data};
+    x->next += bytes;
+    x->piece++;
+    x->in_flight++;
+    lane->in_flight++;
+    lane->batch[lane->batched++] = &p->io;
+}
+
+/* The next transfer to take a piece from; NULL when there is none, or none
+ * that may have the pieces that are left. */
+static struct transfer *next_transfer(struct lane *lane)
+{
+    for (int q = 0; q < PRIORITIES; q++) {
+        unsigned most = q == PRIORITY_DEMAND ? lane->depth : lane->depth - lane->depth / 4;
+        if (!TAILQ_EMPTY(&lane->queue[q]))
+            return lane->free_pieces && lane->in_flight < most ? TAILQ_FIRST(&lane->queue[q]) : NULL;
+    }
+    return NULL;
+}
+
+/* Queues pieces for submission until the depth or the work is exhausted. */
+static void pick_locked(struct lane *lane)
+{
+    struct transfer *x;
+    while ((x = next_transfer(lane)) != NULL) {
+        if (x->next == 0 && !x->stale) {
+            int r = transfer_prepare_locked(x);
+            if (r)
+                transfer_fail(x, r, terrace_last_error());
+        }
+        if (!x->error && !x->stale)
+            piece_start_locked(lane, x);
+        if (x->error || x->stale || x->next == x->bytes) {
+            TAILQ_REMOVE(&lane->queue[x->priority], x, link);
+            x->queued = false;
+            if (x->in_flight == 0)
+                transfer_finish_locked(x);
+        }
+    }
+}
+
+static void piece_finish_locked(struct lane *lane, struct piece *p)
+{
+    struct transfer *x = p->transfer;
+    terrace_statistics *stats = &x->tensor->manager->stats;
+    stats->cpu_copy_bytes += p->io.cpu_copied;
+    p->next_free = lane->free_pieces;
+    lane->free_pieces = p;
+    lane->in_flight--;
+    x->in_flight--;
+    if (x->in_flight == 0 && !x->queued)
+        transfer_finish_locked(x);
+}
+
+/* Checksum or encryption of a piece on its way out; without the lock. */
+static void piece_seal(struct piece *p)
+{
+    if (p->io.op == TERRACE_IO_WRITE && p->seal)
+        seal_close(p->transfer->tensor->manager->sealer, p->seal, p->data, p->staging, p->io.bytes);
+}
+
+/* Checks a piece that came back and notes its failure; without the lock, the
+ * transfer's error being the lane's own business until it has finished. */
+static void piece_check(struct lane *lane, struct piece *p)
+{
+    struct transfer *x = p->transfer;
+    struct terrace *m = x->tensor->manager;
+    char what[300], text[ERROR_TEXT];
+    int error = p->io.result;
+    bool intact = true;
+    if (error == 0 && p->io.op == TERRACE_IO_READ && p->seal)
+        intact = x->disk ? seal_open(m->sealer, p->seal, p->data, p->io.bytes)
+                         : seal_file(p->seal, p->data, p->io.bytes);
+    if (error == 0 && intact)
+        return;
+    lane->disk->backend->explain(lane->disk->unit, &p->io, what, sizeof what);
+    if (error == 0)
+        error = -TERRACE_ECORRUPT;
+    snprintf(text, sizeof text, "'%s' on %s: %s%s", tensor_name(x->tensor), lane->disk->name, what,
+             intact ? "" : ": the bytes read back are not the bytes written");
+    transfer_fail(x, error, text);
+}
+
+/* ---- hints and write-back ahead ---------------------------------------- */
+
+void lane_hint_locked(struct terrace_tensor *t, struct tier *memory)
+{
+    struct copy *disk;
+    struct tier *source = transfer_source_locked(t, &disk);
+    if (!source || t->hinted)
+        return;
+    t->hinted = true;
+    t->hint_tier = (unsigned char)(memory - t->manager->tier);
+    t->hint_lane = (unsigned char)(source - t->manager->tier);
+    TAILQ_INSERT_TAIL(&source->lane->hints, t, hint);
+    manager_kick_locked(t->manager, source);
+}
+
+void lane_unhint_locked(struct terrace_tensor *t)
+{
+    if (t->hinted)
+        TAILQ_REMOVE(&t->manager->tier[t->hint_lane].lane->hints, t, hint);
+    t->hinted = false;
+}
+
+void lanes_poke_locked(struct terrace *m)
+{
+    for (unsigned i = 0; i < m->tiers; i++)
+        if (m->tier[i].lane && !TAILQ_EMPTY(&m->tier[i].lane->hints))
+            manager_kick_locked(m, &m->tier[i]);
+        else if (m->tier[i].credit && policy_dirty(&m->tier[i].policy) && spill_tier(m))
+            manager_kick_locked(m, spill_tier(m));
+}
+
+/* Starts the fills that were hinted at, in order, while there is room. */
+static void follow_hints_locked(struct lane *lane)
+{
+    struct terrace *m = lane->disk->manager;
+    struct terrace_tensor *t;
+    while ((t = TAILQ_FIRST(&lane->hints)) != NULL) {
+        struct tier *tier = &m->tier[t->hint_tier];
+        struct copy *c = &t->copy[t->hint_tier];
+        uint64_t most = m->prefetch_limit == UINT64_MAX ? tier->arena.limit / 2 : m->prefetch_limit;
+        bool wanted = c->state == COPY_ABSENT && !t->transfer && !t->doomed && !t->blank;
+        if (wanted && tier->ahead && tier->ahead + arena_round(&tier->arena, t->bytes) > most)
+            return; /* until some of it is used */
+        TAILQ_REMOVE(&lane->hints, t, hint);
+        t->hinted = false;
+        if (!wanted)
+            continue;
+        int r = fill_start_locked(c, TERRACE_READ, false, true);
+        if (r == -TERRACE_EAGAIN && c->state == COPY_ABSENT && !t->doomed && !t->hinted) {
+            t->hinted = true;
+            TAILQ_INSERT_HEAD(&lane->hints, t, hint); /* room is being made */
+            return;
+        }
+        tensor_reap_locked(t);
+    }
+}
+
+/* Writes back what will have to leave soon, as far as the credit goes. */
+static void write_ahead_locked(struct lane *lane)
+{
+    struct terrace *m = lane->disk->manager;
+    if (spill_tier(m) != lane->disk)
+        return;
+    for (unsigned i = 0; i < m->tiers; i++) {
+        struct tier *tier = &m->tier[i];
+        if (!tier_is_memory(tier))
+            continue;
+        uint64_t target = tier->arena.limit / 4;
+        for (;;) {
+            uint64_t ready = tier->arena.limit - tier->arena.used + policy_clean_bytes(&tier->policy);
+            struct policy_node *n = policy_dirty(&tier->policy);
+            if (!n || n->bytes > tier->credit || ready + tier->draining >= target)
+                break;
+            struct copy *c = (struct copy *)((char *)n - offsetof(struct copy, node));
+            if (c->tensor->failed_at && c->tensor->failed_at == m->failures)
+                break; /* it has just failed: leave it to those in need */
+            if (transfer_writeback_locked(c, PRIORITY_WRITEBACK, false))
+                break;
+            tier->credit -= n->bytes;
+        }
+    }
+}
+
+/* ---- the lane's thread ------------------------------------------------- */
+
+/* Hands the batch to the backend, as much as it takes; without the lock. False
+ * where it takes nothing and nothing is under way that could change that: then
+ * the whole batch has failed. */
+static bool submit(struct lane *lane, unsigned sealed)
+{
+    struct tier *disk = lane->disk;
+    if (lane->batched == 0)
+        return true;
+    for (unsigned i = sealed; i < lane->batched; i++)
+        piece_seal(lane->batch[i]->user);
+    int n = disk->backend->submit(disk->unit, lane->batch, lane->batched);
+    if (n <= 0) {
+        if (lane->in_flight > lane->batched)
+            return true; /* again when those are back */
+        char text[ERROR_TEXT];
+        snprintf(text, sizeof text, "%s takes no more transfers: %s", disk->name,
+                 n < 0 ? terrace_strerror(n) : "its queue does not move");
+        for (unsigned i = 0; i < lane->batched; i++)
+            transfer_fail(((struct piece *)lane->batch[i]->user)->transfer,
+                          n < 0 ? n : -TERRACE_EIO, text);
+        return false;
+    }
+    lane->batched -= (unsigned)n;
+    memmove(lane->batch, lane->batch + n, lane->batched * sizeof lane->batch[0]);
+    return true;
+}
+
+/* Ends the pieces that the backend would not take. */
+static void abandon_locked(struct lane *lane)
+{
+    unsigned n = lane->batched;
+    lane->batched = 0;
+    for (unsigned i = 0; i < n; i++)
+        piece_finish_locked(lane, lane->batch[i]->user);
+}
+
+static void lane_turn_locked(struct lane *lane)
+{
+    struct tier *disk = lane->disk;
+    struct terrace *m = disk->manager;
+    unsigned sealed = lane->batched; /* left over from the last turn */
+    int n = 0;
+    if (!lane->stop) {
+        follow_hints_locked(lane);
+        write_ahead_locked(lane);
+        pick_locked(lane);
+    }
+    bool rest = lane->stop && lane->in_flight == 0;
+    lane->sleeping = true;
+    manager_unlock(m);
+    bool taken = submit(lane, sealed);
+    if (taken && !rest)
+        n = disk->backend->wait(disk->unit, lane->done, lane->depth, -1);
+    for (int i = 0; i < n; i++)
+        piece_check(lane, lane->done[i]->user);
+    manager_lock(m);
+    lane->sleeping = false;
+    if (!taken)
+        abandon_locked(lane);
+    for (int i = 0; i < n; i++)
+        piece_finish_locked(lane, lane->done[i]->user);
+}
+
+static void *lane_main(void *arg)
+{
+    struct lane *lane = arg;
+    struct terrace *m = lane->disk->manager;
+    manager_lock(m);
+    while (!lane->stop || lane->in_flight)
+        lane_turn_locked(lane);
+    manager_unlock(m);
+    return NULL;
+}
+
+/* ---- opening and closing ----------------------------------------------- */
+
+/* Staging for ciphertext comes out of the first memory tier's budget. */
+static int staging_open(struct lane *lane)
+{
+    struct terrace *m = lane->disk->manager;
+    size_t chunk = lane->disk->info.io_chunk;
+    struct tier *host = NULL;
+    for (unsigned i = 0; i < m->tiers && !host; i++)
+        if (m->tier[i].backend->caps & TERRACE_CAP_CPU)
+            host = &m->tier[i];
+    if (!host)
+        return error_set(-TERRACE_ENOTSUP, "TERRACE_ENCRYPT needs a host tier");
+    uint64_t pieces = host->arena.limit / 16 / chunk;
+    if (pieces < 1)
+        pieces = 1;
+    if (pieces < lane->depth)
+        lane->depth = (unsigned)pieces;
+    struct grant grant;
+    int r = arena_take(&host->arena, lane->depth * chunk, 0, &grant);
+    if (r == 0) {
+        r = arena_fulfil(&host->arena, &grant);
+        lane->staging = arena_settle(&host->arena, &grant, r);
+    }
+    if (r)
+        return error_set(r, "TERRACE_ENCRYPT: no room for %zu bytes of staging in the budget of %s",
+                         chunk, host->name);
+    lane->staging_tier = host;
+    host->staging += lane->staging->bytes;
+    for (unsigned i = 0; i < lane->depth; i++)
+        lane->pieces[i].staging = (char *)(uintptr_t)lane->staging->address + i * chunk;
+    return 0;
+}
+
+static int lane_start(struct lane *lane)
+{
+    sigset_t all, old;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    int e = pthread_create(&lane->thread, NULL, lane_main, lane);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (e)
+        return error_set(-TERRACE_ESYSTEM, "no thread to move bytes to and from %s: %s",
+                         lane->disk->name, strerror(e));
+    lane->running = true;
+    return 0;
+}
+
+int lane_open(struct tier *disk)
+{
+    struct lane *lane = calloc(1, sizeof *lane);
+    if (!lane)
+        return error_set(-TERRACE_ENOMEM, "no host memory");
+    lane->disk = disk;
+    lane->depth = disk->info.io_depth;
+    for (int q = 0; q < PRIORITIES; q++)
+        TAILQ_INIT(&lane->queue[q]);
+    TAILQ_INIT(&lane->hints);
+    lane->pieces = calloc(lane->depth, sizeof *lane->pieces);
+    lane->batch = calloc(lane->depth, sizeof(terrace_io *));
+    lane->done = calloc(lane->depth, sizeof(terrace_io *));
+    disk->lane = lane;
+    int r = 0;
+    if (!lane->pieces || !lane->batch || !lane->done)
+        r = error_set(-TERRACE_ENOMEM, "no host memory");
+    if (r == 0 && sealer_encrypts(disk->manager->sealer))
+        r = staging_open(lane);
+    for (unsigned i = 0; r == 0 && i < lane->depth; i++) {
+        lane->pieces[i].next_free = lane->free_pieces;
+        lane->free_pieces = &lane->pieces[i];
+    }
+    if (r == 0)
+        r = lane_start(lane);
+    if (r)
+        lane_close(disk);
+    return r;
+}
+
+/* Ends a transfer that will not be carried out. */
+static void forget_locked(struct lane *lane, struct transfer *x)
+{
+    TAILQ_REMOVE(&lane->queue[x->priority], x, link);
+    x->queued = false;
+    x->stale = true;
+    transfer_finish_locked(x);
+}
+
+void lane_stop(struct tier *disk)
+{
+    struct lane *lane = disk->lane;
+    if (!lane || !lane->running)
+        return;
+    manager_lock(disk->manager);
+    lane->stop = true;
+    manager_kick_locked(disk->manager, disk);
+    manager_unlock(disk->manager);
+    pthread_join(lane->thread, NULL);
+    lane->running = false;
+    manager_lock(disk->manager);
+    for (int q = 0; q < PRIORITIES; q++)
+        while (!TAILQ_EMPTY(&lane->queue[q]))
+            forget_locked(lane, TAILQ_FIRST(&lane->queue[q]));
+    manager_unlock(disk->manager);
+}
+
+void lane_close(struct tier *disk)
+{
+    struct lane *lane = disk->lane;
+    if (!lane)
+        return;
+    if (lane->staging)
+        arena_free(&lane->staging_tier->arena, lane->staging);
+    free(lane->pieces);
+    free(lane->batch);
+    free(lane->done);
+    free(lane);
+    disk->lane = NULL;
+}
+
+void manager_kick_locked(struct terrace *m, const struct tier *tier)
+{
+    if (tier->lane && tier->lane->sleeping)
+        m->kick |= 1u << (tier - m->tier);
+}

@@ -1,0 +1,56 @@
+/* mover.h - transfers between memory tiers and disk tiers.
+ * May call: core.h, seal.h, the backend's table. */
+#ifndef TERRACE_LIB_MOVER_H
+#define TERRACE_LIB_MOVER_H
+
+#include "core.h"
+
+/* Order of service. */
+enum priority { PRIORITY_DEMAND, PRIORITY_PREFETCH, PRIORITY_WRITEBACK, PRIORITIES };
+
+/* One tensor's bytes on their way, cut into pieces of the disk's liking. */
+struct transfer {
+    TAILQ_ENTRY(transfer) link; /* in a lane's queue while pieces are left to start */
+    struct terrace_tensor *tensor;
+    struct copy *memory;  /* the end in memory */
+    struct copy *disk;    /* the other end, NULL: the user's file */
+    int op;               /* TERRACE_IO_READ (fill) or TERRACE_IO_WRITE (write-back) */
+    enum priority priority;
+    bool queued;
+    bool drop;            /* write-back: drop the copy in memory afterwards */
+    bool stale;           /* write-back: the bytes changed meanwhile, discard the result */
+    bool ahead;           /* fill: started ahead of use */
+    uint64_t bytes;
+    uint64_t next;        /* first byte not started yet */
+    unsigned piece;       /* number of the next piece */
+    unsigned in_flight;   /* pieces */
+    int error;            /* first failure */
+    char text[ERROR_TEXT];
+};
+
+/* One lane per disk tier: a thread that feeds the backend's queue. */
+int  lane_open(struct tier *disk);  /* creates it and starts the thread */
+void lane_stop(struct tier *disk);  /* finishes what is in flight, forgets the rest */
+void lane_close(struct tier *disk); /* frees it; after all tensors are gone */
+
+/* Starts reading the bytes into a FILLING copy from disk or file. Errors: ENOMEM. */
+int transfer_fill_locked(struct copy *memory, bool ahead);
+/* Starts writing the bytes of a VALID, dirty copy down. Errors: ENOMEM, EBUDGET
+ * (there is no disk tier to write to). */
+int transfer_writeback_locked(struct copy *memory, enum priority priority, bool drop);
+/* Somebody waits for it now. */
+void transfer_hurry_locked(struct transfer *x);
+/* Somebody waits for room: all write-backs are urgent. */
+void writebacks_hurry_locked(struct terrace *m);
+
+/* The disk tier that has the tensor's current bytes, or reads its file; NULL: none. */
+struct tier *transfer_source_locked(const struct terrace_tensor *t, struct copy **disk);
+/* Queues a hint for the lane that would carry it out. */
+void lane_hint_locked(struct terrace_tensor *t, struct tier *memory);
+void lane_unhint_locked(struct terrace_tensor *t);
+/* A copy became evictable or was used: lanes with hints or write-back to do look again. */
+void lanes_poke_locked(struct terrace *m);
+/* Carries out the demotion that was asked for while it could not be done. */
+void demote_pending_locked(struct terrace_tensor *t);
+
+#endif

@@ -1,0 +1,143 @@
+/* report.c - what happened: statistics, and the report at close.
+ *
+ * May call: core.h, seal.h. */
+#include "report.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "seal.h"
+
+/* Copies a sized struct to a caller who may know a shorter one. */
+static int hand_over(void *out, size_t out_size, const void *from, size_t size, const char *what)
+{
+    if (!out || out_size < 2 * sizeof(size_t))
+        return error_set(-TERRACE_EINVAL, "%s: out is NULL or its size is not set", what);
+    size_t n = out_size < size ? out_size : size;
+    memcpy((char *)out + sizeof(size_t), (const char *)from + sizeof(size_t), n - sizeof(size_t));
+    return 0;
+}
+
+int terrace_stats(terrace *m, terrace_statistics *out)
+{
+    int r = manager_check(m);
+    if (r)
+        return r;
+    manager_lock(m);
+    terrace_statistics now = m->stats;
+    manager_unlock(m);
+    return hand_over(out, out ? out->size : 0, &now, sizeof now, "terrace_stats");
+}
+
+static void tier_snapshot_locked(struct tier *tier, terrace_tier_statistics *out)
+{
+    *out = (terrace_tier_statistics){
+        .name = tier->name,
+        .kind = tier->backend->name,
+        .tier_class = tier_class_name(tier),
+        .location = tier->info.location,
+        .engine = tier->info.engine,
+        .engine_reason = tier->info.engine_reason,
+        .limit = tier->arena.limit,
+        .limit_reason = tier->limit_reason,
+        .used = tier->arena.committed,
+        .peak = tier->arena.peak,
+        .tensors = tier->tensors,
+        .in_bytes = tier->in_bytes,
+        .out_bytes = tier->out_bytes,
+    };
+    out->dirty = policy_dirty_bytes(&tier->policy) + tier->draining;
+    struct copy *c;
+    TAILQ_FOREACH(c, &tier->pinned, held) {
+        if (!c->extent)
+            continue;
+        out->pinned += c->extent->bytes;
+        out->dirty += copy_dirty_locked(c) && !c->tensor->transfer ? c->extent->bytes : 0;
+    }
+}
+
+int terrace_tier_stats(terrace *m, terrace_tier tier, terrace_tier_statistics *out)
+{
+    int r = manager_check(m);
+    if (r)
+        return r;
+    if (tier < 0 || (unsigned)tier >= m->tiers)
+        return error_set(-TERRACE_EINVAL, "%d is not the number of a tier; there are %u", tier,
+                         m->tiers);
+    terrace_tier_statistics now;
+    manager_lock(m);
+    tier_snapshot_locked(&m->tier[tier], &now);
+    manager_unlock(m);
+    return hand_over(out, out ? out->size : 0, &now, sizeof now, "terrace_tier_stats");
+}
+
+/* ---- the report -------------------------------------------------------- */
+
+static void write_tier(FILE *f, struct tier *tier)
+{
+    char a[BYTES_TEXT], b[BYTES_TEXT], c[BYTES_TEXT], d[BYTES_TEXT];
+    terrace_tier_statistics s;
+    manager_lock(tier->manager);
+    tier_snapshot_locked(tier, &s);
+    manager_unlock(tier->manager);
+    fprintf(f, "  %-8s %s; budget %s (%s); peak %s; in %s, out %s\n", s.name, s.location,
+            bytes_text(s.limit, a), s.limit_reason, bytes_text(s.peak, b), bytes_text(s.in_bytes, c),
+            bytes_text(s.out_bytes, d));
+    if (!tier_is_memory(tier))
+        fprintf(f, "  %-8s engine %s: %s\n", "", s.engine, s.engine_reason);
+}
+
+static void write_counters(FILE *f, const terrace_statistics *s)
+{
+    char a[BYTES_TEXT], b[BYTES_TEXT], c[BYTES_TEXT], d[BYTES_TEXT], e[BYTES_TEXT];
+    double hits = s->acquires ? 100.0 * (double)s->hits / (double)s->acquires : 100;
+    fprintf(f, "  acquires %llu, hits %.1f %%, stalled %.3f s; steps %llu\n",
+            (unsigned long long)s->acquires, hits, (double)s->stall_ns * 1e-9,
+            (unsigned long long)s->steps);
+    fprintf(f, "  read back %s (%s of it from users' files), written back %s (%s of it in vain), "
+               "copied by the CPU %s\n",
+            bytes_text(s->fill_bytes, a), bytes_text(s->file_bytes, b),
+            bytes_text(s->writeback_bytes, c), bytes_text(s->wasted_bytes, d),
+            bytes_text(s->cpu_copy_bytes, e));
+    fprintf(f, "  prefetches %llu, in time %llu; evictions %llu, of these clean %llu; failed "
+               "migrations %llu, of these corrupt %llu\n",
+            (unsigned long long)s->prefetches, (unsigned long long)s->prefetch_hits,
+            (unsigned long long)s->evictions, (unsigned long long)s->clean_evictions,
+            (unsigned long long)s->io_errors, (unsigned long long)s->corrupt);
+}
+
+static FILE *report_open(const struct terrace *m, const char *where)
+{
+    int fd = strcmp(where, "1") == 0 ? dup(STDERR_FILENO)
+                                     : open(where, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    FILE *f = fd < 0 ? NULL : fdopen(fd, "a");
+    if (!f) {
+        log_write(&m->log, TERRACE_LOG_ERROR, "TERRACE_REPORT=%s: the report cannot be written: %s",
+                  where, strerror(errno));
+        if (fd >= 0)
+            close(fd);
+    }
+    return f;
+}
+
+void report_write(struct terrace *m)
+{
+    const char *where = options_text(&m->options, "REPORT");
+    if (!where || !*where || strcmp(where, "0") == 0)
+        return;
+    FILE *f = report_open(m, where);
+    if (!f)
+        return;
+    fprintf(f, "terrace %s report, process %ld\n", terrace_version(), (long)getpid());
+    for (unsigned i = 0; i < m->tiers; i++)
+        write_tier(f, &m->tier[i]);
+    write_counters(f, &m->stats);
+    if (m->sealer)
+        fprintf(f, "  spill: checked when read back, cipher %s\n", sealer_cipher(m->sealer));
+    if (fclose(f))
+        log_write(&m->log, TERRACE_LOG_ERROR, "TERRACE_REPORT=%s: the report was cut short: %s", where,
+                  strerror(errno));
+}

@@ -1,0 +1,129 @@
+/* room.c - room in a memory tier: eviction and its limits.
+ *
+ * Whoever needs room takes free memory; failing that the policy names victims
+ * one by one. A clean one is dropped at once. A dirty one is written down
+ * first, and stays listed as being drained until the disk has it; enough of
+ * them are started at the same time for all who wait. Every byte of room that
+ * had to be made earns two bytes of credit for writing back ahead of need, up
+ * to a quarter of the tier: so write-back runs ahead exactly while memory is
+ * short, and a job that fits writes nothing.
+ *
+ * May call: core.h, mover.h. */
+#include <stdio.h>
+#include <string.h>
+
+#include "mover.h"
+
+static struct copy *copy_of(struct policy_node *n)
+{
+    return (struct copy *)((char *)n - offsetof(struct copy, node));
+}
+
+static void evict_locked(struct tier *tier, struct copy *c)
+{
+    terrace_statistics *stats = &tier->manager->stats;
+    stats->evictions++;
+    stats->clean_evictions += !c->wrote;
+    policy_remove(&tier->policy, &c->node);
+    policy_evicted(&tier->policy, &c->node);
+    copy_drop_locked(c);
+}
+
+static void earn_credit(struct tier *tier, uint64_t bytes)
+{
+    tier->credit += 2 * bytes;
+    if (tier->credit > tier->arena.limit / 4)
+        tier->credit = tier->arena.limit / 4;
+}
+
+/* The sentence for EBUDGET: the need, the budget, the largest holders. */
+static int no_room_locked(struct tier *tier, const struct room *want)
+{
+    enum { NAMED = 3 };
+    char need[BYTES_TEXT], limit[BYTES_TEXT], held[BYTES_TEXT], holders[256] = "";
+    uint64_t bytes = arena_round(&tier->arena, want->tensor->bytes);
+    const struct copy *top[NAMED] = {NULL};
+    uint64_t sum = 0;
+    struct copy *c;
+    TAILQ_FOREACH(c, &tier->pinned, held) {
+        if (c->tensor == want->tensor || !c->extent)
+            continue;
+        sum += c->extent->bytes;
+        const struct copy *x = c;
+        for (int i = 0; i < NAMED && x; i++)
+            if (!top[i] || top[i]->extent->bytes < x->extent->bytes) {
+                const struct copy *next = top[i];
+                top[i] = x;
+                x = next;
+            }
+    }
+    for (int i = 0; i < NAMED && top[i]; i++) {
+        size_t used = strlen(holders);
+        char size[BYTES_TEXT];
+        snprintf(holders + used, sizeof holders - used, "%s'%.60s' (%s)", i ? ", " : ", the largest ",
+                 tensor_name(top[i]->tensor), bytes_text(top[i]->extent->bytes, size));
+    }
+    return error_set(-TERRACE_EBUDGET,
+                     "no room for '%s' (%s) in %s: its budget is %s, of which %s are acquired%s; "
+                     "release some, or raise the tier's TERRACE_LIMIT_...",
+                     tensor_name(want->tensor), bytes_text(bytes, need), tier->name,
+                     bytes_text(tier->arena.limit, limit), bytes_text(sum, held), holders);
+}
+
+/* Nothing more can leave: because write-backs failed, or because all is in use. */
+static int out_of_victims_locked(struct tier *tier, const struct room *want, uint64_t failures)
+{
+    struct terrace *m = tier->manager;
+    if (m->failures != failures)
+        return error_set(m->failure, "no room for '%s' in %s: %s", tensor_name(want->tensor),
+                         tier->name, m->failure_text);
+    return no_room_locked(tier, want);
+}
+
+int room_take_locked(struct tier *tier, const struct room *want, struct grant *grant)
+{
+    struct terrace *m = tier->manager;
+    uint64_t bytes = arena_round(&tier->arena, want->tensor->bytes);
+    uint64_t failures = m->failures;
+    bool clean_only = false;
+    int r;
+    tier->wanted += bytes;
+    for (;;) {
+        r = arena_take(&tier->arena, bytes, want->tensor->alignment, grant);
+        if (r != -TERRACE_EBUDGET)
+            break;
+        struct policy_node *n = policy_victim(&tier->policy, clean_only);
+        if (n && want->ahead && n->ahead) {
+            r = -TERRACE_EAGAIN;
+            break;
+        }
+        if (n && !n->dirty) {
+            earn_credit(tier, n->bytes);
+            evict_locked(tier, copy_of(n));
+            continue;
+        }
+        if (n && tier->draining < tier->wanted) {
+            struct copy *victim = copy_of(n);
+            if (victim->tensor->failed_at > failures) {
+                clean_only = true; /* every dirty one has been tried */
+                continue;
+            }
+            earn_credit(tier, n->bytes);
+            if (transfer_writeback_locked(victim, PRIORITY_DEMAND, false))
+                clean_only = true; /* nowhere to write to */
+            continue;
+        }
+        if (tier->draining == 0 && tier->coming == 0) {
+            r = out_of_victims_locked(tier, want, failures);
+            break;
+        }
+        if (!want->wait) {
+            r = -TERRACE_EAGAIN;
+            break;
+        }
+        writebacks_hurry_locked(m);
+        manager_wait(m);
+    }
+    tier->wanted -= bytes;
+    return r;
+}

@@ -1,0 +1,245 @@
+/* tensor.c - creating, opening, destroying tensors, and waiting for them.
+ *
+ * May call: core.h, mover.h, the backend's attach and detach. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "mover.h"
+
+enum { PAGE = 4096, MOST_ALIGNMENT = 2 << 20 };
+
+const char *tensor_name(const struct terrace_tensor *t)
+{
+    return t->label ? t->label : "(unnamed)";
+}
+
+bool tensor_backed_locked(const struct terrace_tensor *t)
+{
+    if (t->blank || t->file_valid)
+        return true;
+    for (unsigned i = 0; i < t->manager->tiers; i++)
+        if (!tier_is_memory(&t->manager->tier[i]) && t->copy[i].state == COPY_VALID)
+            return true;
+    return false;
+}
+
+/* ---- errors of migrations ---------------------------------------------- */
+
+void tensor_failed_locked(struct terrace_tensor *t, int error, const char *text)
+{
+    struct terrace *m = t->manager;
+    m->stats.io_errors++;
+    m->stats.corrupt += error == -TERRACE_ECORRUPT;
+    t->errors++;
+    t->error = error;
+    free(t->error_text);
+    t->error_text = strdup(text);
+    log_write(&m->log, TERRACE_LOG_ERROR, "%s", text);
+}
+
+int tensor_report_locked(struct terrace_tensor *t)
+{
+    int error = t->error;
+    t->error = 0;
+    if (error)
+        error_set(error, "%s", t->error_text ? t->error_text : terrace_strerror(error));
+    return error;
+}
+
+/* ---- creating ---------------------------------------------------------- */
+
+static int attr_check(const terrace_tensor_attr *attr)
+{
+    if (!attr)
+        return 0;
+    if (attr->size != sizeof *attr)
+        return error_set(-TERRACE_EINVAL, "terrace_tensor_attr.size is %zu; set it to "
+                         "sizeof(terrace_tensor_attr), %zu", attr->size, sizeof *attr);
+    if (attr->alignment & (attr->alignment - 1) || attr->alignment > MOST_ALIGNMENT)
+        return error_set(-TERRACE_EINVAL, "an alignment of %zu bytes is not a power of two of at "
+                         "most 2 MiB", attr->alignment);
+    if (attr->role < TERRACE_ROLE_OTHER || attr->role > TERRACE_ROLE_KVCACHE)
+        return error_set(-TERRACE_EINVAL, "%d is not a TERRACE_ROLE_...", attr->role);
+    if (attr->flags & ~(unsigned)(TERRACE_ATTR_UNMOVABLE | TERRACE_ATTR_SVM))
+        return error_set(-TERRACE_EINVAL, "0x%x has flags that are not TERRACE_ATTR_...", attr->flags);
+    return 0;
+}
+
+static void tensor_free(struct terrace_tensor *t)
+{
+    free(t->label);
+    free(t->path);
+    free(t->error_text);
+    free(t->file_seals);
+    free(t);
+}
+
+static int tensor_new(struct terrace *m, size_t bytes, const terrace_tensor_attr *attr,
+                      struct terrace_tensor **out)
+{
+    if (bytes == 0 || bytes > SIZE_MAX / 4)
+        return error_set(-TERRACE_EINVAL, "a tensor of %zu bytes cannot be made", bytes);
+    int r = attr_check(attr);
+    if (r)
+        return r;
+    struct terrace_tensor *t = calloc(1, sizeof *t + m->tiers * sizeof t->copy[0]);
+    if (!t)
+        return error_set(-TERRACE_ENOMEM, "no host memory for a tensor's handle");
+    t->manager = m;
+    t->bytes = bytes;
+    t->file_tier = -1;
+    t->blank = true;
+    for (unsigned i = 0; i < m->tiers; i++) {
+        t->copy[i].tensor = t;
+        t->copy[i].tier = (unsigned char)i;
+    }
+    if (attr) {
+        t->role = attr->role;
+        t->alignment = attr->alignment;
+        t->flags = attr->flags;
+    }
+    if (attr && attr->label && !(t->label = strdup(attr->label))) {
+        tensor_free(t);
+        return error_set(-TERRACE_ENOMEM, "no host memory for a tensor's label");
+    }
+    *out = t;
+    return 0;
+}
+
+static void tensor_publish(struct terrace_tensor *t)
+{
+    struct terrace *m = t->manager;
+    manager_lock(m);
+    LIST_INSERT_HEAD(&m->all, t, all);
+    m->stats.tensors++;
+    m->stats.tensor_bytes += t->bytes;
+    manager_unlock(m);
+}
+
+int terrace_tensor_create(terrace *m, size_t bytes, const terrace_tensor_attr *attr,
+                          terrace_tensor **out)
+{
+    int r = manager_check(m);
+    if (r)
+        return r;
+    if (!out)
+        return error_set(-TERRACE_EINVAL, "terrace_tensor_create: out is NULL");
+    struct terrace_tensor *t;
+    r = tensor_new(m, bytes, attr, &t);
+    if (r)
+        return r;
+    tensor_publish(t);
+    *out = t;
+    return 0;
+}
+
+static struct tier *file_tier(struct terrace *m)
+{
+    for (unsigned i = 0; i < m->tiers; i++)
+        if (m->tier[i].lane && m->tier[i].backend->attach)
+            return &m->tier[i];
+    return NULL;
+}
+
+int terrace_tensor_open(terrace *m, const char *path, uint64_t offset, size_t bytes,
+                        const terrace_tensor_attr *attr, terrace_tensor **out)
+{
+    int r = manager_check(m);
+    if (r)
+        return r;
+    if (!out || !path)
+        return error_set(-TERRACE_EINVAL, "terrace_tensor_open: path or out is NULL");
+    struct tier *disk = file_tier(m);
+    if (!disk)
+        return error_set(-TERRACE_ENOTSUP, "'%s' cannot be opened as a tensor: no tier reads files; "
+                         "have a disk tier such as nvme:0 in TERRACE_TIERS", path);
+    struct terrace_tensor *t;
+    r = tensor_new(m, bytes, attr, &t);
+    if (r)
+        return r;
+    t->path = strdup(path);
+    r = t->path ? disk->backend->attach(disk->unit, path, offset, bytes, &t->file_base)
+                : error_set(-TERRACE_ENOMEM, "no host memory for a tensor's path");
+    if (r) {
+        tensor_free(t);
+        return r;
+    }
+    t->blank = false;
+    t->file_valid = true;
+    t->file_tier = (signed char)(disk - m->tier);
+    tensor_publish(t);
+    *out = t;
+    return 0;
+}
+
+/* ---- destroying -------------------------------------------------------- */
+
+static bool pinned(const struct terrace_tensor *t)
+{
+    for (unsigned i = 0; i < t->manager->tiers; i++)
+        if (t->copy[i].pins)
+            return true;
+    return false;
+}
+
+void tensor_reap_locked(struct terrace_tensor *t)
+{
+    struct terrace *m = t->manager;
+    if (!t->doomed || t->busy || t->transfer || pinned(t))
+        return;
+    lane_unhint_locked(t);
+    for (unsigned i = 0; i < m->tiers; i++)
+        copy_drop_locked(&t->copy[i]);
+    LIST_REMOVE(t, all);
+    m->stats.tensors--;
+    m->stats.tensor_bytes -= t->bytes;
+    if (t->file_tier >= 0) {
+        struct tier *disk = &m->tier[(unsigned char)t->file_tier];
+        manager_unlock(m);
+        disk->backend->detach(disk->unit, t->file_base, t->bytes);
+        manager_lock(m);
+    }
+    tensor_free(t);
+    m->releases++;
+    lanes_poke_locked(m);
+    pthread_cond_broadcast(&m->changed);
+}
+
+void terrace_tensor_destroy(terrace_tensor *t)
+{
+    if (!t || manager_check(t->manager))
+        return;
+    struct terrace *m = t->manager;
+    manager_lock(m);
+    t->doomed = true;
+    if (t->transfer)
+        t->transfer->stale = true; /* a write-back need not be finished */
+    tensor_reap_locked(t);
+    manager_unlock(m);
+}
+
+int terrace_wait(terrace_tensor *t)
+{
+    if (!t)
+        return error_set(-TERRACE_EINVAL, "terrace_wait: the tensor is NULL");
+    int r = manager_check(t->manager);
+    if (r)
+        return r;
+    struct terrace *m = t->manager;
+    manager_lock(m);
+    t->busy++;
+    if (t->hinted) { /* a hint that waited for its turn */
+        lane_unhint_locked(t);
+        struct copy *c = &t->copy[t->hint_tier];
+        if (c->state == COPY_ABSENT && !t->transfer)
+            fill_start_locked(c, TERRACE_READ, true, true);
+    }
+    transfer_hurry_locked(t->transfer);
+    while (t->transfer)
+        manager_wait(m);
+    t->busy--;
+    r = tensor_report_locked(t);
+    tensor_reap_locked(t);
+    manager_unlock(m);
+    return r;
+}

@@ -1,0 +1,316 @@
+/* tiers.c - finding the tiers, opening them, and their names and budgets.
+ *
+ * Built-in backends lie in the linker section terrace_backends, put there by
+ * their own files; the core knows none of them by name. Each table is checked
+ * and copied, so that an older or shorter one reads as if its missing optional
+ * functions were NULL.
+ *
+ * May call: core.h, mover.h, budget.h, the backends' tables. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "budget.h"
+#include "mover.h"
+
+extern const terrace_backend *const __start_terrace_backends[] __attribute__((visibility("hidden")));
+extern const terrace_backend *const __stop_terrace_backends[] __attribute__((visibility("hidden")));
+
+static const char *const class_names[] = {
+    [TERRACE_CLASS_DEVICE] = "device", [TERRACE_CLASS_HOST] = "host", [TERRACE_CLASS_DISK] = "disk"};
+enum { CLASSES = sizeof class_names / sizeof class_names[0] };
+
+const char *tier_class_name(const struct tier *tier)
+{
+    return class_names[tier->backend->tier_class];
+}
+
+bool tier_is_memory(const struct tier *tier)
+{
+    return tier->backend->tier_class != TERRACE_CLASS_DISK;
+}
+
+/* ---- names ------------------------------------------------------------- */
+
+bool tier_matches(const struct terrace *m, int index, terrace_tier which)
+{
+    const struct tier *tier = &m->tier[index];
+    if (which >= TIER_CLASS)
+        return tier->backend->tier_class == which - TIER_CLASS;
+    if (which >= TIER_KIND)
+        return (unsigned)(which - TIER_KIND) < m->tiers &&
+               strcmp(tier->backend->name, m->tier[which - TIER_KIND].backend->name) == 0;
+    return index == which;
+}
+
+int tier_check(const struct terrace *m, terrace_tier which)
+{
+    for (unsigned i = 0; i < m->tiers; i++)
+        if (tier_matches(m, (int)i, which))
+            return 0;
+    return error_set(-TERRACE_EINVAL, "%d is not a tier of this manager; terrace_tier_find() gives "
+                     "them", which);
+}
+
+static void list_tiers(const struct terrace *m, char *buf, size_t len)
+{
+    buf[0] = '\0';
+    for (unsigned i = 0; i < m->tiers; i++) {
+        size_t used = strlen(buf);
+        snprintf(buf + used, len - used, "%s%s", i ? ", " : "", m->tier[i].name);
+    }
+}
+
+int terrace_tier_find(terrace *m, const char *name, terrace_tier *out)
+{
+    int r = manager_check(m);
+    if (r)
+        return r;
+    if (!name || !out)
+        return error_set(-TERRACE_EINVAL, "terrace_tier_find: name or out is NULL");
+    for (unsigned i = 0; i < m->tiers; i++)
+        if (strcmp(m->tier[i].name, name) == 0) {
+            *out = (terrace_tier)i;
+            return 0;
+        }
+    for (unsigned i = 0; i < m->tiers; i++) {
+        bool kind = strcmp(m->tier[i].backend->name, name) == 0;
+        if (kind || strcmp(tier_class_name(&m->tier[i]), name) == 0) {
+            *out = kind ? TIER_KIND + (terrace_tier)i : TIER_CLASS + m->tier[i].backend->tier_class;
+            return 0;
+        }
+    }
+    char all[256];
+    list_tiers(m, all, sizeof all);
+    return error_set(-TERRACE_ENOENT, "there is no tier, kind or class '%.40s'; there are %s, and the "
+                     "classes device, host and disk where they have a tier", name, all);
+}
+
+int terrace_tier_name(terrace *m, terrace_tier tier, char *buf, size_t len)
+{
+    int r = manager_check(m);
+    if (r == 0)
+        r = tier_check(m, tier);
+    if (r)
+        return r;
+    const char *name = m->tier[tier < TIER_KIND ? tier : 0].name;
+    if (tier >= TIER_CLASS)
+        name = class_names[tier - TIER_CLASS];
+    else if (tier >= TIER_KIND)
+        name = m->tier[tier - TIER_KIND].backend->name;
+    if (!buf || strlen(name) >= len)
+        return error_set(-TERRACE_EINVAL, "terrace_tier_name: the buffer has no room for '%s'", name);
+    strcpy(buf, name);
+    return 0;
+}
+
+/* ---- backends ---------------------------------------------------------- */
+
+int backend_copy(const terrace_backend *from, terrace_backend *to)
+{
+    size_t required = offsetof(terrace_backend, attach);
+    memset(to, 0, sizeof *to);
+    if (from->abi != TERRACE_BACKEND_ABI || from->size < required)
+        return error_set(-TERRACE_EINVAL, "a backend was built for ABI %u with a table of %zu bytes; "
+                         "this build takes ABI %u with at least %zu", from->abi, from->size,
+                         TERRACE_BACKEND_ABI, required);
+    memcpy(to, from, from->size < sizeof *to ? from->size : sizeof *to);
+    to->size = sizeof *to;
+    bool complete = to->name && to->count && to->open && to->close && to->reserve && to->release &&
+                    to->commit && to->decommit && to->submit && to->wait && to->wake && to->explain;
+    if (!complete || to->tier_class <= 0 || to->tier_class >= CLASSES)
+        return error_set(-TERRACE_EINVAL, "backend '%s' lacks a required function or has no class",
+                         to->name ? to->name : "(unnamed)");
+    return 0;
+}
+
+/* ---- budgets ----------------------------------------------------------- */
+
+static uint64_t limit_of(const struct option_limit *l, uint64_t base)
+{
+    return l->percent > 0 ? (uint64_t)((double)base * l->percent / 100) : l->bytes;
+}
+
+/* The tier's budget: what the user said for it, its kind or its class, else
+ * what is there. */
+static uint64_t budget_find(struct tier *tier, int index)
+{
+    const struct terrace *m = tier->manager;
+    const char *class_name = tier_class_name(tier);
+    char reason[200], bytes[BYTES_TEXT];
+    uint64_t base = tier->info.capacity, limit;
+    struct option_limit own, sum;
+    if (base || tier->backend->tier_class != TERRACE_CLASS_HOST)
+        snprintf(reason, sizeof reason, "%s", tier->info.capacity_reason);
+    else
+        base = budget_host_available(&(struct budget_root){""}, reason, sizeof reason);
+    bool has_own = options_limit(&m->options, tier->backend->name, index, &own);
+    bool has_sum = options_limit(&m->options, class_name, -1, &sum);
+    snprintf(tier->limit_reason, sizeof tier->limit_reason, "%s", reason);
+    limit = base;
+    if (has_own) {
+        limit = limit_of(&own, base);
+        snprintf(tier->limit_reason, sizeof tier->limit_reason, "TERRACE_LIMIT_%s (default: %s; %s)",
+                 own.name, bytes_text(base, bytes), reason);
+    }
+    if (has_sum && (!has_own || limit_of(&sum, base) < limit)) {
+        limit = limit_of(&sum, base);
+        snprintf(tier->limit_reason, sizeof tier->limit_reason, "TERRACE_LIMIT_%s (default: %s; %s)",
+                 sum.name, bytes_text(base, bytes), reason);
+    }
+    return limit;
+}
+
+/* ---- opening ----------------------------------------------------------- */
+
+/* Whether TERRACE_TIERS wants this one, and at which place. -1: it does not. */
+static int place_of(const struct terrace *m, const char *kind, int index)
+{
+    const char *list = options_text(&m->options, "TIERS");
+    char name[NAME_TEXT];
+    if (!list)
+        return 0;
+    snprintf(name, sizeof name, "%s:%d", kind, index);
+    int place = 0;
+    for (const char *p = list; *p;) {
+        size_t n = strcspn(p, ", ");
+        if ((n == strlen(name) && strncmp(p, name, n) == 0) ||
+            (n == strlen(kind) && strncmp(p, kind, n) == 0))
+            return place;
+        place += n > 0;
+        p += n + (p[n] != '\0');
+    }
+    return -1;
+}
+
+static void info_defaults(terrace_unit_info *info)
+{
+    if (info->page == 0)
+        info->page = 4096;
+    if (info->granule < info->page)
+        info->granule = 2u << 20;
+    if (info->io_chunk < info->page)
+        info->io_chunk = 1u << 20;
+    if (info->io_depth == 0)
+        info->io_depth = 1;
+}
+
+static int tier_open(struct terrace *m, const terrace_backend *backend, int index)
+{
+    struct tier *tier = &m->tier[m->tiers];
+    *tier = (struct tier){.manager = m, .backend = backend, .info.size = sizeof tier->info};
+    snprintf(tier->name, sizeof tier->name, "%s:%d", backend->name, index);
+    TAILQ_INIT(&tier->pinned);
+    int r = backend->open(&m->host, index, &tier->info, &tier->unit);
+    if (r)
+        return r;
+    info_defaults(&tier->info);
+    uint64_t limit = budget_find(tier, index);
+    r = arena_open(&tier->arena, backend, tier->unit, &tier->info, limit);
+    if (r) {
+        backend->close(tier->unit);
+        return error_set(r, "%s: no address space for a budget of %llu bytes; lower its "
+                         "TERRACE_LIMIT_..., or raise the limit of virtual memory (ulimit -v)",
+                         tier->name, (unsigned long long)limit);
+    }
+    tier->arena.step = tier_is_memory(tier) ? 0 : 64ull << 20;
+    policy_init(&tier->policy, (enum policy_kind)m->options.value[OPT_POLICY].number,
+                tier->arena.limit);
+    m->tiers++;
+    return 0;
+}
+
+struct found {
+    const terrace_backend *backend;
+    int index, place;
+};
+
+/* Fastest first: by the user's order, else by class. */
+static int found_compare(const void *a, const void *b)
+{
+    const struct found *x = a, *y = b;
+    if (x->place != y->place)
+        return x->place - y->place;
+    if (x->backend->tier_class != y->backend->tier_class)
+        return x->backend->tier_class - y->backend->tier_class;
+    return x->index - y->index;
+}
+
+/* Every entry of TERRACE_TIERS must be there. */
+static int wanted_check(const struct terrace *m)
+{
+    const char *list = options_text(&m->options, "TIERS");
+    for (const char *p = list ? list : ""; *p;) {
+        size_t n = strcspn(p, ", ");
+        bool there = n == 0;
+        for (unsigned i = 0; i < m->tiers; i++)
+            there |= (strlen(m->tier[i].name) == n && strncmp(m->tier[i].name, p, n) == 0) ||
+                     (strlen(m->tier[i].backend->name) == n &&
+                      strncmp(m->tier[i].backend->name, p, n) == 0);
+        if (!there) {
+            char all[256];
+            list_tiers(m, all, sizeof all);
+            return error_set(-TERRACE_ENOENT, "TERRACE_TIERS=%s: there is no tier '%.*s' here%s%s", list,
+                             (int)n, p, *all ? "; of those named there are " : "", all);
+        }
+        p += n + (p[n] != '\0');
+    }
+    return 0;
+}
+
+static int backends_open(struct terrace *m)
+{
+    struct found found[MAX_TIERS];
+    size_t n = 0;
+    const terrace_backend *const *from = __start_terrace_backends;
+    m->backends = (size_t)(__stop_terrace_backends - __start_terrace_backends);
+    m->backend = calloc(m->backends, sizeof m->backend[0]);
+    if (!m->backend)
+        return error_set(-TERRACE_ENOMEM, "no host memory");
+    for (size_t b = 0; b < m->backends; b++) {
+        int r = backend_copy(from[b], &m->backend[b]);
+        if (r)
+            return r;
+        int units = m->backend[b].count(&m->host);
+        for (int i = 0; i < units && n < MAX_TIERS; i++) {
+            int place = place_of(m, m->backend[b].name, i);
+            if (place >= 0)
+                found[n++] = (struct found){&m->backend[b], i, place};
+        }
+    }
+    qsort(found, n, sizeof found[0], found_compare);
+    for (size_t i = 0; i < n; i++) {
+        int r = tier_open(m, found[i].backend, found[i].index);
+        if (r)
+            return r;
+    }
+    return 0;
+}
+
+int tiers_open(struct terrace *m)
+{
+    int r = backends_open(m);
+    if (r == 0)
+        r = wanted_check(m);
+    for (unsigned i = 0; r == 0 && i < m->tiers; i++)
+        if (!tier_is_memory(&m->tier[i]))
+            r = lane_open(&m->tier[i]);
+    if (r)
+        tiers_close(m);
+    return r;
+}
+
+void tiers_close(struct terrace *m)
+{
+    for (unsigned i = 0; i < m->tiers; i++)
+        lane_stop(&m->tier[i]);
+    for (unsigned i = 0; i < m->tiers; i++)
+        lane_close(&m->tier[i]);
+    for (unsigned i = 0; i < m->tiers; i++) {
+        arena_close(&m->tier[i].arena);
+        m->tier[i].backend->close(m->tier[i].unit);
+    }
+    m->tiers = 0;
+    free(m->backend);
+    m->backend = NULL;
+}
