@@ -19,6 +19,9 @@
  * Read on top to bottom: arguments, data, memory, model, forward, backward,
  * a gradient check, progress, main. The arithmetic is in gpt_kernels.h.
  */
+#define _DEFAULT_SOURCE
+
+#include <dirent.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdarg.h>
@@ -28,7 +31,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <dirent.h>
 #include <terrace.h>
 
 #include "gpt_kernels.h"
@@ -434,7 +436,7 @@ static void model_create(model *g)
     for (size_t l = 0; l < (size_t)c->layers; l++)
         layer_create(g, l);
     parameter_create(g, &g->norm, 1, g->width, 0.0f, NULL);
-    parameter_create(g, &g->head, g->width, BYTES, 0.005f, NULL);
+    parameter_create(g, &g->head, g->width, BYTES, c->check_gradients ? 0.2f : 0.005f, NULL);
     model_link(g);
     model_scratch(g);
 }
@@ -1009,7 +1011,7 @@ static void model_free(model *g)
 int main(int argc, char **argv)
 {
     model g = {.cfg = {.layers = 8, .width = 896, .heads = 14, .context = 256, .batch = 2,
-                       .steps = 8, .seed = 1, .threads = omp_get_max_threads(), .rate = 3e-4}};
+                       .steps = 8, .seed = 1, .threads = omp_get_max_threads(), .rate = 5e-4}};
     corpus text = {NULL, 0};
     uint64_t count = 0, hash = 0xcbf29ce484222325u;
     int status = 0;

@@ -16,14 +16,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* sqrtf vectorises only if it need not set errno. */
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC optimize("no-math-errno")
-#endif
-
 #ifdef _OPENMP
 #include <omp.h>
 #else
+#pragma GCC diagnostic ignored "-Wunknown-pragmas"
 static inline int omp_get_max_threads(void) { return 1; }
 static inline int omp_get_thread_num(void) { return 0; }
 static inline void omp_set_num_threads(int n) { (void)n; }
@@ -229,8 +225,23 @@ static void gelu_backward(float *dx, const float *x, size_t n)
     }
 }
 
-/* One step of Adam; `rate` already holds both bias corrections of `epsilon`'s
- * formulation: w -= rate * m / (sqrt(v * unbias) + epsilon). */
+/* The square root of a number not negative, to about 2 units in the last place:
+ * sqrtf, which may set errno, does not vectorise. */
+static inline float root(float x)
+{
+    float y;
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    bits = 0x5f3759dfu - (bits >> 1); /* 1 / sqrt(x) within 4 %, then Newton's steps */
+    memcpy(&y, &bits, sizeof y);
+    y *= 1.5f - 0.5f * x * y * y;
+    y *= 1.5f - 0.5f * x * y * y;
+    y *= 1.5f - 0.5f * x * y * y;
+    return x * y;
+}
+
+/* One step of Adam; `rate` holds the bias correction of m, `unbias` that of v:
+ * w -= rate * m / (sqrt(v * unbias) + epsilon). */
 static void adam(float *w, float *m, float *v, const float *g, size_t n, float rate, float unbias)
 {
     const float b1 = 0.9f, b2 = 0.95f, epsilon = 1e-8f;
@@ -238,7 +249,7 @@ static void adam(float *w, float *m, float *v, const float *g, size_t n, float r
     for (size_t i = 0; i < n; i++) {
         m[i] = b1 * m[i] + (1.0f - b1) * g[i];
         v[i] = b2 * v[i] + (1.0f - b2) * g[i] * g[i];
-        w[i] -= rate * m[i] / (sqrtf(v[i] * unbias) + epsilon);
+        w[i] -= rate * m[i] / (root(v[i] * unbias) + epsilon);
     }
 }
 
@@ -305,13 +316,25 @@ static void norm_backward(float *dx, float *dgain, const float *dy, const float 
 
 /* ---- softmax and cross entropy ----------------------------------------- */
 
-/* Turns n scores into e^(score - max); returns log of their sum, plus max. */
+static float row_max(const float *x, size_t n)
+{
+    float lanes[16], top = x[0];
+    for (int l = 0; l < 16; l++)
+        lanes[l] = top;
+    for (size_t j = 0; j + 16 <= n; j += 16)
+        for (size_t l = 0; l < 16; l++)
+            lanes[l] = x[j + l] > lanes[l] ? x[j + l] : lanes[l];
+    for (size_t j = n - n % 16; j < n; j++)
+        top = x[j] > top ? x[j] : top;
+    for (int l = 0; l < 16; l++)
+        top = lanes[l] > top ? lanes[l] : top;
+    return top;
+}
+
+/* Turns n scores into probabilities; returns log(sum of e^score). */
 static float softmax_row(float *x, size_t n)
 {
-    float top = x[0], sum = 0.0f;
-#pragma omp simd reduction(max : top)
-    for (size_t j = 0; j < n; j++)
-        top = x[j] > top ? x[j] : top;
+    float top = row_max(x, n), sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
     for (size_t j = 0; j < n; j++) {
         x[j] = exp_fast(x[j] - top);
