@@ -8,6 +8,7 @@
 #include "options.h"
 
 #include <ctype.h>
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,11 +17,12 @@
 #include <unistd.h>
 
 #include "error.h"
+#include "nearest.h"
 
 #define PREFIX "TERRACE_"
 #define FAMILY "LIMIT_"
 
-enum { NAME_MAX_LENGTH = 63 };
+enum { NAME_MAX_LENGTH = NEAREST_LENGTH };
 
 enum kind { CHOICE, BOOL, SIZE, TEXT, PATHS };
 enum status { HERE, LATER };
@@ -351,54 +353,23 @@ static int take_limit(struct options *o, const struct setting *s)
 
 /* ---- names that are not known -------------------------------------------- */
 
-static unsigned least(unsigned a, unsigned b)
-{
-    return a < b ? a : b;
-}
-
-/* How many letters were left out, added, changed, or swapped with their
- * neighbour to make b of a. Neither is longer than NAME_MAX_LENGTH. */
-static unsigned distance(const char *a, const char *b)
-{
-    unsigned row[3][NAME_MAX_LENGTH + 1];
-    unsigned *before = row[0], *last = row[1], *now = row[2];
-    size_t la = strlen(a), lb = strlen(b);
-    for (unsigned j = 0; j <= lb; j++)
-        last[j] = j;
-    for (size_t i = 1; i <= la; i++) {
-        now[0] = (unsigned)i;
-        for (size_t j = 1; j <= lb; j++) {
-            now[j] = least(least(last[j], now[j - 1]) + 1, last[j - 1] + (a[i - 1] != b[j - 1]));
-            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
-                now[j] = least(now[j], before[j - 2] + 1);
-        }
-        unsigned *oldest = before;
-        before = last;
-        last = now;
-        now = oldest;
-    }
-    return last[lb];
-}
-
 /* The known name nearest to `name`, or false if none is near. */
 static bool nearest(const char *name, char best[NAME_MAX_LENGTH + 1])
 {
-    unsigned least_distance = 2 + (unsigned)strlen(name) / 4; /* further is a guess */
-    bool found = false;
+    unsigned least = UINT_MAX;
     for (int i = 0; i < OPT_COUNT + LIMIT_KINDS; i++) {
         char known[NAME_MAX_LENGTH + 1];
         if (i < OPT_COUNT)
             snprintf(known, sizeof known, "%s", table[i].name);
         else
             snprintf(known, sizeof known, FAMILY "%s", limit_kinds[i - OPT_COUNT]);
-        unsigned d = distance(name, known);
-        if (d < least_distance) {
-            least_distance = d;
-            found = true;
+        unsigned distance = nearest_distance(name, known);
+        if (distance < least) {
+            least = distance;
             memcpy(best, known, sizeof known);
         }
     }
-    return found;
+    return nearest_is_near(name, least);
 }
 
 /* "TERRACE_LIMT_NUMA is not known; did you mean TERRACE_LIMIT_NUMA?" */
@@ -437,7 +408,7 @@ static int warn_limit_kind(struct options *o, const struct setting *s, size_t ki
         if (!strcmp(kind.name + strlen(FAMILY), limit_kinds[i]))
             return 0;
     char best[NAME_MAX_LENGTH + 1];
-    if (!nearest(kind.name, best) || distance(kind.name, best) > 1)
+    if (!nearest(kind.name, best) || nearest_distance(kind.name, best) > 1)
         return 0;
     return warn_unknown(o, &kind);
 }
