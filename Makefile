@@ -176,7 +176,7 @@ bench: deps-bench
 
 # ---- packages --------------------------------------------------------------
 
-BUILD_PACKAGES = gcc make pkg-config libc6-dev liburing-dev libnuma-dev libxxhash-dev libsodium-dev
+BUILD_PACKAGES = gcc make pkg-config libc6-dev liburing-dev libnuma-dev libxxhash-dev libsodium-dev libbsd-dev
 CHECK_PACKAGES = g++ libcriterion-dev
 LINT_PACKAGES = clang clang-tidy cppcheck
 BENCH_PACKAGES = fio jq python3

@@ -1,0 +1,239 @@
+/* simdisk.h - a simulated disk tier for tests of the core, "simdisk:0".
+ *
+ * Its blocks are host memory. It is a disk whose every move a test controls:
+ * it can be held (nothing completes until it is let go), fail the Nth read or
+ * write, flip a bit on the way back, be full, and count what it was asked.
+ * A test program that includes this file has the tier in every manager it
+ * opens; name the tiers wanted in TERRACE_TIERS ("numa:0,simdisk:0").
+ * Nothing here is hardware. */
+#ifndef TERRACE_TESTS_SIMDISK_H
+#define TERRACE_TESTS_SIMDISK_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "terrace_backend.h"
+
+enum { SIMDISK_CHUNK = 64 << 10, SIMDISK_DEPTH = 16 };
+
+struct simdisk {
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    terrace_io *queue[SIMDISK_DEPTH];
+    unsigned queued;
+    bool woken;
+    bool held;              /* nothing completes */
+    bool refuse;            /* submit fails */
+    int fail_read, fail_write; /* fail the Nth from now (1: the next); 0: none */
+    int fail_all_writes, fail_all_reads;
+    int flip;               /* flip a bit of the Nth read from now */
+    uint64_t blocks;        /* bytes that commit gives at most; 0: no end */
+    uint64_t committed;
+    uint64_t boundary;      /* io_boundary to announce */
+    unsigned reads, writes; /* pieces asked for */
+    uint64_t read_bytes, written_bytes;
+    char order[4096];       /* 'r' and 'w' in the order of submission */
+};
+
+static struct simdisk simdisk = {.lock = PTHREAD_MUTEX_INITIALIZER,
+                                 .changed = PTHREAD_COND_INITIALIZER};
+static const terrace_host *simdisk_host;
+
+static int simdisk_count(const terrace_host *host)
+{
+    (void)host;
+    return 1;
+}
+
+static int simdisk_open(const terrace_host *host, int index, terrace_unit_info *info, void **unit)
+{
+    (void)index;
+    simdisk_host = host;
+    info->capacity = 4ull << 30;
+    snprintf(info->capacity_reason, sizeof info->capacity_reason, "simulated");
+    info->page = 4096;
+    info->granule = 2 << 20;
+    info->io_chunk = SIMDISK_CHUNK;
+    info->io_depth = SIMDISK_DEPTH;
+    info->io_boundary = simdisk.boundary;
+    snprintf(info->location, sizeof info->location, "simulated disk in memory");
+    snprintf(info->engine, sizeof info->engine, "simulated");
+    *unit = &simdisk;
+    return 0;
+}
+
+static void simdisk_close(void *unit)
+{
+    (void)unit;
+}
+
+static int simdisk_reserve(void *unit, uint64_t bytes, unsigned flags, uint64_t *base)
+{
+    (void)unit, (void)flags;
+    void *p = mmap(NULL, bytes + (2 << 20), PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED)
+        return -TERRACE_ENOMEM;
+    *base = ((uint64_t)(uintptr_t)p + (2 << 20) - 1) & ~(uint64_t)((2 << 20) - 1);
+    return 0;
+}
+
+static void simdisk_release(void *unit, uint64_t base, uint64_t bytes)
+{
+    (void)unit;
+    munmap((void *)(uintptr_t)base, bytes);
+}
+
+static int simdisk_commit(void *unit, uint64_t address, uint64_t bytes)
+{
+    (void)unit, (void)address;
+    if (simdisk.blocks && simdisk.committed + bytes > simdisk.blocks)
+        return simdisk_host->fail(simdisk_host->context, -TERRACE_ENOSPC,
+                                  "the simulated disk is full");
+    simdisk.committed += bytes;
+    return 0;
+}
+
+static void simdisk_decommit(void *unit, uint64_t address, uint64_t bytes)
+{
+    (void)unit;
+    simdisk.committed -= bytes;
+    madvise((void *)(uintptr_t)address, bytes, MADV_DONTNEED);
+}
+
+static int simdisk_submit(void *unit, terrace_io *const *list, unsigned n)
+{
+    (void)unit;
+    unsigned i;
+    pthread_mutex_lock(&simdisk.lock);
+    bool refuse = simdisk.refuse;
+    for (i = 0; !refuse && i < n && simdisk.queued < SIMDISK_DEPTH; i++) {
+        unsigned at = simdisk.reads + simdisk.writes;
+        bool read = list[i]->op == TERRACE_IO_READ;
+        simdisk.queue[simdisk.queued++] = list[i];
+        if (at < sizeof simdisk.order - 1)
+            simdisk.order[at] = read ? 'r' : 'w';
+        simdisk.reads += read;
+        simdisk.writes += !read;
+    }
+    pthread_mutex_unlock(&simdisk.lock);
+    return refuse ? -TERRACE_EDEVICE : (int)i;
+}
+
+static bool simdisk_nth(int *counter)
+{
+    return *counter > 0 && --*counter == 0;
+}
+
+static void simdisk_copy(terrace_io *io)
+{
+    void *block = (void *)(uintptr_t)io->address;
+    io->result = 0;
+    if (io->op == TERRACE_IO_WRITE) {
+        if (simdisk_nth(&simdisk.fail_write) || simdisk.fail_all_writes)
+            io->result = simdisk.fail_all_writes ? simdisk.fail_all_writes : -TERRACE_EIO;
+        else
+            memcpy(block, io->host, io->bytes);
+        simdisk.written_bytes += io->bytes;
+    } else {
+        memcpy(io->host, block, io->bytes);
+        if (simdisk_nth(&simdisk.flip))
+            ((unsigned char *)io->host)[io->bytes / 2] ^= 1;
+        if (simdisk_nth(&simdisk.fail_read) || simdisk.fail_all_reads)
+            io->result = -TERRACE_EIO;
+        simdisk.read_bytes += io->bytes;
+    }
+}
+
+static int simdisk_wait(void *unit, terrace_io **done, unsigned max, int64_t timeout_ns)
+{
+    (void)unit;
+    (void)timeout_ns; /* the core waits without limit */
+    unsigned n = 0;
+    pthread_mutex_lock(&simdisk.lock);
+    while (!simdisk.woken && (simdisk.held || simdisk.queued == 0))
+        pthread_cond_wait(&simdisk.changed, &simdisk.lock);
+    simdisk.woken = false;
+    while (!simdisk.held && simdisk.queued && n < max) {
+        done[n] = simdisk.queue[0];
+        simdisk_copy(done[n++]);
+        memmove(simdisk.queue, simdisk.queue + 1, --simdisk.queued * sizeof simdisk.queue[0]);
+    }
+    pthread_mutex_unlock(&simdisk.lock);
+    return (int)n;
+}
+
+static void simdisk_wake(void *unit)
+{
+    (void)unit;
+    pthread_mutex_lock(&simdisk.lock);
+    simdisk.woken = true;
+    pthread_cond_signal(&simdisk.changed);
+    pthread_mutex_unlock(&simdisk.lock);
+}
+
+static void simdisk_explain(void *unit, const terrace_io *io, char *buf, size_t len)
+{
+    (void)unit;
+    snprintf(buf, len, "%s %zu bytes of the simulated disk%s",
+             io->op == TERRACE_IO_READ ? "reading" : "writing", io->bytes,
+             io->result ? ": simulated failure" : "");
+}
+
+static const terrace_backend simdisk_backend = {
+    .abi = TERRACE_BACKEND_ABI,
+    .size = sizeof(terrace_backend),
+    .name = "simdisk",
+    .tier_class = TERRACE_CLASS_DISK,
+    .count = simdisk_count,
+    .open = simdisk_open,
+    .close = simdisk_close,
+    .reserve = simdisk_reserve,
+    .release = simdisk_release,
+    .commit = simdisk_commit,
+    .decommit = simdisk_decommit,
+    .submit = simdisk_submit,
+    .wait = simdisk_wait,
+    .wake = simdisk_wake,
+    .explain = simdisk_explain,
+};
+TERRACE_BACKEND_BUILTIN(simdisk_backend);
+
+/* ---- what tests do with it --------------------------------------------- */
+
+static inline void simdisk_hold(void)
+{
+    pthread_mutex_lock(&simdisk.lock);
+    simdisk.held = true;
+    pthread_mutex_unlock(&simdisk.lock);
+}
+
+static inline void simdisk_let_go(void)
+{
+    pthread_mutex_lock(&simdisk.lock);
+    simdisk.held = false;
+    pthread_cond_signal(&simdisk.changed);
+    pthread_mutex_unlock(&simdisk.lock);
+}
+
+/* Waits until `n` pieces lie in the queue of the held disk; false after 5 s. */
+static inline bool simdisk_await_queued(unsigned n)
+{
+    for (int i = 0; i < 5000; i++) {
+        pthread_mutex_lock(&simdisk.lock);
+        bool there = simdisk.queued >= n;
+        pthread_mutex_unlock(&simdisk.lock);
+        if (there)
+            return true;
+        usleep(1000);
+    }
+    return false;
+}
+
+#endif
