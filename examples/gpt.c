@@ -12,7 +12,8 @@
  *   weights, moments  always; updated in the backward pass, matrix by matrix
  *   gradients         from the product that makes them to the Adam update that
  *                     uses them up, so one set serves all layers
- *   activations       from a layer's forward pass to its backward pass
+ *   activations       from a layer's forward pass to its backward pass; then
+ *                     their tensors are destroyed: dead bytes are never written
  *   scratch           plain malloc: twelve numbers per token and unit of width,
  *                     and the matrix product's packing buffers
  *
@@ -308,7 +309,8 @@ typedef struct model {
     layer *layers;
     parameter token, position, norm, head;
     terrace_tensor *layer_gradients[PER_LAYER];
-    size_t weights, tensor_bytes, scratch_bytes;
+    size_t weights, scratch_bytes;
+    size_t tensor_bytes, most_bytes; /* in tensors when all are there: expected, found */
 
     int *inputs, *targets;
     double *losses;
@@ -332,8 +334,14 @@ static terrace_tensor *tensor(model *g, size_t count, int role, const char *labe
     snprintf(name, sizeof name, "%s%s", label, suffix);
     terrace_tensor_attr attr = {.size = sizeof attr, .label = name, .role = role};
     check(terrace_tensor_create(g->m, count * sizeof(float), &attr, &t), name);
-    g->tensor_bytes += count * sizeof(float);
     return t;
+}
+
+static terrace_statistics statistics(const model *g)
+{
+    terrace_statistics s = {.size = sizeof s};
+    check(terrace_stats(g->m, &s), "statistics");
+    return s;
 }
 
 /* `gradient`: where it goes, or NULL for one of the parameter's own. */
@@ -351,15 +359,21 @@ static void parameter_create(model *g, parameter *p, size_t in, size_t out, floa
     g->weights += n;
 }
 
+/* The backward pass is done with what was kept: it costs no write any more. */
+static void kept_destroy(model *g, size_t l, int first, int last)
+{
+    for (int i = first; i <= last; i++) {
+        terrace_tensor_destroy(g->layers[l].kept[i]);
+        g->layers[l].kept[i] = NULL;
+    }
+}
+
 static void layer_create(model *g, size_t l)
 {
     static const char *const names[PER_LAYER] = {"attn/norm", "attn/w_qkv", "attn/w_out",
                                                  "mlp/norm",  "mlp/w_in",   "mlp/w_out"};
-    static const char *const kept[KEPT] = {"attn/in", "attn/qkv", "attn/mixed",
-                                           "attn/logs", "mlp/in", "mlp/hidden"};
     size_t w = g->width;
     size_t shape[PER_LAYER][2] = {{1, w}, {w, 3 * w}, {w, w}, {1, w}, {w, 4 * w}, {4 * w, w}};
-    size_t sizes[KEPT] = {w, 3 * w, w, (size_t)g->cfg.heads, w, 4 * w};
     float out = 0.02f / sqrtf(2.0f * (float)g->cfg.layers); /* into the residual stream */
     float deviation[PER_LAYER] = {0.0f, 0.02f, out, 0.0f, 0.02f, out};
     if (g->cfg.check_gradients) /* larger, so that no gradient is lost in rounding */
@@ -372,11 +386,22 @@ static void layer_create(model *g, size_t l)
                 tensor(g, shape[i][0] * shape[i][1], TERRACE_ROLE_GRADIENT, "gradients/", names[i]);
         parameter_create(g, p, shape[i][0], shape[i][1], deviation[i], g->layer_gradients[i]);
     }
-    for (int i = 0; i < KEPT; i++) {
+}
+
+/* Creates what the forward pass of layer l keeps from `first` to `last`, and
+ * adds it to the list of what it needs, to be written from end to end. */
+static void kept_create(model *g, hold *h, size_t l, int first, int last)
+{
+    static const char *const names[KEPT] = {"attn/in",   "attn/qkv", "attn/mixed",
+                                            "attn/logs", "mlp/in",   "mlp/hidden"};
+    size_t w = g->width, sizes[KEPT] = {w, 3 * w, w, (size_t)g->cfg.heads, w, 4 * w};
+    for (int i = first; i <= last; i++) {
         char label[48];
+        kept_destroy(g, l, i, i);
         snprintf(label, sizeof label, "layers/%zu/kept/", l);
         g->layers[l].kept[i] =
-            tensor(g, g->tokens * sizes[i], TERRACE_ROLE_ACTIVATION, label, kept[i]);
+            tensor(g, g->tokens * sizes[i], TERRACE_ROLE_ACTIVATION, label, names[i]);
+        hold_add(h, g->layers[l].kept[i], g->host, TERRACE_OVERWRITE);
     }
 }
 
@@ -439,6 +464,10 @@ static void model_create(model *g)
     parameter_create(g, &g->head, g->width, BYTES, c->check_gradients ? 0.2f : 0.005f, NULL);
     model_link(g);
     model_scratch(g);
+
+    terrace_statistics s = statistics(g);
+    size_t kept = (10 * g->width + (size_t)c->heads) * g->tokens * (size_t)c->layers;
+    g->tensor_bytes = s.tensor_bytes + kept * sizeof(float);
 }
 
 /* Calls f for every parameter, always in the same order. */
@@ -517,8 +546,7 @@ static void attention_block_forward(model *g, size_t l)
     hold_add(&in, y->p[QKV].weight, g->host, TERRACE_READ);
     hold_add(&in, y->p[PROJECT].weight, g->host, TERRACE_READ);
     hold_acquire(&in);
-    for (int i = IN; i <= LOGS; i++)
-        hold_add(&out, y->kept[i], g->host, TERRACE_OVERWRITE);
+    kept_create(g, &out, l, IN, LOGS);
     hold_acquire(&out);
     prefetch(g, y->p[UP].weight);
     prefetch(g, y->p[DOWN].weight);
@@ -544,8 +572,7 @@ static void mlp_block_forward(model *g, size_t l)
     hold_add(&in, y->p[UP].weight, g->host, TERRACE_READ);
     hold_add(&in, y->p[DOWN].weight, g->host, TERRACE_READ);
     hold_acquire(&in);
-    hold_add(&out, y->kept[MIDDLE], g->host, TERRACE_OVERWRITE);
-    hold_add(&out, y->kept[HIDDEN], g->host, TERRACE_OVERWRITE);
+    kept_create(g, &out, l, MIDDLE, HIDDEN);
     hold_acquire(&out);
     if (l + 1 < (size_t)g->cfg.layers) {
         prefetch(g, y[1].p[QKV].weight);
@@ -587,6 +614,7 @@ static double forward(model *g)
         attention_block_forward(g, l);
         mlp_block_forward(g, l);
     }
+    g->most_bytes = statistics(g).tensor_bytes;
     return head_forward(g);
 }
 
@@ -677,6 +705,7 @@ static void mlp_block_backward(model *g, size_t l)
     linear_backward(g, &y->p[UP], g->normed, g->dwide, g->back);
     gain_backward(g, &y->p[NORM_2], middle, g->back, g->dx);
     hold_release(&h);
+    kept_destroy(g, l, MIDDLE, HIDDEN);
 }
 
 static void attention_block_backward(model *g, size_t l)
@@ -698,6 +727,7 @@ static void attention_block_backward(model *g, size_t l)
     linear_backward(g, &y->p[QKV], g->normed, g->dwide, g->back);
     gain_backward(g, &y->p[NORM_1], hold_at(&h, IN), g->back, g->dx);
     hold_release(&h);
+    kept_destroy(g, l, IN, LOGS);
 }
 
 /* The gradient of an embedding table: row `which(i)` collects dx's row i. A
@@ -835,13 +865,6 @@ static tier_sum tier_class(const model *g, const char *tier_class)
     return sum;
 }
 
-static terrace_statistics statistics(const model *g)
-{
-    terrace_statistics s = {.size = sizeof s};
-    check(terrace_stats(g->m, &s), "statistics");
-    return s;
-}
-
 static void progress(const model *g, long step, const record *r)
 {
     int tty = isatty(STDOUT_FILENO);
@@ -938,7 +961,7 @@ static void json_write(const model *g, const record *r, uint64_t hash)
     json_number(f, "weights", g->weights);
     json_number(f, "tokens_per_step", g->tokens);
     json_number(f, "threads", (uint64_t)g->attention.threads);
-    json_number(f, "working_set_bytes", g->tensor_bytes);
+    json_number(f, "working_set_bytes", g->most_bytes);
     json_number(f, "scratch_bytes", g->scratch_bytes);
     json_number(f, "peak_rss_bytes", (uint64_t)usage.ru_maxrss * 1024);
     json_number(f, "host_limit_bytes", host.limit);
