@@ -170,9 +170,65 @@ check-gpu bench-gpu:
 ##: bench         measure; the figures stand next to those of other ways
 bench: deps-bench
 	$(MAKE) all
-	BUILD=$(BUILD) bench/run.sh
+	BUILD=$(BUILD) python3 bench/run.py
 
 ##: bench-gpu     measure on a device
+
+# ---- read, install, ship ---------------------------------------------------
+
+##: docs          renew the tables in README.md
+docs: $(COMMAND)
+	$(COMMAND) help --fill readme < README.md > $(BUILD)/README.md
+	cmp -s $(BUILD)/README.md README.md || cp $(BUILD)/README.md README.md
+
+##: lint          gcc and clang with warnings as errors, clang-tidy, cppcheck, headers, layers
+lint: deps-lint
+	$(MAKE) objects BUILD=build/lint-gcc CC=gcc WERROR=-Werror
+	$(MAKE) objects BUILD=build/lint-clang CC=clang WERROR="-Werror -Wno-unknown-pragmas" \
+	    gpt_CFLAGS="-O3 -march=native"
+	$(MAKE) --no-print-directory tidy cppcheck
+	tests/check_headers.sh
+	tests/check_layers.sh
+
+LINT_SRC = $(wildcard lib/*.c offload/*.c lib/cli/*.c examples/*.c bench/*.c)
+tidy:
+	clang-tidy --quiet --warnings-as-errors='*' $(LINT_SRC) -- -std=gnu11 $(CPPFLAGS)
+
+cppcheck:
+	cppcheck --quiet --error-exitcode=1 --std=c11 --enable=warning,performance,portability \
+	    --inline-suppr --suppressions-list=.cppcheck -D__linux__ $(CPPCHECK_FLAGS) \
+	    -Iinclude -Ilib $(LINT_SRC)
+
+install_dirs = $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(INCLUDEDIR) \
+               $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(MANDIR)/man3
+
+##: install       library, headers, command, man pages, pkg-config file
+install: library $(COMMAND) $(MAN)
+	install -d $(install_dirs)
+	install -m 755 $(LIBRARY) $(DESTDIR)$(LIBDIR)
+	ln -sf libterrace.so.$(VERSION) $(DESTDIR)$(LIBDIR)/libterrace.so.$(SOVERSION)
+	ln -sf libterrace.so.$(VERSION) $(DESTDIR)$(LIBDIR)/libterrace.so
+	install -m 644 $(HEADERS) $(DESTDIR)$(INCLUDEDIR)
+	install -m 755 $(COMMAND) $(DESTDIR)$(BINDIR)
+	install -m 644 $(BUILD)/man/terrace.1 $(DESTDIR)$(MANDIR)/man1
+	install -m 644 $(BUILD)/man/terrace.3 $(DESTDIR)$(MANDIR)/man3
+	$(call fill_pc,$(PREFIX),$(LIBDIR),$(INCLUDEDIR)) > $(DESTDIR)$(LIBDIR)/pkgconfig/terrace.pc
+	[ -n "$(DESTDIR)" ] || [ "$$(id -u)" -ne 0 ] || ldconfig
+
+##: uninstall     remove what install put there
+uninstall:
+	rm -f $(DESTDIR)$(LIBDIR)/libterrace.so $(DESTDIR)$(LIBDIR)/libterrace.so.$(SOVERSION) \
+	    $(DESTDIR)$(LIBDIR)/libterrace.so.$(VERSION) $(DESTDIR)$(LIBDIR)/pkgconfig/terrace.pc \
+	    $(HEADERS:include/%=$(DESTDIR)$(INCLUDEDIR)/%) $(DESTDIR)$(BINDIR)/terrace \
+	    $(DESTDIR)$(MANDIR)/man1/terrace.1 $(DESTDIR)$(MANDIR)/man3/terrace.3
+
+DIST = terrace-$(VERSION)
+
+##: dist          a tar of the last commit in build/
+dist:
+	@mkdir -p $(BUILD)
+	git archive --prefix=$(DIST)/ HEAD | gzip -9n > $(BUILD)/$(DIST).tar.gz
+	@echo $(BUILD)/$(DIST).tar.gz
 
 # ---- packages --------------------------------------------------------------
 
@@ -203,6 +259,6 @@ help:
 
 FORCE:
 .PHONY: all library programs objects demo check check-asan check-tsan run-tests check-gpu \
-        bench bench-gpu deps deps-build deps-check deps-lint deps-bench clean help FORCE
+        bench bench-gpu docs lint tidy cppcheck install uninstall dist deps deps-build deps-check deps-lint deps-bench clean help FORCE
 
 -include $(OBJECTS:.o=.d)

@@ -1,0 +1,45 @@
+/* cli.h - what the files of the command share.
+ * May call: terrace.h, libc. */
+#ifndef TERRACE_CLI_H
+#define TERRACE_CLI_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "terrace.h"
+
+/* Exit statuses of the command. */
+enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
+
+/* Says "terrace: WHAT: why", from terrace_last_error(); returns EXIT_FAILED. */
+int cli_failed(const char *what);
+
+/* ---- info.c ---- */
+
+int info_run(int argc, char **argv);
+
+/* ---- measure.c ---- */
+
+/* Bytes per second into and out of a tier; 0: not measured. */
+struct bandwidth {
+    double write, read;
+    const char *why_not; /* NULL if measured */
+};
+
+/* Writes and reads tensors through the public API, at most a few hundred MiB
+ * and a quarter of what is free in a budget. 0 or a negative TERRACE_E... */
+int measure_tier(terrace *m, terrace_tier tier, struct bandwidth *out);
+
+/* ---- docs.c: texts made from options.def and the list of errors ---- */
+
+enum docs_format { DOCS_TEXT, DOCS_MAN, DOCS_README };
+
+void docs_options(enum docs_format format, FILE *out);
+void docs_errors(enum docs_format format, FILE *out);
+
+/* Copies in to out; what stands between a line with "generated: options" (or
+ * errors) and the next with "end of generated" is made anew. */
+int docs_fill(enum docs_format format, FILE *in, FILE *out);
+
+#endif

@@ -1,0 +1,178 @@
+/* info.c - `terrace info`: the tiers a manager has here.
+ *
+ * First everything is found out, then it is shown, as text or as JSON. */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli.h"
+
+enum { MAX_TIERS = 64 };
+
+struct tier_info {
+    terrace_tier_statistics stats;
+    struct bandwidth bandwidth;
+};
+
+/* ---- finding out --------------------------------------------------------- */
+
+static int count_tiers(terrace *m, struct tier_info *tiers)
+{
+    int n = 0;
+    for (; n < MAX_TIERS; n++) {
+        tiers[n].stats.size = sizeof tiers[n].stats;
+        if (terrace_tier_stats(m, n, &tiers[n].stats))
+            break;
+    }
+    return n;
+}
+
+static int measure_all(terrace *m, struct tier_info *tiers, int n)
+{
+    for (int i = 0; i < n; i++)
+        if (measure_tier(m, i, &tiers[i].bandwidth))
+            return cli_failed("measuring");
+    return EXIT_OK;
+}
+
+/* ---- as text ------------------------------------------------------------- */
+
+static void size_text(uint64_t bytes, char *buf, size_t len)
+{
+    static const char *const unit[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
+    double value = (double)bytes;
+    int u = 0;
+    for (; value >= 1024 && u < 6; u++)
+        value /= 1024;
+    snprintf(buf, len, "%.*f %s", u ? 1 : 0, value, unit[u]);
+}
+
+/* A figure and the reason for it, where there is one. */
+static void line(const char *key, const char *value, const char *why)
+{
+    bool has_reason = why && *why;
+    printf("    %-10s %s%s%s%s\n", key, value, has_reason ? " (" : "", has_reason ? why : "",
+           has_reason ? ")" : "");
+}
+
+static void show_bandwidth(const struct bandwidth *b)
+{
+    char text[80];
+    if (b->why_not) {
+        line("bandwidth", "not measured", b->why_not);
+        return;
+    }
+    snprintf(text, sizeof text, "write %.2f GB/s, read %.2f GB/s", b->write / 1e9, b->read / 1e9);
+    line("bandwidth", text, NULL);
+}
+
+static void show_text(const struct tier_info *tiers, int n, bool measured)
+{
+    printf("terrace %s\n", terrace_version());
+    for (int i = 0; i < n; i++) {
+        const terrace_tier_statistics *t = &tiers[i].stats;
+        char limit[32];
+        size_text(t->limit, limit, sizeof limit);
+        printf("\n%s\n", t->name);
+        line("class", t->tier_class, NULL);
+        line("location", t->location, NULL);
+        line("budget", limit, t->limit_reason);
+        line("engine", t->engine, t->engine_reason);
+        if (measured)
+            show_bandwidth(&tiers[i].bandwidth);
+    }
+}
+
+/* ---- as JSON ------------------------------------------------------------- */
+
+static void json_string(const char *key, const char *text)
+{
+    printf("\"%s\":\"", key);
+    for (const char *c = text; *c; c++) {
+        if (*c == '"' || *c == '\\')
+            printf("\\%c", *c);
+        else if ((unsigned char)*c < ' ')
+            printf("\\u%04x", (unsigned)*c);
+        else
+            putchar(*c);
+    }
+    putchar('"');
+}
+
+static void json_pair(const char *key, const char *text)
+{
+    json_string(key, text ? text : "");
+    putchar(',');
+}
+
+static void json_bandwidth(const struct bandwidth *b)
+{
+    if (b->why_not) {
+        putchar(',');
+        json_string("not_measured", b->why_not);
+    } else {
+        printf(",\"write_bytes_per_second\":%.0f,\"read_bytes_per_second\":%.0f", b->write,
+               b->read);
+    }
+}
+
+static void show_json(const struct tier_info *tiers, int n, bool measured)
+{
+    putchar('{');
+    json_pair("version", terrace_version());
+    fputs("\"tiers\":[", stdout);
+    for (int i = 0; i < n; i++) {
+        const terrace_tier_statistics *t = &tiers[i].stats;
+        fputs(i ? ",\n{" : "\n{", stdout);
+        json_pair("name", t->name);
+        json_pair("kind", t->kind);
+        json_pair("class", t->tier_class);
+        json_pair("location", t->location);
+        json_pair("engine", t->engine);
+        json_pair("engine_reason", t->engine_reason);
+        json_pair("limit_reason", t->limit_reason);
+        printf("\"limit\":%" PRIu64, t->limit);
+        if (measured)
+            json_bandwidth(&tiers[i].bandwidth);
+        putchar('}');
+    }
+    puts("\n]}");
+}
+
+/* ---- the command --------------------------------------------------------- */
+
+static int show(terrace *m, bool measured, bool json)
+{
+    struct tier_info *tiers = calloc(MAX_TIERS, sizeof *tiers);
+    if (!tiers) {
+        fputs("terrace: the host is out of memory\n", stderr);
+        return EXIT_FAILED;
+    }
+    int n = count_tiers(m, tiers);
+    int status = measured ? measure_all(m, tiers, n) : EXIT_OK;
+    if (status == EXIT_OK)
+        (json ? show_json : show_text)(tiers, n, measured);
+    free(tiers);
+    return status;
+}
+
+int info_run(int argc, char **argv)
+{
+    bool measured = false, json = false;
+    for (int i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], "--measure")) {
+            measured = true;
+        } else if (!strcmp(argv[i], "--json")) {
+            json = true;
+        } else {
+            fprintf(stderr, "terrace: info has no argument '%s'; `terrace help info`\n", argv[i]);
+            return EXIT_USAGE;
+        }
+    }
+    terrace *m;
+    if (terrace_open(&m, NULL))
+        return cli_failed("info");
+    int status = show(m, measured, json);
+    terrace_close(m);
+    return status;
+}

@@ -1,0 +1,184 @@
+/* measure.c - bandwidths of the tiers, through the public API only.
+ *
+ * A host tier: the CPU writes tensors that are there, then reads them. A disk
+ * tier: tensors written on the host are demoted to it, then brought back with
+ * read-ahead. So the figures are what a program gets, bookkeeping and
+ * pipelining included, not what the hardware could do. */
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "cli.h"
+
+#define MIB ((uint64_t)1 << 20)
+
+enum { TENSOR_MIB = 8, TENSORS = 32 };
+
+struct measurement {
+    terrace *m;
+    terrace_tier tier;
+    const char *name;
+    terrace_tensor *tensor[TENSORS];
+    int n;
+};
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+/* A line that is written over, where somebody is looking. */
+static void progress(const struct measurement *x, const char *what, int done)
+{
+    if (!isatty(STDERR_FILENO))
+        return;
+    fprintf(stderr, "\r\033[Kmeasuring %s: %s %d of %d MiB", x->name, what, done * TENSOR_MIB,
+            x->n * TENSOR_MIB);
+}
+
+static void progress_end(void)
+{
+    if (isatty(STDERR_FILENO))
+        fputs("\r\033[K", stderr);
+}
+
+/* ---- what is measured ---------------------------------------------------- */
+
+static uint64_t sum(const uint64_t *words, size_t bytes)
+{
+    uint64_t s = 0;
+    for (size_t i = 0; i < bytes / sizeof *words; i++)
+        s += words[i];
+    return s;
+}
+
+/* Keeps the reads from being left out. */
+static volatile uint64_t sink;
+
+/* Writes or reads one tensor with the CPU on a host tier. */
+static int touch(terrace_tensor *t, terrace_tier tier, unsigned mode)
+{
+    void *address;
+    int err = terrace_acquire(t, tier, mode | TERRACE_WAIT, TERRACE_HOST_SYNC, &address, NULL);
+    if (err)
+        return err;
+    if (mode == TERRACE_READ)
+        sink = sum(address, TENSOR_MIB * MIB);
+    else
+        memset(address, 0xa5, TENSOR_MIB * MIB);
+    return terrace_release(t, address, TERRACE_HOST_SYNC);
+}
+
+static int touch_all(struct measurement *x, terrace_tier tier, unsigned mode, const char *what)
+{
+    int err = 0;
+    for (int i = 0; i < x->n && !err; i++) {
+        err = touch(x->tensor[i], tier, mode);
+        progress(x, what, i + 1);
+    }
+    return err;
+}
+
+static int demote_all(struct measurement *x)
+{
+    int err = 0;
+    for (int i = 0; i < x->n && !err; i++)
+        err = terrace_demote(x->tensor[i], x->tier);
+    for (int i = 0; i < x->n && !err; i++) {
+        err = terrace_wait(x->tensor[i]);
+        progress(x, "writing", i + 1);
+    }
+    return err;
+}
+
+static int measure_host(struct measurement *x, double *write, double *read)
+{
+    int err = touch_all(x, x->tier, TERRACE_OVERWRITE, "preparing");
+    double start = now();
+    if (!err)
+        err = touch_all(x, x->tier, TERRACE_OVERWRITE, "writing");
+    *write = now() - start;
+    start = now();
+    if (!err)
+        err = touch_all(x, x->tier, TERRACE_READ, "reading");
+    *read = now() - start;
+    return err;
+}
+
+static int measure_disk(struct measurement *x, double *write, double *read)
+{
+    terrace_tier host;
+    int err = terrace_tier_find(x->m, "host", &host);
+    if (!err)
+        err = touch_all(x, host, TERRACE_OVERWRITE, "preparing");
+    double start = now();
+    if (!err)
+        err = demote_all(x);
+    *write = now() - start;
+    start = now();
+    for (int i = 0; i < x->n && !err; i++)
+        err = terrace_prefetch(x->tensor[i], host);
+    if (!err)
+        err = touch_all(x, host, TERRACE_READ, "reading");
+    *read = now() - start;
+    return err;
+}
+
+/* ---- how much ------------------------------------------------------------ */
+
+/* At most a quarter of what is free in this tier and in each host tier. */
+static int tensors_allowed(terrace *m, const terrace_tier_statistics *tier)
+{
+    uint64_t allowed = tier->limit - (tier->used < tier->limit ? tier->used : tier->limit);
+    terrace_tier_statistics s = {.size = sizeof s};
+    for (terrace_tier i = 0; !terrace_tier_stats(m, i, &s); i++) {
+        uint64_t left = s.limit - (s.used < s.limit ? s.used : s.limit);
+        if (!strcmp(s.tier_class, "host") && left < allowed)
+            allowed = left;
+    }
+    uint64_t n = allowed / 4 / (TENSOR_MIB * MIB);
+    return n < TENSORS ? (int)n : TENSORS;
+}
+
+static int create(struct measurement *x, int n)
+{
+    int err = 0;
+    while (x->n < n && !err) {
+        err = terrace_tensor_create(x->m, TENSOR_MIB * MIB, NULL, &x->tensor[x->n]);
+        x->n += !err;
+    }
+    return err;
+}
+
+int measure_tier(terrace *m, terrace_tier tier, struct bandwidth *out)
+{
+    struct bandwidth b = {0};
+    terrace_tier_statistics s = {.size = sizeof s};
+    int err = terrace_tier_stats(m, tier, &s);
+    if (err)
+        return err;
+    bool host = !strcmp(s.tier_class, "host"), disk = !strcmp(s.tier_class, "disk");
+    int n = tensors_allowed(m, &s);
+    if (!n)
+        b.why_not = "too little room: a quarter of what is free must hold 8 MiB";
+    if (!host && !disk)
+        b.why_not = "only host and disk tiers are";
+    struct measurement x = {.m = m, .tier = tier, .name = s.name};
+    if (!b.why_not) {
+        double write = 0, read = 0, bytes = (double)n * (double)(TENSOR_MIB * MIB);
+        err = create(&x, n);
+        if (!err)
+            err = host ? measure_host(&x, &write, &read) : measure_disk(&x, &write, &read);
+        b.write = bytes / write;
+        b.read = bytes / read;
+        progress_end();
+    }
+    while (x.n)
+        terrace_tensor_destroy(x.tensor[--x.n]);
+    if (!err)
+        *out = b;
+    return err;
+}

@@ -1,0 +1,164 @@
+/* terrace.c - the command: finds what was asked for and runs it. */
+#include <string.h>
+
+#include "cli.h"
+#include "nearest.h"
+
+static int help_run(int argc, char **argv);
+static int version_run(int argc, char **argv);
+
+static const struct command {
+    const char *name, *arguments, *summary, *details;
+    int (*run)(int argc, char **argv);
+} commands[] = {
+    {"info", "[--measure] [--json]", "the tiers, their budgets, and how bytes move",
+     "Opens a manager as a program would, with the settings of the environment, and\n"
+     "shows the tiers it has: what they are, their budgets and where these come from,\n"
+     "which engine moves the bytes and why that one.\n"
+     "\n"
+     "  --measure   also writes and reads up to 256 MiB per tier and shows GB/s (10^9)\n"
+     "  --json      for programs: one object, sizes in bytes, bandwidths in bytes/s\n",
+     info_run},
+    {"help", "[COMMAND|env|errors]", "this text, a command's, the settings', or the errors'",
+     "Without an argument: the list of commands.\n"
+     "  env      every setting: name, example, meaning, what is accepted\n"
+     "  errors   every error code of the library\n",
+     help_run},
+    {"version", "", "the version of command and library", "", version_run},
+};
+enum { COMMANDS = sizeof commands / sizeof *commands };
+
+int cli_failed(const char *what)
+{
+    fprintf(stderr, "terrace: %s: %s\n", what, terrace_last_error());
+    return EXIT_FAILED;
+}
+
+static void usage(FILE *out)
+{
+    fputs("usage: terrace COMMAND [ARGUMENT...]\n\n", out);
+    for (int i = 0; i < COMMANDS; i++)
+        fprintf(out, "  %-8s %-22s %s\n", commands[i].name, commands[i].arguments,
+                commands[i].summary);
+}
+
+static const struct command *command_find(const char *name)
+{
+    for (int i = 0; i < COMMANDS; i++)
+        if (!strcmp(commands[i].name, name))
+            return &commands[i];
+    return NULL;
+}
+
+/* Says that there is no such command, and which one is like it. */
+static int command_unknown(const char *name)
+{
+    const struct command *best = &commands[0];
+    for (int i = 1; i < COMMANDS; i++)
+        if (nearest_distance(name, commands[i].name) < nearest_distance(name, best->name))
+            best = &commands[i];
+    fprintf(stderr, "terrace: there is no command '%s'", name);
+    if (nearest_is_near(name, nearest_distance(name, best->name)))
+        fprintf(stderr, "; did you mean '%s'?\n", best->name);
+    else
+        fputs("; `terrace help` lists what there is\n", stderr);
+    return EXIT_USAGE;
+}
+
+/* ---- help ---------------------------------------------------------------- */
+
+static void help_env(void)
+{
+    puts("Settings are environment variables, or entries \"key=value\" of the string given\n"
+         "to terrace_open(): the same names in lower case without TERRACE_, separated by\n"
+         "newlines or ';'. Sizes are bytes, or have a suffix: 4096, 512M, 1.5GiB.\n");
+    docs_options(DOCS_TEXT, stdout);
+}
+
+static void help_errors(void)
+{
+    puts("Functions return 0 or one of these, negative; terrace_last_error() has a sentence.\n");
+    docs_errors(DOCS_TEXT, stdout);
+}
+
+/* For the build: fills the generated parts of a text on standard input. */
+static int help_fill(const char *format)
+{
+    if (!strcmp(format, "man"))
+        return docs_fill(DOCS_MAN, stdin, stdout);
+    if (!strcmp(format, "readme"))
+        return docs_fill(DOCS_README, stdin, stdout);
+    return command_unknown(format);
+}
+
+static int help_run(int argc, char **argv)
+{
+    if (argc == 3 && !strcmp(argv[1], "--fill"))
+        return help_fill(argv[2]);
+    if (argc > 2) {
+        fputs("terrace: help takes one argument at most\n", stderr);
+        return EXIT_USAGE;
+    }
+    if (argc == 1) {
+        usage(stdout);
+    } else if (!strcmp(argv[1], "env")) {
+        help_env();
+    } else if (!strcmp(argv[1], "errors")) {
+        help_errors();
+    } else {
+        const struct command *command = command_find(argv[1]);
+        if (!command)
+            return command_unknown(argv[1]);
+        printf("usage: terrace %s %s\n\n%s", command->name, command->arguments, command->details);
+    }
+    return EXIT_OK;
+}
+
+static int version_run(int argc, char **argv)
+{
+    if (argc > 1) {
+        fprintf(stderr, "terrace: version takes no argument '%s'\n", argv[1]);
+        return EXIT_USAGE;
+    }
+    if (!strcmp(terrace_version(), TERRACE_VERSION))
+        printf("terrace %s\n", TERRACE_VERSION);
+    else
+        printf("terrace %s (library %s)\n", TERRACE_VERSION, terrace_version());
+    return EXIT_OK;
+}
+
+/* ---- start --------------------------------------------------------------- */
+
+static bool is_any(const char *word, const char *a, const char *b)
+{
+    return !strcmp(word, a) || !strcmp(word, b);
+}
+
+static int dispatch(int argc, char **argv)
+{
+    if (argc < 2) {
+        usage(stderr);
+        return EXIT_USAGE;
+    }
+    if (is_any(argv[1], "--help", "-h"))
+        return help_run(1, argv);
+    if (is_any(argv[1], "--version", "-V"))
+        return version_run(1, argv);
+    const struct command *command = command_find(argv[1]);
+    if (!command)
+        return command_unknown(argv[1]);
+    if (argc == 3 && is_any(argv[2], "--help", "-h"))
+        return help_run(2, (char *[]){argv[1], argv[1], NULL});
+    return command->run(argc - 1, argv + 1);
+}
+
+/* What was not written (a full disk, a closed pipe) was not said. */
+int main(int argc, char **argv)
+{
+    int status = dispatch(argc, argv);
+    if (fflush(stdout) || ferror(stdout)) {
+        perror("terrace: standard output");
+        status = EXIT_FAILED;
+    }
+    return status;
+}
