@@ -8,7 +8,6 @@
 #include "budget.h"
 
 #include <fcntl.h>
-#include <inttypes.h>
 #include <limits.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -46,8 +45,20 @@ static FILE *open_at(const char *dir, const char *name)
     return length > 0 && (size_t)length < sizeof path ? fopen(path, "re") : NULL;
 }
 
+/* "max" is UINT64_MAX. */
+static bool parse_number(const char *text, uint64_t *out)
+{
+    char *end = NULL;
+    bool max = !strncmp(text, "max", 3);
+    unsigned long long value = max ? UINT64_MAX : strtoull(text, &end, 10);
+    if (!max && (end == text || *text == '-'))
+        return false;
+    *out = value;
+    return true;
+}
+
 /* Reads the number behind `key` at the start of a line, or the file's first
- * number with key NULL. "max" is UINT64_MAX. */
+ * number with key NULL. */
 static bool read_number(const char *dir, const char *name, const char *key, uint64_t *out)
 {
     FILE *file = open_at(dir, name);
@@ -60,10 +71,7 @@ static bool read_number(const char *dir, const char *name, const char *key, uint
         const char *value = line + skip;
         if (key && (strncmp(line, key, skip) != 0 || !strchr(" :\t", *value)))
             continue;
-        value += strspn(value, " :\t");
-        found = !strncmp(value, "max", 3) || sscanf(value, "%" SCNu64, out) == 1;
-        if (found && *value == 'm')
-            *out = UINT64_MAX;
+        found = parse_number(value + strspn(value, " :\t"), out);
     }
     fclose(file);
     return found;
@@ -145,13 +153,9 @@ static void unescape(char *text)
 {
     char *to = text;
     for (const char *c = text; *c; c++) {
-        unsigned code;
-        if (*c == '\\' && sscanf(c + 1, "%3o", &code) == 1) {
-            *to++ = (char)code;
-            c += 3;
-        } else {
-            *to++ = *c;
-        }
+        bool octal = *c == '\\' && strspn(c + 1, "01234567") >= 3;
+        *to++ = octal ? (char)((c[1] - '0') * 64 + (c[2] - '0') * 8 + c[3] - '0') : *c;
+        c += octal ? 3 : 0;
     }
     *to = 0;
 }

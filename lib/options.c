@@ -108,7 +108,7 @@ static int suffix_shift(const char *suffix)
     if (!letter)
         return -1;
     const char *rest = suffix + 1;
-    if (*rest && strcasecmp(rest, "b") && strcasecmp(rest, "ib"))
+    if (*rest && strcasecmp(rest, "b") != 0 && strcasecmp(rest, "ib") != 0)
         return -1;
     return 10 * (int)(letter - letters + 1);
 }
