@@ -139,7 +139,7 @@ typedef struct terrace_statistics {
     uint64_t tensor_bytes;     /* their bytes as asked for */
     uint64_t steps;            /* terrace_step() calls */
     uint64_t acquires;         /* successful, each entry of a list counted */
-    uint64_t hits;             /* of these: bytes were there, no waiting */
+    uint64_t hits;             /* of these: without waiting for room or bytes */
     uint64_t stall_ns;         /* time acquires spent waiting, summed over threads */
     uint64_t prefetches;       /* migrations started by a hint or NOWAIT */
     uint64_t prefetch_hits;    /* of these: finished before they were acquired */
@@ -172,6 +172,8 @@ typedef struct terrace_tier_statistics {
     uint64_t tensors;          /* tensors with a valid copy here */
     uint64_t in_bytes;         /* moved into the tier */
     uint64_t out_bytes;        /* moved out of the tier */
+    uint64_t io_chunk;         /* largest piece a transfer is cut into */
+    uint64_t io_depth;         /* most pieces in flight at once */
 } terrace_tier_statistics;
 
 /* ---- the manager ------------------------------------------------------- */

@@ -122,15 +122,16 @@ static int present_locked(struct request *q, struct entry *e, bool wait)
             return 0;
         if (c->state == COPY_FILLING && c->hollow == thread_token())
             return 0;
-        e->hit = false;
         if (c->state == COPY_ABSENT) {
             if (t->errors != errors || (q->nowait && t->error))
                 return tensor_report_locked(t);
             int r = fill_start_locked(c, e->mode, wait, false);
-            if (r)
+            if (r < 0)
                 return r == -TERRACE_EAGAIN ? not_yet(t) : r;
+            e->hit &= r == 0;
             continue;
         }
+        e->hit = false;
         if (sealing)
             t->transfer->stale = true;
         transfer_hurry_locked(t->transfer);

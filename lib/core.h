@@ -211,13 +211,14 @@ struct room {
     struct terrace_tensor *tensor; /* whose bytes need room */
     bool wait;                     /* for write-backs that make room */
     bool ahead;                    /* ahead of use: nothing else brought ahead leaves for it */
+    bool waited;                   /* out: it took waiting */
 };
 
 /* Takes memory for a tensor from a memory tier, evicting as the policy says.
  * May give up the lock while it waits. Errors: EAGAIN (room is being made, but
  * not to be waited for), EBUDGET (all is in use; the sentence names the
  * holders), what write-backs failed with, ENOMEM. */
-int room_take_locked(struct tier *tier, const struct room *want, struct grant *grant);
+int room_take_locked(struct tier *tier, struct room *want, struct grant *grant);
 
 /* ---- fill.c ---- */
 
@@ -226,7 +227,8 @@ int grant_fulfil_locked(struct tier *tier, struct grant *grant, struct extent **
 
 /* Gives the ABSENT copy memory and starts bringing the bytes; the copy is then
  * FILLING or VALID; for OVERWRITE it is FILLING and hollow, until the caller
- * has the whole acquire. May give up the lock. Errors: as room_take_locked. */
+ * has the whole acquire. May give up the lock. 1 where room took waiting, else
+ * 0. Errors: as room_take_locked. */
 int fill_start_locked(struct copy *c, unsigned mode, bool wait, bool ahead);
 
 #endif

@@ -46,8 +46,8 @@ static int fill_locked(struct copy *c, unsigned mode, bool wait, bool ahead)
     else if (c->tensor->blank)
         fill_with_zeros_locked(c);
     else
-        return transfer_fill_locked(c, ahead);
-    return 0;
+        r = transfer_fill_locked(c, ahead);
+    return r ? r : want.waited;
 }
 
 int fill_start_locked(struct copy *c, unsigned mode, bool wait, bool ahead)
@@ -57,7 +57,7 @@ int fill_start_locked(struct copy *c, unsigned mode, bool wait, bool ahead)
     c->tensor->busy++;
     int r = fill_locked(c, mode, wait, ahead);
     c->tensor->busy--;
-    if (r)
+    if (r < 0)
         copy_drop_locked(c);
     pthread_cond_broadcast(&m->changed);
     return r;

@@ -48,6 +48,8 @@ static void tier_snapshot_locked(struct tier *tier, terrace_tier_statistics *out
         .tensors = tier->tensors,
         .in_bytes = tier->in_bytes,
         .out_bytes = tier->out_bytes,
+        .io_chunk = tier->info.io_chunk,
+        .io_depth = tier->info.io_depth,
     };
     out->dirty = policy_dirty_bytes(&tier->policy) + tier->draining;
     struct copy *c;

@@ -80,7 +80,7 @@ static int out_of_victims_locked(struct tier *tier, const struct room *want, uin
     return no_room_locked(tier, want);
 }
 
-int room_take_locked(struct tier *tier, const struct room *want, struct grant *grant)
+int room_take_locked(struct tier *tier, struct room *want, struct grant *grant)
 {
     struct terrace *m = tier->manager;
     uint64_t bytes = arena_round(&tier->arena, want->tensor->bytes);
@@ -121,6 +121,7 @@ int room_take_locked(struct tier *tier, const struct room *want, struct grant *g
             r = -TERRACE_EAGAIN;
             break;
         }
+        want->waited = true;
         writebacks_hurry_locked(m);
         manager_wait(m);
     }
