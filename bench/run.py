@@ -1,0 +1,144 @@
+#!/usr/bin/env python3
+"""run.py - every benchmark, next to its peer in the same run.
+
+usage: bench/run.py [--runs N] [--quick] [--json FILE]
+
+Disk rates are ratios against fio with the same folder, block size, depth and
+file size, on a file laid out beforehand; the two are alternated, so that what
+else the machine does meets both. Medians are printed as a table, and all of it
+as JSON (to FILE, default BUILD/bench/results.json).
+"""
+import argparse
+import datetime
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+
+BUILD = os.environ.get("BUILD", "build")
+MIB = 1 << 20
+
+
+def tool(name):
+    return os.path.join(BUILD, "bench", name)
+
+
+def spill_folder():
+    for name in ("TERRACE_NVME_PATH", "TMPDIR"):
+        if os.environ.get(name):
+            return os.environ[name].split(":")[0]
+    return "/var/tmp"
+
+
+def disk_tier():
+    """The disk tier as `terrace info` sees it."""
+    out = subprocess.run([os.path.join(BUILD, "bin", "terrace"), "info", "--json"],
+                         check=True, capture_output=True, text=True).stdout
+    return next(t for t in json.loads(out)["tiers"] if t["class"] == "disk")
+
+
+def fio(kind, path, size_mib, block, depth):
+    """GB/s of one pass by fio."""
+    out = subprocess.run(
+        ["fio", "--name=peer", f"--filename={path}", f"--rw={kind}", "--direct=1",
+         "--ioengine=io_uring", f"--bs={block}", f"--iodepth={depth}", f"--size={size_mib}M",
+         "--overwrite=1", "--fallocate=none", "--output-format=json"],
+        check=True, capture_output=True, text=True).stdout
+    job = json.loads(out[out.index("{"):])["jobs"][0][kind]
+    return job["io_bytes"] / (job["runtime"] * 1e6)
+
+
+class Stream:
+    """bench/stream, which makes one measured pass whenever it is told to."""
+
+    def __init__(self, kind, size_mib, budget_mib, tensor_mib):
+        self.process = subprocess.Popen(
+            [tool("stream"), kind, str(size_mib), str(budget_mib), str(tensor_mib)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        if self.process.stdout.readline().strip() != "ready":
+            sys.exit("bench/stream did not start")
+
+    def measure(self):
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def close(self):
+        self.process.stdin.close()
+        if self.process.wait():
+            sys.exit("bench/stream failed")
+
+
+def stream(kind, runs, size_mib, block, depth, folder):
+    """One kind of pass, alternated with fio."""
+    with tempfile.NamedTemporaryFile(dir=folder, prefix="terrace-bench-") as peer:
+        fio("write", peer.name, size_mib, block, depth)
+        ours = Stream(kind, size_mib, size_mib // 8, 8)
+        rows = []
+        for i in range(runs):
+            row = {"fio_GBps": fio(kind, peer.name, size_mib, block, depth)}
+            row.update(ours.measure())
+            rows.append(row)
+            print(f"  {kind} {i + 1}/{runs}: terrace {row['GBps']:.2f} GB/s, "
+                  f"fio {row['fio_GBps']:.2f} GB/s", file=sys.stderr)
+        ours.close()
+    a = statistics.median(r["GBps"] for r in rows)
+    b = statistics.median(r["fio_GBps"] for r in rows)
+    return {"terrace_GBps": a, "fio_GBps": b, "ratio": a / b, "runs": rows}
+
+
+def latency():
+    out = subprocess.run([tool("latency")], check=True, capture_output=True, text=True,
+                         env={**os.environ, "TERRACE_TIERS": "numa"}).stdout
+    return json.loads(out)
+
+
+def machine():
+    with open("/proc/cpuinfo", encoding="ascii") as f:
+        model = re.search(r"model name\s*: (.*)", f.read())
+    with open("/proc/meminfo", encoding="ascii") as f:
+        memory = int(re.search(r"MemTotal:\s*(\d+)", f.read()).group(1)) // 1024
+    return {"date": datetime.date.today().isoformat(), "cpus": os.cpu_count(),
+            "cpu": model.group(1) if model else platform.machine(), "memory_MiB": memory,
+            "kernel": platform.release()}
+
+
+def main():
+    args = argparse.ArgumentParser(description="measure terrace next to its peers")
+    args.add_argument("--runs", type=int, default=5, help="runs of each, default 5")
+    args.add_argument("--quick", action="store_true", help="a quarter of the data, 3 runs")
+    args.add_argument("--json", default=os.path.join(BUILD, "bench", "results.json"))
+    args = args.parse_args()
+    size = 1024 if args.quick else 4096
+    runs = 3 if args.quick else args.runs
+
+    tier = disk_tier()
+    block, depth = tier["io_chunk"], tier["io_depth"]
+    result = {"machine": machine(), "disk": tier["location"], "engine": tier["engine"],
+              "block": block, "depth": depth, "size_MiB": size, "budget_MiB": size // 8,
+              "latency": latency()}
+    for kind in ("read", "write"):
+        result[kind] = stream(kind, runs, size, block, depth, spill_folder())
+    with open(args.json, "w", encoding="ascii") as f:
+        json.dump(result, f, indent=1)
+
+    m, lat = result["machine"], result["latency"]
+    print(f"\n{m['date']}, {m['cpus']} x {m['cpu']}, {m['memory_MiB']} MiB, Linux {m['kernel']}; "
+          f"{result['disk']}, {result['engine']}, {block >> 10} KiB x {depth}")
+    print(f"{'':34}{'terrace':>12}{'peer':>12}{'ratio':>9}   peer")
+    for kind in ("read", "write"):
+        r = result[kind]
+        label = f"{kind} pass, {size} MiB through {size // 8}"
+        print(f"{label:34}{r['terrace_GBps']:>7.2f} GB/s{r['fio_GBps']:>7.2f} GB/s{r['ratio']:>9.2f}"
+              f"   fio, O_DIRECT io_uring")
+    print(f"{'acquire + release, resident':34}{lat['acquire_release_ns']:>9.1f} ns"
+          f"{lat['mutex_pair_ns']:>9.1f} ns{lat['ratio']:>9.2f}   mutex lock + unlock")
+    print(f"medians of {runs}; JSON: {args.json}")
+
+
+if __name__ == "__main__":
+    main()
