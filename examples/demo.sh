@@ -12,6 +12,7 @@
 set -u
 export LC_ALL=C
 gpt=${BUILD:-build}/examples/gpt
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive} # idle threads leave their core to the I/O
 share=25 # percent of the working set
 slack=$((8 << 20)) # the kernel charges memory in batches, per processor
 work=$(mktemp -d) || exit 1

@@ -36,7 +36,7 @@ enum { VEC = 8, MR = 6, NV = 2 };
 enum { VEC = 4, MR = 4, NV = 2 };
 #endif
 enum { NR = VEC * NV };
-enum { DEPTH = 256 };                            /* most of k handled in one pass */
+enum { DEPTH = 448 };                            /* most of k handled in one pass */
 enum { TASK_ROWS = 16 * MR, TASK_COLS = 8 * NR }; /* what a thread takes at a time */
 
 typedef float vec __attribute__((vector_size(VEC * sizeof(float)), aligned(4), may_alias));
@@ -75,11 +75,14 @@ static int gemm_space_init(gemm_space *s, size_t rows, size_t cols, int parallel
     return s->a ? 0 : -1;
 }
 
-/* Copies `count` rows (of a) or columns (of b) times `k` into one panel, `width`
- * wide and padded with zeros. `across` and `along` are the source's strides. */
-static void pack_panel(float *to, const float *from, size_t across, size_t along, size_t count,
-                       size_t width, size_t k)
+/* Repacks rows `at`.. of a (or columns of b) into one panel `width` wide, padded
+ * with zeros after the last of `n`. `across` and `along` are the strides. */
+static void gemm_pack(float *to, const float *from, size_t across, size_t along, size_t at,
+                      size_t n, size_t width, size_t k)
 {
+    size_t count = smaller(width, n - at);
+    to += at * k;
+    from += at * across;
     if (across == 1 && count == width) {
         for (size_t p = 0; p < k; p++)
             memcpy(to + p * width, from + p * along, width * sizeof *to);
@@ -139,22 +142,21 @@ static void gemm_block(const gemm_space *s, size_t m, size_t n, size_t k, view a
                        int pack_b, float *c, size_t ldc, int add)
 {
     long pa = (long)((m + MR - 1) / MR), pb = pack_b ? (long)((n + NR - 1) / NR) : 0;
-#pragma omp parallel for schedule(static) if (s->parallel)
-    for (long i = 0; i < pa + pb; i++) {
-        size_t ra = (size_t)i * MR, rb = (size_t)(i - pa) * NR;
-        if (i < pa)
-            pack_panel(s->a + ra * k, a.data + ra * a.row, a.row, a.col, smaller(MR, m - ra), MR,
-                       k);
-        else
-            pack_panel(s->b + rb * k, b.data + rb * b.col, b.col, b.row, smaller(NR, n - rb), NR,
-                       k);
-    }
     long across = (long)((n + TASK_COLS - 1) / TASK_COLS);
     long tasks = (long)((m + TASK_ROWS - 1) / TASK_ROWS) * across;
-#pragma omp parallel for schedule(dynamic) if (s->parallel)
-    for (long t = 0; t < tasks; t++)
-        gemm_task(s, (size_t)(t / across) * TASK_ROWS, (size_t)(t % across) * TASK_COLS, m, n, k, c,
-                  ldc, add);
+#pragma omp parallel if (s->parallel)
+    {
+#pragma omp for schedule(static)
+        for (long i = 0; i < pa + pb; i++)
+            if (i < pa)
+                gemm_pack(s->a, a.data, a.row, a.col, (size_t)i * MR, m, MR, k);
+            else
+                gemm_pack(s->b, b.data, b.col, b.row, (size_t)(i - pa) * NR, n, NR, k);
+#pragma omp for schedule(dynamic)
+        for (long t = 0; t < tasks; t++)
+            gemm_task(s, (size_t)(t / across) * TASK_ROWS, (size_t)(t % across) * TASK_COLS, m, n,
+                      k, c, ldc, add);
+    }
 }
 
 /* c[m x n] = a[m x k] b[k x n], or += with `add`. Plain or transposed views of
