@@ -194,10 +194,16 @@ LINT_SRC = $(wildcard lib/*.c offload/*.c lib/cli/*.c examples/*.c bench/*.c)
 tidy:
 	clang-tidy --quiet --warnings-as-errors='*' $(LINT_SRC) -- -std=gnu11 $(CPPFLAGS)
 
+# System headers are left out, but for those whose macros declare things.
+MACRO_HEADERS = sys/queue.h bsd/sys/tree.h
 cppcheck:
+	@mkdir -p $(BUILD)/cppcheck/sys $(BUILD)/cppcheck/bsd/sys
+	@for header in $(MACRO_HEADERS); do \
+	    echo "#include <$$header>" | $(CC) -H -E - 2>&1 >/dev/null | sed -n 's|^\. ||p' | \
+	        xargs -I% cp % $(BUILD)/cppcheck/$$header; done
 	cppcheck --quiet --error-exitcode=1 --std=c11 --enable=warning,performance,portability \
-	    --inline-suppr --suppressions-list=.cppcheck -D__linux__ $(CPPCHECK_FLAGS) \
-	    -Iinclude -Ilib $(LINT_SRC)
+	    --inline-suppr --suppressions-list=.cppcheck -D__linux__ \
+	    --library=posix,gnu,bsd -Iinclude -Ilib -I$(BUILD)/cppcheck $(LINT_SRC)
 
 install_dirs = $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(INCLUDEDIR) \
                $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(MANDIR)/man3
