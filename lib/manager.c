@@ -45,6 +45,12 @@ void manager_unlock(struct terrace *m)
             m->tier[i].backend->wake(m->tier[i].unit);
 }
 
+void manager_kick_locked(struct terrace *m, const struct tier *tier)
+{
+    if (tier->lane && tier->lane->sleeping)
+        m->kick |= 1u << (tier - m->tier);
+}
+
 void manager_wait(struct terrace *m)
 {
     if (m->kick) { /* first those who are to bring about the change */

@@ -28,10 +28,37 @@ struct transfer {
     char text[ERROR_TEXT];
 };
 
-/* One lane per disk tier: a thread that feeds the backend's queue. */
+/* One lane per disk tier: a thread that feeds the backend's queue. Everything
+ * from `pieces` on is the thread's own. */
+struct lane {
+    struct tier *disk;
+    pthread_t thread;
+    bool running, sleeping, stop;
+    TAILQ_HEAD(, transfer) queue[PRIORITIES];
+    TAILQ_HEAD(, terrace_tensor) hints;
+    struct piece *pieces, *free_pieces;
+    terrace_io **batch;  /* picked, not yet taken by the backend */
+    terrace_io **done;
+    unsigned depth, in_flight, batched;
+    struct extent *staging;
+    struct tier *staging_tier;
+};
+
 int  lane_open(struct tier *disk);  /* creates it and starts the thread */
 void lane_stop(struct tier *disk);  /* finishes what is in flight, forgets the rest */
 void lane_close(struct tier *disk); /* frees it; after all tensors are gone */
+
+/* Notes the first failure of a transfer under way; the lane's thread. */
+void transfer_fail(struct transfer *x, int error, const char *text);
+/* Publishes the outcome and frees it; the lane's thread. */
+void transfer_finish_locked(struct transfer *x);
+/* Ends a queued transfer that will not be carried out; the lane has stopped. */
+void transfer_forget_locked(struct lane *lane, struct transfer *x);
+struct lane *transfer_lane(const struct transfer *x);
+/* Blocks on disk for a write-back. Gives up the lock. Errors: ENOSPC, EIO. */
+int space_take_locked(struct transfer *x);
+/* Where a tensor's bytes go when they leave memory: the fastest disk, or NULL. */
+struct tier *spill_tier(struct terrace *m);
 
 /* Starts reading the bytes into a FILLING copy from disk or file. Errors: ENOMEM. */
 int transfer_fill_locked(struct copy *memory, bool ahead);

@@ -1,21 +1,19 @@
-/* mover.c - transfers between memory tiers and disk tiers.
+/* lane.c - the thread that moves bytes to and from one disk tier.
  *
- * Every disk tier has a lane: a thread that cuts transfers into pieces, keeps
- * the backend's queue filled with them, and finishes what comes back. Transfers
- * wait in three queues: demand goes before prefetch, prefetch before
- * write-back, and the latter two never take the last quarter of the backend's
- * queue, so that a demand finds room in it. When a lane has nothing better to
- * do it looks at hints (prefetches that await room) and at dirty copies that
- * will soon have to leave.
+ * A lane cuts transfers into pieces, keeps the backend's queue filled with
+ * them, and finishes what comes back. Transfers wait in three queues: demand
+ * goes before prefetch, prefetch before write-back, and the latter two never
+ * take the last quarter of the backend's queue, so that a demand finds room in
+ * it. When a lane has nothing better to do it looks at hints (prefetches that
+ * await room) and at dirty copies that will soon have to leave.
  *
  * Pieces are cut the same way for the same addresses, reading and writing, so
  * that each has its seal (checksum or authentication tag). An encrypted piece
  * is written from the lane's staging memory, which belongs to the host tier's
  * budget; it is read straight into the tensor's pages and decrypted there.
  *
- * The lane's thread alone starts pieces and finishes transfers; others create
- * transfers, make them urgent, or mark a write-back stale. It holds the lock
- * except while it seals, submits, waits and commits disk space.
+ * The thread holds the lock except while it seals, submits, waits and commits
+ * disk space.
  *
  * May call: core.h, seal.h, the backend's table. */
 #include "mover.h"
@@ -36,273 +34,7 @@ struct piece {
     struct piece *next_free;
 };
 
-struct lane {
-    struct tier *disk;
-    pthread_t thread;
-    bool running, sleeping, stop;
-    TAILQ_HEAD(, transfer) queue[PRIORITIES];
-    TAILQ_HEAD(, terrace_tensor) hints;
-    struct piece *pieces, *free_pieces;
-    terrace_io **batch;  /* picked, not yet taken by the backend */
-    terrace_io **done;
-    unsigned depth, in_flight, batched;
-    struct extent *staging;
-    struct tier *staging_tier;
-};
-
-static uint64_t round_up(uint64_t n, uint64_t unit)
-{
-    return (n + unit - 1) / unit * unit;
-}
-
-/* ---- starting a transfer ----------------------------------------------- */
-
-struct tier *transfer_source_locked(const struct terrace_tensor *t, struct copy **disk)
-{
-    struct terrace *m = t->manager;
-    *disk = NULL;
-    for (unsigned i = 0; i < m->tiers; i++)
-        if (!tier_is_memory(&m->tier[i]) && t->copy[i].state == COPY_VALID) {
-            *disk = (struct copy *)&t->copy[i];
-            return &m->tier[i];
-        }
-    return t->file_valid ? &m->tier[(unsigned char)t->file_tier] : NULL;
-}
-
-/* Where a tensor's bytes go when they leave memory: the fastest disk. */
-static struct tier *spill_tier(struct terrace *m)
-{
-    for (unsigned i = 0; i < m->tiers; i++)
-        if (!tier_is_memory(&m->tier[i]) && m->tier[i].arena.limit)
-            return &m->tier[i];
-    return NULL;
-}
-
-static struct transfer *transfer_start_locked(struct copy *memory, struct tier *disk,
-                                              struct transfer init)
-{
-    struct transfer *x = malloc(sizeof *x);
-    if (!x) {
-        error_set(-TERRACE_ENOMEM, "no host memory to move '%s'", tensor_name(memory->tensor));
-        return NULL;
-    }
-    *x = init;
-    x->tensor = memory->tensor;
-    x->memory = memory;
-    x->queued = true;
-    x->tensor->transfer = x;
-    TAILQ_INSERT_TAIL(&disk->lane->queue[x->priority], x, link);
-    manager_kick_locked(memory->tensor->manager, disk);
-    return x;
-}
-
-int transfer_fill_locked(struct copy *memory, bool ahead)
-{
-    struct terrace_tensor *t = memory->tensor;
-    struct copy *from;
-    struct tier *disk = transfer_source_locked(t, &from);
-    struct transfer init = {.op = TERRACE_IO_READ, .disk = from, .ahead = ahead,
-                            .priority = ahead ? PRIORITY_PREFETCH : PRIORITY_DEMAND};
-    if (!disk)
-        return error_set(-TERRACE_ENOTSUP, "no route to %s for the bytes of '%s'",
-                         copy_tier(memory)->name, tensor_name(t));
-    init.bytes = from ? round_up(t->bytes, disk->info.page) : t->bytes;
-    if (!transfer_start_locked(memory, disk, init))
-        return -TERRACE_ENOMEM;
-    memory->node.ahead = ahead;
-    if (ahead) {
-        struct tier *tier = copy_tier(memory);
-        tier->ahead += memory->node.bytes;
-        tier->coming++;
-        t->manager->stats.prefetches++;
-    }
-    return 0;
-}
-
-int transfer_writeback_locked(struct copy *memory, enum priority priority, bool drop)
-{
-    struct terrace_tensor *t = memory->tensor;
-    struct tier *disk = spill_tier(t->manager);
-    if (!disk)
-        return error_set(-TERRACE_EBUDGET, "there is no disk tier to move '%s' to: "
-                         "TERRACE_TIERS names none", tensor_name(t));
-    struct transfer init = {.op = TERRACE_IO_WRITE, .disk = &t->copy[disk - t->manager->tier],
-                            .priority = priority, .drop = drop};
-    init.bytes = round_up(t->bytes, disk->info.page);
-    if (!transfer_start_locked(memory, disk, init))
-        return -TERRACE_ENOMEM;
-    copy_tier(memory)->draining += memory->node.bytes;
-    copy_settle_locked(memory); /* off the lists until it is written */
-    return 0;
-}
-
-static struct lane *lane_of(const struct transfer *x)
-{
-    struct terrace *m = x->tensor->manager;
-    return x->disk ? copy_tier(x->disk)->lane : m->tier[(unsigned char)x->tensor->file_tier].lane;
-}
-
-void transfer_hurry_locked(struct transfer *x)
-{
-    if (!x || x->priority == PRIORITY_DEMAND)
-        return;
-    struct lane *lane = lane_of(x);
-    if (x->queued) {
-        TAILQ_REMOVE(&lane->queue[x->priority], x, link);
-        TAILQ_INSERT_TAIL(&lane->queue[PRIORITY_DEMAND], x, link);
-        manager_kick_locked(x->tensor->manager, lane->disk);
-    }
-    x->priority = PRIORITY_DEMAND;
-}
-
-void writebacks_hurry_locked(struct terrace *m)
-{
-    for (unsigned i = 0; i < m->tiers; i++) {
-        struct lane *lane = m->tier[i].lane;
-        while (lane && !TAILQ_EMPTY(&lane->queue[PRIORITY_WRITEBACK]))
-            transfer_hurry_locked(TAILQ_FIRST(&lane->queue[PRIORITY_WRITEBACK]));
-    }
-}
-
-/* ---- finishing a transfer ---------------------------------------------- */
-
-static void transfer_fail(struct transfer *x, int error, const char *text)
-{
-    if (x->error)
-        return;
-    x->error = error;
-    snprintf(x->text, sizeof x->text, "%s", text);
-}
-
-static void fill_finish_locked(struct transfer *x)
-{
-    struct copy *c = x->memory;
-    struct tier *tier = copy_tier(c);
-    terrace_statistics *stats = &tier->manager->stats;
-    tier->coming -= x->ahead;
-    if (x->error)
-        tensor_failed_locked(x->tensor, x->error, x->text);
-    if (x->error || x->stale) {
-        copy_drop_locked(c);
-        return;
-    }
-    copy_set_locked(c, COPY_VALID);
-    c->wrote = false;
-    policy_arrived(&tier->policy, &c->node, c->node.ahead);
-    stats->fill_bytes += x->bytes;
-    stats->file_bytes += x->disk ? 0 : x->bytes;
-    tier->in_bytes += x->bytes;
-    lane_of(x)->disk->out_bytes += x->bytes;
-}
-
-static void writeback_failed_locked(struct transfer *x)
-{
-    struct terrace *m = x->tensor->manager;
-    x->tensor->failed_at = ++m->failures;
-    m->failure = x->error;
-    snprintf(m->failure_text, sizeof m->failure_text, "%s", x->text);
-    tensor_failed_locked(x->tensor, x->error, x->text);
-    policy_used(&copy_tier(x->memory)->policy, &x->memory->node); /* others are tried before it */
-}
-
-static void writeback_finish_locked(struct transfer *x)
-{
-    struct copy *c = x->memory;
-    struct tier *tier = copy_tier(c);
-    terrace_statistics *stats = &tier->manager->stats;
-    tier->draining -= c->node.bytes;
-    if (x->error || x->stale) {
-        if (x->disk->extent)
-            copy_set_locked(x->disk, COPY_STALE);
-        else
-            copy_set_locked(x->disk, COPY_ABSENT);
-        if (x->error)
-            writeback_failed_locked(x);
-        else
-            stats->wasted_bytes += x->next;
-    } else {
-        copy_set_locked(x->disk, COPY_VALID);
-        c->wrote = true;
-        if (x->drop && !c->pins && !(x->tensor->flags & TERRACE_ATTR_UNMOVABLE))
-            copy_drop_locked(c);
-    }
-    stats->writeback_bytes += x->next;
-    tier->out_bytes += x->next;
-    copy_tier(x->disk)->in_bytes += x->next;
-}
-
-static void transfer_finish_locked(struct transfer *x)
-{
-    struct terrace_tensor *t = x->tensor;
-    struct terrace *m = t->manager;
-    struct copy *c = x->memory;
-    t->transfer = NULL;
-    if (x->op == TERRACE_IO_READ)
-        fill_finish_locked(x);
-    else
-        writeback_finish_locked(x);
-    if (c->state == COPY_VALID)
-        copy_settle_locked(c);
-    free(x);
-    demote_pending_locked(t);
-    tensor_reap_locked(t);
-    pthread_cond_broadcast(&m->changed);
-}
-
-/* ---- disk space -------------------------------------------------------- */
-
-/* Frees disk blocks that are not needed: out of date, or of tensors that are
- * in memory anyway (and are dirty again by that). */
-static void reclaim_locked(struct tier *disk, bool duplicates)
-{
-    struct terrace *m = disk->manager;
-    unsigned index = (unsigned)(disk - m->tier);
-    struct terrace_tensor *t;
-    LIST_FOREACH(t, &m->all, all) {
-        struct copy *c = &t->copy[index];
-        bool spare = c->state == COPY_STALE;
-        for (unsigned i = 0; duplicates && c->state == COPY_VALID && i < m->tiers; i++)
-            spare |= tier_is_memory(&m->tier[i]) && t->copy[i].state == COPY_VALID;
-        if (!spare || t->transfer)
-            continue;
-        copy_drop_locked(c);
-        for (unsigned i = 0; i < m->tiers; i++)
-            copy_settle_locked(&t->copy[i]);
-    }
-}
-
-static int disk_full(const struct transfer *x)
-{
-    const struct tier *disk = copy_tier(x->disk);
-    char need[BYTES_TEXT], limit[BYTES_TEXT], used[BYTES_TEXT];
-    return error_set(-TERRACE_ENOSPC,
-                     "no room to spill '%s' (%s): %s has a budget of %s (%s), of which %s are in use; "
-                     "raise its TERRACE_LIMIT_... or add a folder",
-                     tensor_name(x->tensor), bytes_text(x->bytes, need), disk->name,
-                     bytes_text(disk->arena.limit, limit), disk->limit_reason,
-                     bytes_text(disk->arena.used, used));
-}
-
-/* Blocks on disk for a write-back. Gives up the lock. */
-static int space_take_locked(struct transfer *x)
-{
-    struct tier *disk = copy_tier(x->disk);
-    struct grant grant;
-    for (int attempt = 0;; attempt++) {
-        int r = arena_take(&disk->arena, x->bytes, 0, &grant);
-        if (r == -TERRACE_EBUDGET)
-            r = disk_full(x);
-        else if (r == 0)
-            r = grant_fulfil_locked(disk, &grant, &x->disk->extent);
-        if (r != -TERRACE_ENOSPC || attempt == 2)
-            return r;
-        /* First what is out of date, then what is in memory as well. */
-        reclaim_locked(disk, attempt == 1);
-        struct extent *none;
-        arena_purge(&disk->arena, &grant);
-        grant_fulfil_locked(disk, &grant, &none);
-    }
-}
+/* ---- pieces ------------------------------------------------------------ */
 
 /* Seals for every piece of a transfer. */
 static int seals_take(struct seal **seals, const struct tier *disk, uint64_t bytes)
@@ -326,12 +58,10 @@ static int transfer_prepare_locked(struct transfer *x)
                 r = seals_take(&x->disk->seals, copy_tier(x->disk), x->bytes);
         }
     } else if (!x->disk && sealer_checks_files(m->sealer)) {
-        r = seals_take(&x->tensor->file_seals, lane_of(x)->disk, x->bytes);
+        r = seals_take(&x->tensor->file_seals, transfer_lane(x)->disk, x->bytes);
     }
     return r;
 }
-
-/* ---- pieces ------------------------------------------------------------ */
 
 static uint64_t piece_bytes(const struct transfer *x, const terrace_unit_info *info, uint64_t address)
 {
@@ -677,15 +407,6 @@ int lane_open(struct tier *disk)
     return r;
 }
 
-/* Ends a transfer that will not be carried out. */
-static void forget_locked(struct lane *lane, struct transfer *x)
-{
-    TAILQ_REMOVE(&lane->queue[x->priority], x, link);
-    x->queued = false;
-    x->stale = true;
-    transfer_finish_locked(x);
-}
-
 void lane_stop(struct tier *disk)
 {
     struct lane *lane = disk->lane;
@@ -700,7 +421,7 @@ void lane_stop(struct tier *disk)
     manager_lock(disk->manager);
     for (int q = 0; q < PRIORITIES; q++)
         while (!TAILQ_EMPTY(&lane->queue[q]))
-            forget_locked(lane, TAILQ_FIRST(&lane->queue[q]));
+            transfer_forget_locked(lane, TAILQ_FIRST(&lane->queue[q]));
     manager_unlock(disk->manager);
 }
 
@@ -716,10 +437,4 @@ void lane_close(struct tier *disk)
     free(lane->done);
     free(lane);
     disk->lane = NULL;
-}
-
-void manager_kick_locked(struct terrace *m, const struct tier *tier)
-{
-    if (tier->lane && tier->lane->sleeping)
-        m->kick |= 1u << (tier - m->tier);
 }
