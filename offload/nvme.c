@@ -83,9 +83,9 @@ static int engine_open(struct nvme *u, int probe, char *reason, size_t len)
     error = nvme_threads.open(u, probe);
     u->engine = &nvme_threads;
     if (error)
-        return host->fail(host->context, -TERRACE_ESYSTEM,
-                          "no threads could be started for disk transfers: %s; raise the limit on "
-                          "processes (ulimit -u)", strerror(-error));
+        return host->fail(host->context, nvme_errno(-error),
+                          "no threads could be started for disk transfers: %s; raise the limits on "
+                          "processes (ulimit -u) and memory", strerror(-error));
     return 0;
 }
 

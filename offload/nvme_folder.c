@@ -116,8 +116,8 @@ static int folder_check(struct nvme *u, struct folder *f, int *probe)
     struct statfs fs;
     f->fd = open(f->path, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (f->fd < 0 || fstatfs(f->fd, &fs) != 0)
-        return nvme_folder_refuse(u, errno == EACCES ? -TERRACE_EPERM : -TERRACE_ECONFIG, f->path,
-                             "cannot be opened: %s", strerror(errno));
+        return nvme_folder_refuse(u, nvme_errno(errno) == -TERRACE_ENOENT ? -TERRACE_ECONFIG : nvme_errno(errno),
+                                  f->path, "cannot be opened: %s", strerror(errno));
     const struct file_system *type = file_system_find((uint32_t)fs.f_type);
     f->fs = type->name;
     if (type->refusal)

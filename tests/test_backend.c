@@ -153,16 +153,6 @@ Test(nvme_folder, stripes_are_dealt_evenly)
 
 /* ---- space --------------------------------------------------------------- */
 
-static long long blocks_used(void)
-{
-    long long sum = 0;
-    struct stat is;
-    for (int fd = 3; fd < 100; fd++)
-        if (!fstat(fd, &is) && S_ISREG(is.st_mode) && !is.st_nlink)
-            sum += is.st_blocks * 512LL;
-    return sum;
-}
-
 Test(nvme_space, commit_and_decommit_are_exact)
 {
     uint64_t base;
