@@ -195,7 +195,8 @@ median() { values "$1" "$2" | tail -n +2 | sort -g | awk '{v[NR] = $1} END {prin
 mean() { values "$1" "$2" | tail -n +2 | awk '{s += $1} END {printf "%.6f", NR ? s / NR : 0}'; }
 mib() { awk -v b="${1:-0}" 'BEGIN {printf "%.0f MiB", b / 1048576}'; }
 sec() { awk -v s="$1" 'BEGIN {printf "%.2f s", s}'; }
-rate() { awk -v h="$(get "$1" hits)" -v a="$(get "$1" acquires)" 'BEGIN {printf "%.1f %%", a ? 100 * h / a : 0}'; }
+# rate NAME PART ALL: two counters of NAME as a percentage.
+rate() { awk -v h="$(get "$1" "$2")" -v a="$(get "$1" "$3")" 'BEGIN {if (a > 0) printf "%.1f %%", 100 * h / a; else printf "-"}'; }
 same() { [ "$1" = "$2" ] && echo yes || echo NO; }
 row() { printf '%-34s %20s %20s  %s\n' "$@"; }
 
@@ -258,7 +259,8 @@ row 'time of a step' "$(sec "$(median unlimited step_seconds)")" "$(sec "$(media
 row '  of it stalled' "$(sec "$(mean unlimited step_stall_seconds)")" "$(sec "$(mean limited step_stall_seconds)")" ''
 row 'read in a step' "$(mib "$(mean unlimited step_read_bytes)")" "$(mib "$(mean limited step_read_bytes)")" ''
 row 'written in a step' "$(mib "$(mean unlimited step_written_bytes)")" "$(mib "$(mean limited step_written_bytes)")" ''
-row 'acquired without waiting' "$(rate unlimited)" "$(rate limited)" ''
+row 'acquired without waiting' "$(rate unlimited hits acquires)" "$(rate limited hits acquires)" ''
+row 'prefetched in time' "$(rate unlimited prefetch_hits prefetches)" "$(rate limited prefetch_hits prefetches)" ''
 row 'spill engine' "$(get unlimited engine)" "$(get limited engine)" "$(get limited disk)"
 if [ "$measure" = cgroup ]; then
     row 'reclaims at the limit, kills' "$(cat "$work/unlimited.reclaims"), $(cat "$work/unlimited.oom")" "$(cat "$work/limited.reclaims"), $(cat "$work/limited.oom")" ''

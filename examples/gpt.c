@@ -1033,7 +1033,7 @@ static void model_free(model *g)
 
 int main(int argc, char **argv)
 {
-    model g = {.cfg = {.layers = 8, .width = 896, .heads = 14, .context = 256, .batch = 2,
+    model g = {.cfg = {.layers = 8, .width = 896, .heads = 14, .context = 256, .batch = 3,
                        .steps = 8, .seed = 1, .threads = omp_get_max_threads(), .rate = 5e-4}};
     corpus text = {NULL, 0};
     uint64_t count = 0, hash = 0xcbf29ce484222325u;
