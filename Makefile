@@ -27,7 +27,7 @@ MANDIR = $(PREFIX)/share/man
 
 # ---- what there is ---------------------------------------------------------
 
-LIB_SRC := $(wildcard lib/*.c offload/*.c)
+LIB_SRC := $(sort $(wildcard lib/*.c)) $(sort $(wildcard offload/*.c))
 CLI_SRC := $(wildcard lib/cli/*.c)
 EXAMPLE_SRC := $(wildcard examples/*.c)
 BENCH_SRC := $(wildcard bench/*.c)
@@ -142,8 +142,8 @@ demo: deps-build
 
 # ---- test ------------------------------------------------------------------
 
-# The programs worth running under the thread sanitizer.
-TSAN_TESTS =
+# All but those without threads, in which that sanitizer has nothing to find.
+TSAN_TESTS = $(filter-out test_budget test_options,$(TEST_SRC:tests/%.c=%))
 RUN_TESTS = BUILD=$(BUILD) CC="$(CC)" SANITIZE="$(SANITIZE)" TEST_TIMEOUT=$(TEST_TIMEOUT) tests/run.sh
 
 ##: check         build and run every test; the last line counts them
@@ -176,9 +176,9 @@ bench: deps-bench
 
 # ---- read, install, ship ---------------------------------------------------
 
-##: docs          renew the tables in README.md
+##: docs          renew the tables in README.md: files, settings, errors
 docs: $(COMMAND)
-	$(COMMAND) help --fill readme < README.md > $(BUILD)/README.md
+	$(COMMAND) help --fill readme $(LIB_SRC) < README.md > $(BUILD)/README.md
 	cmp -s $(BUILD)/README.md README.md || cp $(BUILD)/README.md README.md
 
 ##: lint          gcc and clang with warnings as errors, clang-tidy, cppcheck, headers, layers

@@ -2,6 +2,7 @@
 # `check NAME COMMAND...`, which prints "ok NAME" or, with the command's
 # output, "not ok NAME". Ends the script non-zero if one failed.
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+export LC_ALL=C
 BUILD=${BUILD:-build} CC=${CC:-gcc} SANITIZE=${SANITIZE:-} tap_failed=0
 scratch=$(mktemp -d) || exit 1
 

@@ -38,8 +38,11 @@ enum docs_format { DOCS_TEXT, DOCS_MAN, DOCS_README };
 void docs_options(enum docs_format format, FILE *out);
 void docs_errors(enum docs_format format, FILE *out);
 
+/* The README's map of source files: name and first sentence of each. */
+void docs_files(char *const *paths, FILE *out);
+
 /* Copies in to out; what stands between a line with "generated: options" (or
- * errors) and the next with "end of generated" is made anew. */
-int docs_fill(enum docs_format format, FILE *in, FILE *out);
+ * errors, or files) and the next with "end of generated" is made anew. */
+int docs_fill(enum docs_format format, char *const *paths, FILE *in, FILE *out);
 
 #endif

@@ -1,7 +1,8 @@
 /* docs.c - help, manual and README sections, made from the tables.
  *
  * options.def and TERRACE_ERRORS are the only places where settings and errors
- * are described; whatever people read about them is written here. */
+ * are described, and its first line the only one that says what a source file
+ * is; whatever people read about them elsewhere is written here. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -154,17 +155,55 @@ void docs_errors(enum docs_format format, FILE *out)
                 format == DOCS_TEXT ? -errors[i].value : errors[i].value, errors[i].text);
 }
 
+/* ---- source files -------------------------------------------------------- */
+
+/* Copies the first sentence of a source file, from behind "name.c - " to its
+ * full stop or the end of the comment, as one line. */
+static void put_sentence(FILE *file, FILE *out)
+{
+    char text[1024], *from, *end;
+    text[fread(text, 1, sizeof text - 1, file)] = 0;
+    from = strstr(text, " - ");
+    if (!from)
+        return;
+    from += strlen(" - ");
+    end = strstr(from, "*/");
+    for (char *c = from; *c && (!end || c < end); c++) {
+        if (*c == '.' && strchr(" \n", c[1]))
+            break;
+        if (!strncmp(c, "\n * ", 4))
+            c += 3, *c = ' ';
+        fputc(*c, out);
+    }
+}
+
+void docs_files(char *const *paths, FILE *out)
+{
+    fputs("| file | what it is |\n| --- | --- |\n", out);
+    for (; *paths; paths++) {
+        FILE *file = fopen(*paths, "re");
+        if (!file)
+            continue;
+        fprintf(out, "| `%s` | ", *paths);
+        put_sentence(file, out);
+        fputs(" |\n", out);
+        fclose(file);
+    }
+}
+
 /* ---- filling in ---------------------------------------------------------- */
 
-static void generate(enum docs_format format, const char *marker, FILE *out)
+static void generate(enum docs_format format, char *const *paths, const char *marker, FILE *out)
 {
-    if (strstr(marker, "generated: options"))
+    if (strstr(marker, "generated: files"))
+        docs_files(paths, out);
+    else if (strstr(marker, "generated: options"))
         docs_options(format, out);
     else if (strstr(marker, "generated: errors"))
         docs_errors(format, out);
 }
 
-int docs_fill(enum docs_format format, FILE *in, FILE *out)
+int docs_fill(enum docs_format format, char *const *paths, FILE *in, FILE *out)
 {
     char *line = NULL;
     size_t room = 0;
@@ -175,7 +214,7 @@ int docs_fill(enum docs_format format, FILE *in, FILE *out)
             fputs(line, out);
         if (strstr(line, "generated: ")) {
             inside = true;
-            generate(format, line, out);
+            generate(format, paths, line, out);
         } else if (end) {
             inside = false;
         }

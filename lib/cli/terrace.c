@@ -81,20 +81,21 @@ static void help_errors(void)
     docs_errors(DOCS_TEXT, stdout);
 }
 
-/* For the build: fills the generated parts of a text on standard input. */
-static int help_fill(const char *format)
+/* For the build: fills the generated parts of a text on standard input.
+ * `paths` are the source files for the README's map. */
+static int help_fill(const char *format, char *const *paths)
 {
     if (!strcmp(format, "man"))
-        return docs_fill(DOCS_MAN, stdin, stdout);
+        return docs_fill(DOCS_MAN, paths, stdin, stdout);
     if (!strcmp(format, "readme"))
-        return docs_fill(DOCS_README, stdin, stdout);
+        return docs_fill(DOCS_README, paths, stdin, stdout);
     return command_unknown(format);
 }
 
 static int help_run(int argc, char **argv)
 {
-    if (argc == 3 && !strcmp(argv[1], "--fill"))
-        return help_fill(argv[2]);
+    if (argc >= 3 && !strcmp(argv[1], "--fill"))
+        return help_fill(argv[2], argv + 3);
     if (argc > 2) {
         fputs("terrace: help takes one argument at most\n", stderr);
         return EXIT_USAGE;
