@@ -79,7 +79,8 @@ typedef struct terrace_unit_info {
     size_t page;                /* bytes; the small unit; addresses and sizes of copies are multiples */
     size_t io_chunk;            /* bytes; a copy is never larger. Power of two, multiple of page */
     uint64_t io_boundary;       /* a copy never crosses a multiple of it in the tier's
-                                 * address space; 0: none. A multiple of io_chunk */
+                                 * address space, attached files excepted; 0: none. A
+                                 * multiple of io_chunk */
     unsigned io_depth;          /* copies worth having in flight at once; the most submit accepts */
     char location[256];         /* "node 0 of 1", "/scratch0:/scratch1 (ext4)" */
     char engine[32];            /* "io_uring" */

@@ -31,6 +31,7 @@ struct request {
     size_t n;
     bool wait, nowait;
     bool stalled;
+    struct copy *hollow; /* another acquire's, for which this one gave way */
 };
 
 /* ---- checking and choosing --------------------------------------------- */
@@ -138,6 +139,10 @@ static int present_locked(struct request *q, struct entry *e, bool wait)
         if (!wait)
             return not_yet(t);
         q->stalled = true;
+        if (c->hollow) { /* of a list that may be waiting for one of ours */
+            q->hollow = c;
+            return not_yet(t);
+        }
         manager_wait(q->m);
     }
 }
@@ -175,10 +180,8 @@ static void unpin_all_locked(struct request *q)
     for (size_t i = 0; i < q->n; i++) {
         struct copy *c = q->entry[i].copy;
         copy_unpin_locked(c);
-        if (c->pins)
-            continue;
-        if (c->hollow)
-            copy_drop_locked(c);
+        if (c->hollow == thread_token())
+            copy_drop_locked(c); /* whoever else wants it brings the bytes */
         copy_settle_locked(c);
     }
     pthread_cond_broadcast(&q->m->changed);
@@ -272,7 +275,13 @@ static int request_locked(struct request *q)
     for (;;) {
         uint64_t releases = q->m->releases;
         bool retry;
+        q->hollow = NULL;
         int r = try_locked(q, &retry);
+        if (r && q->hollow) { /* it will succeed or fail soon */
+            while (q->hollow->hollow)
+                manager_wait(q->m);
+            continue;
+        }
         if (r == 0 || !q->wait || !retry)
             return r;
         q->stalled = true;

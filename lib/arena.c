@@ -119,9 +119,8 @@ static int zone_open(struct arena *a, unsigned which, size_t unit, size_t granul
     RB_INIT(&z->free);
     RB_INIT(&z->cached);
     RB_INIT(&z->empty);
-    int r = TERRACE_ENOMEM;
     for (uint64_t want = least * SPREAD; want >= least; want = round_up(want / 2, granule)) {
-        r = a->backend->reserve(a->unit, want, flags, &z->base);
+        int r = a->backend->reserve(a->unit, want, flags, &z->base);
         if (r == 0) {
             z->bytes = want;
             break;
@@ -144,6 +143,8 @@ int arena_open(struct arena *a, const terrace_backend *backend, void *unit,
 {
     *a = (struct arena){.backend = backend, .unit = unit};
     a->limit = limit / info->page * info->page;
+    if (limit > UINT64_MAX / (2 * SPREAD))
+        return -TERRACE_ENOMEM; /* more than there are addresses */
     int r = zone_open(a, ZONE_PAGES, info->page, info->granule);
     if (r == 0)
         r = zone_open(a, ZONE_GRANULES, info->granule, info->granule);
@@ -174,8 +175,8 @@ void arena_close(struct arena *a)
 
 static unsigned zone_for(const struct arena *a, uint64_t bytes)
 {
-    size_t granule = a->zone[ZONE_GRANULES].unit;
-    return round_up(bytes, granule) - bytes <= bytes / 8 ? ZONE_GRANULES : ZONE_PAGES;
+    uint64_t whole = round_up(bytes, a->zone[ZONE_GRANULES].unit);
+    return whole - bytes <= bytes / 8 && whole <= a->limit ? ZONE_GRANULES : ZONE_PAGES;
 }
 
 uint64_t arena_round(const struct arena *a, uint64_t bytes)
@@ -218,7 +219,8 @@ static void cut(struct arena *a, struct extent *e, uint64_t address, uint64_t by
 
 /* Takes cached extents out of the trees, from the largest first, until `bytes`
  * more can be committed within the limit. The caller has checked that enough
- * is cached. */
+ * is cached. What that frees beyond `bytes` counts as committed until the
+ * grant is settled: only then has the backend really given it up. */
 static void shed(struct arena *a, uint64_t bytes, struct grant *grant)
 {
     while (a->committed + bytes > a->limit) {
@@ -238,6 +240,11 @@ static void shed(struct arena *a, uint64_t bytes, struct grant *grant)
         a->committed -= e->bytes;
         e->next = grant->give;
         grant->give = e;
+    }
+    if (grant->give) {
+        grant->surplus = a->limit - a->committed - bytes;
+        a->committed += grant->surplus;
+        a->pending += grant->surplus;
     }
 }
 
@@ -274,8 +281,10 @@ int arena_take(struct arena *a, uint64_t bytes, size_t alignment, struct grant *
     struct zone *z = &a->zone[which];
     bytes = round_up(bytes, z->unit);
     *grant = (struct grant){0};
-    if (bytes > a->limit || a->used + a->pending > a->limit - bytes)
+    if (bytes > a->limit || a->used > a->limit - bytes)
         return -TERRACE_EBUDGET;
+    if (a->used + a->pending > a->limit - bytes)
+        return -TERRACE_EAGAIN;
 
     int state = CACHED;
     struct extent *e = best_fit(&z->cached, bytes, alignment, z->unit);
@@ -328,6 +337,8 @@ int arena_fulfil(struct arena *a, struct grant *grant)
 struct extent *arena_settle(struct arena *a, struct grant *grant, int result)
 {
     struct extent *e = grant->extent;
+    a->committed -= grant->surplus;
+    a->pending -= grant->surplus;
     while (grant->give) {
         struct extent *next = grant->give->next;
         give_back(a, grant->give, EMPTY);

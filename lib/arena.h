@@ -41,7 +41,7 @@ struct arena {
     uint64_t committed; /* bytes with memory behind them: in use or cached */
     uint64_t used;      /* bytes in use */
     uint64_t peak;      /* most ever committed */
-    uint64_t pending;   /* bytes of grants' extras, neither in use nor cached yet */
+    uint64_t pending;   /* committed bytes of unsettled grants, neither in use nor cached */
     uint64_t step;      /* bytes worth committing at once */
     struct zone zone[ZONES];
 };
@@ -51,6 +51,7 @@ struct grant {
     struct extent *extent; /* the allocation */
     struct extent *extra;  /* committed along with it for later, or NULL */
     struct extent *give;   /* cached extents to decommit first */
+    uint64_t surplus;      /* bytes that frees beyond what the grant needs */
     bool commit;
 };
 
@@ -70,8 +71,8 @@ uint64_t arena_round(const struct arena *a, uint64_t bytes);
  * it again) publishes the outcome and returns the extent, or NULL where
  * `result`, what fulfil returned, is an error. Where grant->commit is false and
  * grant->give NULL, fulfil has nothing to do and may be left out.
- * Errors of take: EBUDGET (make room and come again), ENOMEM (host memory for
- * the book-keeping). Those of fulfil: as the backend's commit. */
+ * Errors of take: EBUDGET (make room and come again), EAGAIN (come again when
+ * another grant has been settled), ENOMEM (host memory for the book-keeping). Those of fulfil: as the backend's commit. */
 int arena_take(struct arena *a, uint64_t bytes, size_t alignment, struct grant *grant);
 int arena_fulfil(struct arena *a, struct grant *grant);
 struct extent *arena_settle(struct arena *a, struct grant *grant, int result);

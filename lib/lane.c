@@ -68,7 +68,7 @@ static uint64_t piece_bytes(const struct transfer *x, const terrace_unit_info *i
     uint64_t n = x->bytes - x->next;
     if (n > info->io_chunk)
         n = info->io_chunk;
-    uint64_t until = info->io_boundary ? info->io_boundary - address % info->io_boundary : n;
+    uint64_t until = info->io_boundary && x->disk ? info->io_boundary - address % info->io_boundary : n;
     return n < until ? n : until;
 }
 
@@ -218,7 +218,9 @@ static void follow_hints_locked(struct lane *lane)
         if (!wanted)
             continue;
         int r = fill_start_locked(c, TERRACE_READ, false, true);
-        if (r == -TERRACE_EAGAIN && c->state == COPY_ABSENT && !t->doomed && !t->hinted) {
+        bool later = r == -TERRACE_EAGAIN ||
+                     (r == -TERRACE_EBUDGET && arena_round(&tier->arena, t->bytes) <= tier->arena.limit);
+        if (later && c->state == COPY_ABSENT && !t->doomed && !t->hinted) {
             t->hinted = true;
             TAILQ_INSERT_HEAD(&lane->hints, t, hint); /* room is being made */
             return;
@@ -297,17 +299,19 @@ static void lane_turn_locked(struct lane *lane)
     struct terrace *m = disk->manager;
     unsigned sealed = lane->batched; /* left over from the last turn */
     int n = 0;
+    lane->again = false;
     if (!lane->stop) {
         follow_hints_locked(lane);
         write_ahead_locked(lane);
         pick_locked(lane);
     }
     bool rest = lane->stop && lane->in_flight == 0;
+    int64_t patience = lane->again ? 0 : -1; /* work may have come while the lock was given up */
     lane->sleeping = true;
     manager_unlock(m);
     bool taken = submit(lane, sealed);
     if (taken && !rest)
-        n = disk->backend->wait(disk->unit, lane->done, lane->depth, -1);
+        n = disk->backend->wait(disk->unit, lane->done, lane->depth, patience);
     for (int i = 0; i < n; i++)
         piece_check(lane, lane->done[i]->user);
     manager_lock(m);

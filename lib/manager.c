@@ -47,7 +47,10 @@ void manager_unlock(struct terrace *m)
 
 void manager_kick_locked(struct terrace *m, const struct tier *tier)
 {
-    if (tier->lane && tier->lane->sleeping)
+    if (!tier->lane)
+        return;
+    tier->lane->again = true;
+    if (tier->lane->sleeping)
         m->kick |= 1u << (tier - m->tier);
 }
 

@@ -34,6 +34,7 @@ struct lane {
     struct tier *disk;
     pthread_t thread;
     bool running, sleeping, stop;
+    bool again;           /* kicked since it last looked for work */
     TAILQ_HEAD(, transfer) queue[PRIORITIES];
     TAILQ_HEAD(, terrace_tensor) hints;
     struct piece *pieces, *free_pieces;

@@ -90,6 +90,10 @@ int room_take_locked(struct tier *tier, struct room *want, struct grant *grant)
     tier->wanted += bytes;
     for (;;) {
         r = arena_take(&tier->arena, bytes, want->tensor->alignment, grant);
+        if (r == -TERRACE_EAGAIN && want->wait) {
+            manager_wait(m);
+            continue;
+        }
         if (r != -TERRACE_EBUDGET)
             break;
         struct policy_node *n = policy_victim(&tier->policy, clean_only);

@@ -214,6 +214,8 @@ void terrace_tensor_destroy(terrace_tensor *t)
     t->doomed = true;
     if (t->transfer)
         t->transfer->stale = true; /* a write-back need not be finished */
+    m->releases++;
+    pthread_cond_broadcast(&m->changed); /* who waits for it learns that it is gone */
     tensor_reap_locked(t);
     manager_unlock(m);
 }

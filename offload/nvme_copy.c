@@ -59,7 +59,7 @@ static bool op_start_attached(struct nvme *u, terrace_io *io)
         return false;
     op->source = s;
     op->offset = source_offset(io->address);
-    op->direct = s->direct >= 0 && op->offset % PAGE == 0;
+    op->direct = s->direct >= 0 && op->offset % PAGE == 0 && (uintptr_t)io->host % PAGE == 0;
     op->fd = op->direct ? s->direct : s->fd;
     return true;
 }
