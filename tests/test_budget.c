@@ -243,6 +243,15 @@ Test(budget, v2_in_a_namespace_that_hides_the_parents)
     expect(2 * GIB - 128 * MIB, "cgroup v2 /: limit 2.0 GiB");
 }
 
+Test(budget, v2_a_group_beside_our_namespace_is_not_looked_up_by_its_dots)
+{
+    machine(20 * GIB);
+    v2_mount("/", "/../sibling");
+    v2_group("", "4294967296", 0, 0);
+    v2_group("/../sibling", "1073741824", 0, 0);
+    expect(4 * GIB - 4 * GIB / 20, "cgroup v2 /: limit 4.0 GiB");
+}
+
 Test(budget, v2_max_everywhere_leaves_the_machine)
 {
     machine(20 * GIB);
