@@ -193,7 +193,7 @@ static int corpus_add(corpus *c, const char *path)
         return -1;
     if (fstat(fileno(f), &st) || !S_ISREG(st.st_mode)) {
         fclose(f);
-        errno = EINVAL;
+        errno = S_ISDIR(st.st_mode) ? EISDIR : ESPIPE;
         return -1;
     }
     c->bytes = need(realloc(c->bytes, c->size + (size_t)st.st_size + 1));
