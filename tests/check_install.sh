@@ -16,8 +16,16 @@ int main(void)
 }
 END
 
-# Without the flags of a make around this one, and with the same compiler.
-clean_make() { env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL make -s CC="$CC" BUILD="$BUILD" PREFIX=/opt/terrace DESTDIR="$root" "$@"; }
+# With the variables of a make around this one, so that nothing is rebuilt, but
+# not its jobs.
+case ${MAKEFLAGS-} in
+*"-- "*) variables="-- ${MAKEFLAGS#*-- }" ;;
+*) variables= ;;
+esac
+clean_make() {
+    env -u MFLAGS -u MAKELEVEL MAKEFLAGS="$variables" \
+        make -s CC="$CC" BUILD="$BUILD" PREFIX=/opt/terrace DESTDIR="$root" "$@"
+}
 installs() { clean_make install && [ -n "$(find "$root" -type f)" ]; }
 
 builds_and_runs() { # PKG_CONFIG_PATH SYSROOT LIBRARY_FOLDER
