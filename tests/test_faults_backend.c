@@ -5,6 +5,7 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 
 #include "backend_stub.h"
 #include "faults.h"
@@ -116,6 +117,26 @@ static int attached(void *unit, uint64_t offset)
     return error;
 }
 
+static void *wake_later(void *unit)
+{
+    usleep(2000);
+    f.b->wake(unit);
+    return NULL;
+}
+
+/* A sleeping wait is woken, whatever failed before. */
+static void sleep_and_wake(void *unit)
+{
+    terrace_io *done[1];
+    pthread_t waker;
+    bool created = pthread_create(&waker, NULL, wake_later, unit) == 0;
+    if (!created)
+        f.b->wake(unit);
+    cr_assert_eq(f.b->wait(unit, done, 1, -1), 0);
+    if (created)
+        pthread_join(waker, NULL);
+}
+
 /* All the disk tier does, as far as it gets; the first error. */
 static int everything(void)
 {
@@ -124,12 +145,11 @@ static int everything(void)
     unsigned fds = fds_open();
     int error = said(f.b->open(&stub_host, 0, &info, &unit));
     if (!error) {
-        terrace_io *done[1];
-        f.b->wake(unit);
-        cr_assert_eq(f.b->wait(unit, done, 1, -1), 0);
+        sleep_and_wake(unit);
         int part[] = {spill(unit), attached(unit, 4096), attached(unit, 33)};
         for (int i = 0; i < 3 && !error; i++)
             error = part[i];
+        sleep_and_wake(unit);
         f.b->close(unit);
     }
     cr_assert_eq(fds_open(), fds, "descriptors leaked");
