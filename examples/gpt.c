@@ -232,7 +232,7 @@ static void corpus_load(corpus *c, const config *cfg)
         }
         free(names);
     }
-    if (c->size < (size_t)cfg->context + 1)
+    if (!c->bytes || c->size < (size_t)cfg->context + 1)
         die(2, "the text has %zu bytes; --context %ld needs more: give one with --data FILE.",
             c->size, cfg->context);
 }
@@ -438,8 +438,8 @@ static void model_scratch(model *g)
     g->wide = scratch(g, wide);
     g->dwide = scratch(g, wide);
     g->statistics = scratch(g, 2 * n);
-    if (gemm_space_init(&g->space, 1024, 2048, 1) || attention_init(&g->attention))
-        die(1, "out of memory");
+    need(gemm_space_init(&g->space, 1024, 2048, 1));
+    need(attention_init(&g->attention));
     g->scratch_bytes += gemm_space_bytes(1024, 2048) + attention_bytes(&g->attention);
 }
 
@@ -452,10 +452,10 @@ static void model_create(model *g)
                                .heads = (size_t)c->heads, .width = g->width,
                                .threads = omp_get_max_threads()};
     g->layers = need(calloc((size_t)c->layers, sizeof *g->layers));
-    strcpy(g->token.label, "embed/tokens");
-    strcpy(g->position.label, "embed/positions");
-    strcpy(g->norm.label, "head/norm");
-    strcpy(g->head.label, "head/w_out");
+    snprintf(g->token.label, sizeof g->token.label, "embed/tokens");
+    snprintf(g->position.label, sizeof g->position.label, "embed/positions");
+    snprintf(g->norm.label, sizeof g->norm.label, "head/norm");
+    snprintf(g->head.label, sizeof g->head.label, "head/w_out");
     parameter_create(g, &g->token, BYTES, g->width, 0.02f, NULL);
     parameter_create(g, &g->position, (size_t)c->context, g->width, 0.02f, NULL);
     for (size_t l = 0; l < (size_t)c->layers; l++)

@@ -65,14 +65,15 @@ static size_t gemm_space_bytes(size_t rows, size_t cols)
     return (round_up(rows, TASK_ROWS) + round_up(cols, TASK_COLS)) * DEPTH * sizeof(float);
 }
 
-static int gemm_space_init(gemm_space *s, size_t rows, size_t cols, int parallel)
+/* NULL if out of memory. */
+static void *gemm_space_init(gemm_space *s, size_t rows, size_t cols, int parallel)
 {
     s->rows = round_up(rows, TASK_ROWS);
     s->cols = round_up(cols, TASK_COLS);
     s->parallel = parallel;
     s->a = aligned_alloc(64, gemm_space_bytes(rows, cols));
     s->b = s->a ? s->a + s->rows * DEPTH : NULL;
-    return s->a ? 0 : -1;
+    return s->a;
 }
 
 /* Repacks rows `at`.. of a (or columns of b) into one panel `width` wide, padded
@@ -333,9 +334,11 @@ static float row_max(const float *x, size_t n)
     return top;
 }
 
-/* Turns n scores into probabilities; returns log(sum of e^score). */
+/* Turns n scores, at least one, into probabilities; returns log(sum of e^score). */
 static float softmax_row(float *x, size_t n)
 {
+    if (n == 0)
+        return 0.0f;
     float top = row_max(x, n), sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
     for (size_t j = 0; j < n; j++) {
@@ -386,17 +389,17 @@ static size_t attention_bytes(const attention *t)
            (gemm_space_bytes(longest, longest) + 2 * attention_block(t) * sizeof(float));
 }
 
-static int attention_init(attention *t)
+static void *attention_init(attention *t)
 {
     size_t longest = t->context > t->width / t->heads ? t->context : t->width / t->heads;
     t->space = calloc((size_t)t->threads, sizeof *t->space);
     t->blocks = aligned_alloc(64, (size_t)t->threads * 2 * attention_block(t) * sizeof(float));
     if (!t->space || !t->blocks)
-        return -1;
+        return NULL;
     for (int i = 0; i < t->threads; i++)
-        if (gemm_space_init(&t->space[i], longest, longest, 0))
-            return -1;
-    return 0;
+        if (!gemm_space_init(&t->space[i], longest, longest, 0))
+            return NULL;
+    return t->space;
 }
 
 /* Scores of queries q0.. against keys 0..n-1: p[count x n]. */
