@@ -418,7 +418,8 @@ static void model_link(model *g)
         }
 }
 
-static float *scratch(model *g, size_t count)
+/* Room for `count` floats or ints. */
+static void *scratch(model *g, size_t count)
 {
     size_t bytes = round_up(count * sizeof(float), 64);
     g->scratch_bytes += bytes;
@@ -428,9 +429,9 @@ static float *scratch(model *g, size_t count)
 static void model_scratch(model *g)
 {
     size_t n = g->tokens, w = g->width, wide = n * (4 * w > BYTES ? 4 * w : BYTES);
-    g->inputs = (int *)scratch(g, n);
-    g->targets = (int *)scratch(g, n);
-    g->losses = (double *)scratch(g, 2 * n);
+    g->inputs = scratch(g, n);
+    g->targets = scratch(g, n);
+    g->losses = scratch(g, 2 * n);
     g->x = scratch(g, n * w);
     g->dx = scratch(g, n * w);
     g->normed = scratch(g, n * w);

@@ -334,11 +334,9 @@ static float row_max(const float *x, size_t n)
     return top;
 }
 
-/* Turns n scores, at least one, into probabilities; returns log(sum of e^score). */
+/* Turns n scores into probabilities; returns log(sum of e^score). */
 static float softmax_row(float *x, size_t n)
 {
-    if (n == 0)
-        return 0.0f;
     float top = row_max(x, n), sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
     for (size_t j = 0; j < n; j++) {
@@ -349,7 +347,7 @@ static float softmax_row(float *x, size_t n)
 #pragma omp simd
     for (size_t j = 0; j < n; j++)
         x[j] *= inverse;
-    return top + logf(sum);
+    return top - logf(inverse);
 }
 
 /* Replaces logits by their gradient of the mean loss; losses[i] is row i's loss. */
