@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "terrace.h"
 
@@ -24,6 +25,15 @@ enum { KIB = 1 << 10, MIB = 1 << 20 };
         cr_assert(assert_fails_r == -(error), "%s gave %d (%s), wanted %s", #call,         \
                   assert_fails_r, terrace_strerror(assert_fails_r), terrace_strerror(-(error))); \
         cr_assert(*terrace_last_error(), "%s left no sentence", #call);                    \
+    } while (0)
+
+/* Waits for a condition that others bring about; fails after 20 s. */
+#define eventually(condition)                                                              \
+    do {                                                                                   \
+        int eventually_n = 0;                                                              \
+        while (!(condition) && eventually_n++ < 20000)                                     \
+            usleep(1000);                                                                  \
+        cr_assert(condition);                                                              \
     } while (0)
 
 /* A manager over the simulated disk, or the real one, with a host budget. */

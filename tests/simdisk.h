@@ -39,6 +39,7 @@ struct simdisk {
     unsigned reads, writes; /* pieces asked for */
     uint64_t read_bytes, written_bytes;
     char order[4096];       /* 'r' and 'w' in the order of submission */
+    const void *host[4096]; /* and the memory each was to or from */
 };
 
 static struct simdisk simdisk = {.lock = PTHREAD_MUTEX_INITIALIZER,
@@ -117,8 +118,10 @@ static int simdisk_submit(void *unit, terrace_io *const *list, unsigned n)
         unsigned at = simdisk.reads + simdisk.writes;
         bool read = list[i]->op == TERRACE_IO_READ;
         simdisk.queue[simdisk.queued++] = list[i];
-        if (at < sizeof simdisk.order - 1)
+        if (at < sizeof simdisk.order - 1) {
             simdisk.order[at] = read ? 'r' : 'w';
+            simdisk.host[at] = list[i]->host;
+        }
         simdisk.reads += read;
         simdisk.writes += !read;
     }
@@ -219,6 +222,36 @@ static inline void simdisk_let_go(void)
     pthread_mutex_lock(&simdisk.lock);
     simdisk.held = false;
     pthread_cond_signal(&simdisk.changed);
+    pthread_mutex_unlock(&simdisk.lock);
+}
+
+/* Sets one of the fault counters while transfers may be under way. */
+static inline void simdisk_fault(int *counter, int nth)
+{
+    pthread_mutex_lock(&simdisk.lock);
+    *counter = nth;
+    pthread_mutex_unlock(&simdisk.lock);
+}
+
+/* How many pieces of either kind the disk was asked for, and the place among
+ * them of the first and the last that was to or from [p, p + bytes). */
+static inline unsigned simdisk_pieces(void)
+{
+    pthread_mutex_lock(&simdisk.lock);
+    unsigned n = simdisk.reads + simdisk.writes;
+    pthread_mutex_unlock(&simdisk.lock);
+    return n;
+}
+
+static inline void simdisk_places(const void *p, size_t bytes, int *first, int *last)
+{
+    *first = *last = -1;
+    pthread_mutex_lock(&simdisk.lock);
+    for (int i = 0; i < (int)sizeof simdisk.order - 1 && simdisk.order[i]; i++)
+        if ((uintptr_t)simdisk.host[i] - (uintptr_t)p < bytes) {
+            *first = *first < 0 ? i : *first;
+            *last = i;
+        }
     pthread_mutex_unlock(&simdisk.lock);
 }
 
