@@ -71,13 +71,16 @@ static void show_text(const struct tier_info *tiers, int n, bool measured)
     printf("terrace %s\n", terrace_version());
     for (int i = 0; i < n; i++) {
         const terrace_tier_statistics *t = &tiers[i].stats;
-        char limit[32];
+        char limit[32], pieces[80];
         size_text(t->limit, limit, sizeof limit);
         printf("\n%s\n", t->name);
         line("class", t->tier_class, NULL);
         line("location", t->location, NULL);
         line("budget", limit, t->limit_reason);
         line("engine", t->engine, t->engine_reason);
+        size_text(t->io_chunk, limit, sizeof limit);
+        snprintf(pieces, sizeof pieces, "%s, up to %" PRIu64 " in flight", limit, t->io_depth);
+        line("pieces", pieces, NULL);
         if (measured)
             show_bandwidth(&tiers[i].bandwidth);
     }
@@ -131,7 +134,8 @@ static void show_json(const struct tier_info *tiers, int n, bool measured)
         json_pair("engine", t->engine);
         json_pair("engine_reason", t->engine_reason);
         json_pair("limit_reason", t->limit_reason);
-        printf("\"limit\":%" PRIu64, t->limit);
+        printf("\"io_chunk\":%" PRIu64 ",\"io_depth\":%" PRIu64 ",\"limit\":%" PRIu64, t->io_chunk,
+               t->io_depth, t->limit);
         if (measured)
             json_bandwidth(&tiers[i].bandwidth);
         putchar('}');
