@@ -152,6 +152,8 @@ int  tiers_open(struct terrace *m);
 void tiers_close(struct terrace *m);
 bool tier_is_memory(const struct tier *tier);
 const char *tier_class_name(const struct tier *tier);
+/* The variable that sets the tier's budget: "TERRACE_LIMIT_NUMA". */
+void tier_limit_name(const struct tier *tier, char name[NAME_TEXT]);
 /* Checks a backend's table and copies as much of it as there is. */
 int  backend_copy(const terrace_backend *from, terrace_backend *to);
 /* Whether tier `index` is, or is one of, what `which` names. */

@@ -63,11 +63,18 @@ static int no_room_locked(struct tier *tier, const struct room *want)
         snprintf(holders + used, sizeof holders - used, "%s'%.60s' (%s)", i ? ", " : ", the largest ",
                  tensor_name(top[i]->tensor), bytes_text(top[i]->extent->bytes, size));
     }
+    char variable[NAME_TEXT];
+    tier_limit_name(tier, variable);
+    if (bytes > tier->arena.limit)
+        return error_set(-TERRACE_EBUDGET,
+                         "'%s' (%s) alone is larger than the budget of %s, %s; raise %s",
+                         tensor_name(want->tensor), bytes_text(bytes, need), tier->name,
+                         bytes_text(tier->arena.limit, limit), variable);
     return error_set(-TERRACE_EBUDGET,
                      "no room for '%s' (%s) in %s: its budget is %s, of which %s are acquired%s; "
-                     "release some, or raise the tier's TERRACE_LIMIT_...",
+                     "release some, or raise %s",
                      tensor_name(want->tensor), bytes_text(bytes, need), tier->name,
-                     bytes_text(tier->arena.limit, limit), bytes_text(sum, held), holders);
+                     bytes_text(tier->arena.limit, limit), bytes_text(sum, held), holders, variable);
 }
 
 /* Nothing more can leave: because write-backs failed, or because all is in use. */

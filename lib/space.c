@@ -30,13 +30,14 @@ static void reclaim_locked(struct tier *disk, bool duplicates)
 static int disk_full(const struct transfer *x)
 {
     const struct tier *disk = copy_tier(x->disk);
-    char need[BYTES_TEXT], limit[BYTES_TEXT], used[BYTES_TEXT];
+    char need[BYTES_TEXT], limit[BYTES_TEXT], used[BYTES_TEXT], variable[NAME_TEXT];
+    tier_limit_name(disk, variable);
     return error_set(-TERRACE_ENOSPC,
                      "no room to spill '%s' (%s): %s has a budget of %s (%s), of which %s are in use; "
-                     "raise its TERRACE_LIMIT_... or add a folder",
+                     "raise %s or add a folder",
                      tensor_name(x->tensor), bytes_text(x->bytes, need), disk->name,
                      bytes_text(disk->arena.limit, limit), disk->limit_reason,
-                     bytes_text(disk->arena.used, used));
+                     bytes_text(disk->arena.used, used), variable);
 }
 
 int space_take_locked(struct transfer *x)

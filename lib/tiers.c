@@ -6,6 +6,7 @@
  * functions were NULL.
  *
  * May call: core.h, mover.h, budget.h, the backends' tables. */
+#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +24,13 @@ enum { CLASSES = sizeof class_names / sizeof class_names[0] };
 const char *tier_class_name(const struct tier *tier)
 {
     return class_names[tier->backend->tier_class];
+}
+
+void tier_limit_name(const struct tier *tier, char name[NAME_TEXT])
+{
+    snprintf(name, NAME_TEXT, "TERRACE_LIMIT_%.20s", tier->backend->name);
+    for (char *c = name; *c; c++)
+        *c = (char)toupper((unsigned char)*c);
 }
 
 bool tier_is_memory(const struct tier *tier)
@@ -209,9 +217,11 @@ static int tier_open(struct terrace *m, const terrace_backend *backend, int inde
     r = arena_open(&tier->arena, backend, tier->unit, &tier->info, limit);
     if (r) {
         backend->close(tier->unit);
-        return error_set(r, "%s: no address space for a budget of %llu bytes; lower its "
-                         "TERRACE_LIMIT_..., or raise the limit of virtual memory (ulimit -v)",
-                         tier->name, (unsigned long long)limit);
+        char variable[NAME_TEXT];
+        tier_limit_name(tier, variable);
+        return error_set(r, "%s: no address space for a budget of %llu bytes; lower %s, or raise the "
+                         "limit of virtual memory (ulimit -v)",
+                         tier->name, (unsigned long long)limit, variable);
     }
     tier->arena.step = tier_is_memory(tier) ? 0 : 64ull << 20;
     policy_init(&tier->policy, (enum policy_kind)m->options.value[OPT_POLICY].number,
