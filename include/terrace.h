@@ -152,6 +152,7 @@ typedef struct terrace_statistics {
     uint64_t wasted_bytes;     /* written back, then changed before they were dropped */
     uint64_t io_errors;        /* migrations that failed */
     uint64_t corrupt;          /* of these: checksum or authentication mismatches */
+    uint64_t faults;           /* of stable memory: touches of pages that were not there */
 } terrace_statistics;
 
 /* One tier. Strings are owned by the manager and valid until terrace_close(). */
@@ -284,14 +285,32 @@ TERRACE_API int terrace_wait(terrace_tensor *t);
 
 /* ---- address-stable memory --------------------------------------------- */
 
-/* Plain pointers whose pages move between tiers underneath. This build does
- * not provide them yet: terrace_malloc() returns NULL, terrace_advise() and
- * terrace_safepoint() return -TERRACE_ENOTSUP, and terrace_last_error() says
- * so; terrace_free(m, NULL) does nothing. */
+/* Plain pointers whose pages move between tiers underneath; they never change.
+ * Linux 6.8 or later, with userfaultfd allowed; host tiers only.
+ *
+ * terrace_malloc() gives `bytes` of memory that reads as zeros, aligned to a
+ * page (2 MiB from that size on). Touching a page that was evicted blocks until
+ * it is back. Where it cannot be read back, that is logged, and touching it is
+ * a SIGBUS, never wrong bytes. Where only user-mode faults are allowed, a
+ * system call on an evicted page fails with EFAULT. A forked child does not
+ * have the memory. NULL on failure: EINVAL, ENOMEM, ENOTSUP (not a host tier;
+ * userfaultfd refused), EBUDGET (nothing may be evicted), ESYSTEM. */
 TERRACE_API void *terrace_malloc(terrace *m, size_t bytes, terrace_tier tier,
                                  const terrace_tensor_attr *attr);
+
+/* Gives it back; p is what terrace_malloc() returned, or NULL. Waits for I/O on
+ * it that is under way. */
 TERRACE_API void terrace_free(terrace *m, void *p);
+
+/* Says how a part of one allocation will be used: WILLNEED (soon: bring it),
+ * DONTNEED (not soon: move it down), PIN (keep it in `tier`; blocks until it is
+ * there; counted) and UNPIN. Whole blocks, of 2 MiB, are affected. All but PIN
+ * return at once. Errors: EINVAL, EBUDGET (pinning would leave less than an
+ * eighth of the budget), ENOMEM. */
 TERRACE_API int terrace_advise(terrace *m, void *p, size_t bytes, int advice, terrace_tier tier);
+
+/* Where device pages of stable memory may move; on host tiers they may move at
+ * any time, and this does nothing. */
 TERRACE_API int terrace_safepoint(terrace *m, terrace_tier tier, void *stream);
 
 /* ---- seeing what happens ----------------------------------------------- */

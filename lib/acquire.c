@@ -184,7 +184,7 @@ static void unpin_all_locked(struct request *q)
             copy_drop_locked(c); /* whoever else wants it brings the bytes */
         copy_settle_locked(c);
     }
-    pthread_cond_broadcast(&q->m->changed);
+    manager_changed_locked(q->m);
 }
 
 static void succeed_locked(struct request *q)
@@ -198,7 +198,7 @@ static void succeed_locked(struct request *q)
             c->hollow = 0;
             copy_set_locked(c, COPY_VALID);
             policy_arrived(policy, &c->node, false);
-            pthread_cond_broadcast(&q->m->changed);
+            manager_changed_locked(q->m);
         }
         policy_used(policy, &c->node);
         if (c->node.ahead) {
@@ -438,7 +438,7 @@ int terrace_release(terrace_tensor *t, void *address, void *stream)
         lanes_poke_locked(m);
         tensor_reap_locked(t);
     }
-    pthread_cond_broadcast(&m->changed);
+    manager_changed_locked(m);
     manager_unlock(m);
     return 0;
 }

@@ -29,7 +29,7 @@ void copy_settle_locked(struct copy *c)
     if (!tier_is_memory(tier))
         return;
     policy_remove(&tier->policy, &c->node);
-    if (c->state == COPY_VALID && !c->pins && !c->tensor->transfer && !c->tensor->doomed &&
+    if (c->state == COPY_VALID && !c->pins && !c->tensor->transfer && !c->tensor->doomed && !c->tensor->leaving &&
         !(c->tensor->flags & TERRACE_ATTR_UNMOVABLE))
         policy_add(&tier->policy, &c->node, copy_dirty_locked(c));
 }

@@ -20,6 +20,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <sys/queue.h>
+#include <xxhash.h>
 
 #include "arena.h"
 #include "error.h"
@@ -75,6 +76,16 @@ struct terrace_tensor {
     bool demoted;       /* asked to leave memory while that could not be done */
     uint32_t busy;      /* calls inside the library that need the handle */
     struct transfer *transfer; /* under way, or NULL */
+    /* A block of stable memory. */
+    struct region *region; /* NULL: not one */
+    TAILQ_ENTRY(terrace_tensor) work, fault; /* in stable.leaving, stable.faulted */
+    size_t index;       /* in region.block */
+    XXH128_hash_t sum;  /* of its bytes when it was mapped */
+    bool summed;
+    bool changes;       /* it had been changed when it was last taken back */
+    bool mapped;        /* its pages are at its stable address */
+    bool leaving;       /* and are to be taken back */
+    bool faulted;       /* somebody waits for it */
     uint64_t failed_at; /* manager.failures when its last write-back failed */
     int error;          /* of a migration that failed, not reported yet */
     uint64_t errors;    /* how many have failed */
@@ -89,6 +100,7 @@ struct terrace_tensor {
 };
 
 struct lane;
+struct stable;
 
 struct tier {
     struct terrace *manager;
@@ -129,6 +141,7 @@ struct terrace {
     int failure;       /* the last one's error */
     char failure_text[ERROR_TEXT];
     uint64_t prefetch_limit; /* per memory tier; UINT64_MAX: automatic */
+    struct stable *stable;   /* NULL until the first terrace_malloc() */
     struct sealer *sealer;   /* NULL where neither VERIFY nor ENCRYPT is on */
     unsigned kick;           /* bit per tier whose lane is to be woken on unlock */
     terrace_statistics stats;
@@ -142,6 +155,8 @@ void manager_lock(struct terrace *m);
 void manager_unlock(struct terrace *m);
 /* Waits for `changed`; may return without reason. */
 void manager_wait(struct terrace *m);
+/* State changed that somebody may wait for. */
+void manager_changed_locked(struct terrace *m);
 /* Has the tier's lane look for work once the lock is given up. */
 void manager_kick_locked(struct terrace *m, const struct tier *tier);
 uint64_t clock_ns(void);
@@ -169,6 +184,10 @@ void tensor_reap_locked(struct terrace_tensor *t);
 void tensor_failed_locked(struct terrace_tensor *t, int error, const char *text);
 /* Reports the pending error (sets the sentence) and clears it; 0: none. */
 int tensor_report_locked(struct terrace_tensor *t);
+int tensor_attr_check(const terrace_tensor_attr *attr); /* sets the sentence */
+/* A tensor that stands for a block of stable memory; NULL: no host memory. */
+struct terrace_tensor *tensor_for_block(struct terrace *m, struct region *r, size_t index,
+                                        size_t bytes);
 const char *tensor_name(const struct terrace_tensor *t); /* its label, or "(unnamed)" */
 
 /* ---- copy.c ---- */

@@ -59,6 +59,6 @@ int fill_start_locked(struct copy *c, unsigned mode, bool wait, bool ahead)
     c->tensor->busy--;
     if (r < 0)
         copy_drop_locked(c);
-    pthread_cond_broadcast(&m->changed);
+    manager_changed_locked(m);
     return r;
 }

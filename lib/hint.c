@@ -2,6 +2,7 @@
  *
  * May call: core.h, mover.h. */
 #include "mover.h"
+#include "stable.h"
 
 /* The memory tier a hint means: the first that matches. */
 static struct tier *memory_tier(struct terrace *m, terrace_tier which)
@@ -46,7 +47,10 @@ static void demote_locked(struct terrace_tensor *t)
         struct tier *tier = &m->tier[i];
         if (c->state != COPY_VALID || !tier_is_memory(tier) || (t->flags & TERRACE_ATTR_UNMOVABLE))
             continue;
-        if (!copy_dirty_locked(c)) {
+        if (t->mapped) {
+            t->demoted = true; /* once it has been taken back */
+            stable_recall_locked(c);
+        } else if (!copy_dirty_locked(c)) {
             copy_drop_locked(c);
             m->releases++;
             lanes_poke_locked(m);
@@ -57,12 +61,12 @@ static void demote_locked(struct terrace_tensor *t)
                 copy_settle_locked(c); /* it stays, the first to leave */
         }
     }
-    pthread_cond_broadcast(&m->changed);
+    manager_changed_locked(m);
 }
 
 void demote_pending_locked(struct terrace_tensor *t)
 {
-    if (!t->demoted || t->doomed || t->transfer)
+    if (!t->demoted || t->doomed || t->transfer || t->leaving)
         return;
     for (unsigned i = 0; i < t->manager->tiers; i++)
         if (t->copy[i].pins || t->copy[i].state == COPY_FILLING)

@@ -24,6 +24,7 @@
 #include <string.h>
 
 #include "seal.h"
+#include "stable.h"
 
 struct piece {
     terrace_io io;
@@ -248,6 +249,10 @@ static void write_ahead_locked(struct lane *lane)
             struct copy *c = (struct copy *)((char *)n - offsetof(struct copy, node));
             if (c->tensor->failed_at && c->tensor->failed_at == m->failures)
                 break; /* it has just failed: leave it to those in need */
+            if (c->tensor->mapped) {
+                stable_recall_locked(c);
+                continue;
+            }
             if (transfer_writeback_locked(c, PRIORITY_WRITEBACK, false))
                 break;
             tier->credit -= n->bytes;

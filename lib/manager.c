@@ -15,6 +15,7 @@
 #include "mover.h"
 #include "report.h"
 #include "seal.h"
+#include "stable.h"
 
 enum { PAGE = 4096 };
 
@@ -38,8 +39,11 @@ void manager_lock(struct terrace *m)
 void manager_unlock(struct terrace *m)
 {
     unsigned kick = m->kick;
+    bool stable = stable_kicked_locked(m);
     m->kick = 0;
     pthread_mutex_unlock(&m->lock);
+    if (stable)
+        stable_kick(m);
     for (unsigned i = 0; kick; i++, kick >>= 1)
         if (kick & 1)
             m->tier[i].backend->wake(m->tier[i].unit);
@@ -54,9 +58,15 @@ void manager_kick_locked(struct terrace *m, const struct tier *tier)
         m->kick |= 1u << (tier - m->tier);
 }
 
+void manager_changed_locked(struct terrace *m)
+{
+    pthread_cond_broadcast(&m->changed);
+    stable_changed_locked(m);
+}
+
 void manager_wait(struct terrace *m)
 {
-    if (m->kick) { /* first those who are to bring about the change */
+    if (m->kick || (m->stable && stable_work_locked(m))) { /* first those who are to bring about the change */
         manager_unlock(m);
         manager_lock(m);
         return;
@@ -220,9 +230,11 @@ void terrace_close(terrace *m)
 {
     if (!m || !*m->alive)
         return; /* a child's copy of the parent's manager goes with the child */
+    stable_stop(m);
     for (unsigned i = 0; i < m->tiers; i++)
         lane_stop(&m->tier[i]);
     report_write(m);
+    stable_close(m);
     destroy_all(m);
     tiers_close(m);
     sealer_close(m->sealer);

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "mover.h"
+#include "stable.h"
 
 static struct copy *copy_of(struct policy_node *n)
 {
@@ -108,12 +109,18 @@ int room_take_locked(struct tier *tier, struct room *want, struct grant *grant)
             r = -TERRACE_EAGAIN;
             break;
         }
-        if (n && !n->dirty) {
+        bool mapped = n && copy_of(n)->tensor->mapped;
+        if (mapped && tier->draining < tier->wanted) {
+            earn_credit(tier, n->bytes);
+            stable_recall_locked(copy_of(n)); /* then it is a victim like others */
+            continue;
+        }
+        if (n && !mapped && !n->dirty) {
             earn_credit(tier, n->bytes);
             evict_locked(tier, copy_of(n));
             continue;
         }
-        if (n && tier->draining < tier->wanted) {
+        if (n && !mapped && tier->draining < tier->wanted) {
             struct copy *victim = copy_of(n);
             if (victim->tensor->failed_at > failures) {
                 clean_only = true; /* every dirty one has been tried */

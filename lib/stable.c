@@ -1,37 +1,650 @@
-/* stable.c - address-stable memory: not in this build, and it says so.
+/* stable.c - address-stable memory: plain pointers whose pages move underneath.
  *
- * May call: error.h. */
-#include "core.h"
+ * A region is a reserved range of addresses without memory, cut into blocks of
+ * 2 MiB. Each block is a tensor of its own kind: room, eviction, write-back and
+ * fills work on it as on any other, at the addresses the host tier's arena
+ * gave it. To be used, its pages are moved (not copied) to the block's place in
+ * the region, and moved back before they are written down: UFFDIO_MOVE does
+ * either atomically, in microseconds where the block is one huge page. So no
+ * write can fall between write-out and removal, and fills and write-backs are
+ * O_DIRECT between file and the very pages the program uses.
+ *
+ * A thread serves the faults of absent pages: it sees to it that the block is
+ * filled, then maps it. It also takes pages back when room is needed. Blocks
+ * are filled ahead of a sequential or strided walk, but mapped at the fault: so
+ * the fault, some microseconds for a block, tells that the walk goes on.
+ *
+ * Whether a program changed a block is found out by comparing checksums (XXH3,
+ * 128 bits): one taken before it is mapped, one after it was taken back. An
+ * unchanged block leaves without a write. Where a block was changed the last
+ * time, it is taken to change again, and no checksum is spent on it.
+ *
+ * A forked child does not have the regions (MADV_DONTFORK): touching one is a
+ * segmentation fault there, never wrong bytes.
+ *
+ * May call: core.h, mover.h, uffd.h, libxxhash. */
+#include "stable.h"
 
-static int not_here(const char *what)
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include "mover.h"
+#include "uffd.h"
+
+enum { PAGE = 4096, FAULTS = 16, MOST_AHEAD = 8 };
+
+struct region {
+    LIST_ENTRY(region) link;
+    struct tier *tier;
+    void *mapping;    /* a granule more than `reserved`, for the alignment */
+    char *base;
+    size_t bytes;     /* as asked for */
+    size_t reserved;  /* blocks * block_bytes, from base */
+    size_t block_bytes;
+    size_t blocks;
+    char *label;
+    int role;
+    bool dying;
+    size_t last;      /* block of the last fault */
+    long stride;      /* from the one before it, in blocks */
+    unsigned run;     /* faults at this stride so far */
+    struct terrace_tensor *block[]; /* NULL: never touched */
+};
+
+struct stable {
+    struct uffd uffd;
+    int event;
+    pthread_t thread;
+    bool stop;
+    bool kicked;
+    LIST_HEAD(, region) regions;
+    TAILQ_HEAD(, terrace_tensor) faulted; /* somebody waits for the block */
+    TAILQ_HEAD(, terrace_tensor) leaving; /* to be taken back */
+    char reason[200];
+};
+
+const char *region_label(const struct region *r)
 {
-    return error_set(-TERRACE_ENOTSUP, "%s: this build has no address-stable memory; use "
-                     "terrace_tensor_create() and terrace_acquire()", what);
+    return r->label ? r->label : "(stable memory)";
 }
 
-void *terrace_malloc(terrace *m, size_t bytes, terrace_tier tier, const terrace_tensor_attr *attr)
+static struct copy *block_copy(struct terrace_tensor *t)
 {
-    (void)bytes, (void)tier, (void)attr;
-    if (manager_check(m) == 0)
-        not_here("terrace_malloc");
+    return &t->copy[t->region->tier - t->manager->tier];
+}
+
+static char *block_address(const struct terrace_tensor *t)
+{
+    return t->region->base + t->index * t->region->block_bytes;
+}
+
+/* ---- waking the service ------------------------------------------------ */
+
+static void work_locked(struct terrace *m)
+{
+    m->stable->kicked = true;
+}
+
+void stable_changed_locked(struct terrace *m)
+{
+    if (m->stable && !TAILQ_EMPTY(&m->stable->faulted))
+        work_locked(m);
+}
+
+void stable_kick(struct terrace *m)
+{
+    eventfd_write(m->stable->event, 1);
+}
+
+bool stable_kicked_locked(struct terrace *m)
+{
+    bool kicked = m->stable && m->stable->kicked;
+    if (kicked)
+        m->stable->kicked = false;
+    return kicked;
+}
+
+bool stable_work_locked(const struct terrace *m)
+{
+    return m->stable->kicked;
+}
+
+void stable_recall_locked(struct copy *c)
+{
+    struct terrace_tensor *t = c->tensor;
+    struct tier *tier = copy_tier(c);
+    t->leaving = true;
+    tier->draining += c->node.bytes;
+    copy_settle_locked(c);
+    TAILQ_INSERT_TAIL(&t->manager->stable->leaving, t, work);
+    work_locked(t->manager);
+}
+
+/* ---- moving pages ------------------------------------------------------ */
+
+static XXH128_hash_t checksum(const void *p, size_t bytes)
+{
+    return XXH3_128bits(p, bytes);
+}
+
+/* Moves a block's pages between arena and region, all or none. Without the lock. */
+static int move_pages(const struct uffd *u, char *to, char *from, size_t bytes)
+{
+    size_t moved, back;
+    int e = uffd_move(u, to, from, bytes, &moved);
+    if (e && moved)
+        while (uffd_move(u, from, to, moved, &back) && back < moved)
+            usleep(100); /* pages in use by somebody's I/O for a moment */
+    return e;
+}
+
+/* The bytes are in the arena: puts them at the block's place. */
+static void map_locked(struct stable *s, struct terrace_tensor *t)
+{
+    struct terrace *m = t->manager;
+    struct copy *c = block_copy(t);
+    struct policy *policy = &copy_tier(c)->policy;
+    bool clean = !copy_dirty_locked(c) && !t->blank, watch = clean && !t->changes;
+    t->busy++;
+    manager_unlock(m);
+    if (watch)
+        t->sum = checksum(copy_address(c), t->bytes);
+    int e = move_pages(&s->uffd, block_address(t), copy_address(c), c->extent->bytes);
+    manager_lock(m);
+    t->busy--;
+    if (e) { /* in use by somebody's I/O, or the address space is changing: again */
+        work_locked(m);
+        return;
+    }
+    t->mapped = true;
+    t->summed = watch;
+    if (clean && !watch)
+        copy_written_locked(c); /* taken to change again */
+    t->blank = false;
+    m->stats.prefetch_hits += c->node.ahead;
+    copy_not_ahead_locked(c);
+    policy_used(policy, &c->node);
+    TAILQ_REMOVE(&s->faulted, t, fault);
+    t->faulted = false;
+    copy_unpin_locked(c);
+    m->releases++;
+    copy_settle_locked(c);
+    manager_changed_locked(m);
+    lanes_poke_locked(m);
+}
+
+/* Takes a block's pages back into the arena, for eviction. */
+static void unmap_locked(struct stable *s, struct terrace_tensor *t)
+{
+    struct terrace *m = t->manager;
+    struct copy *c = block_copy(t);
+    bool same = false;
+    TAILQ_REMOVE(&s->leaving, t, work);
+    t->busy++;
+    manager_unlock(m);
+    int e = move_pages(&s->uffd, copy_address(c), block_address(t), c->extent->bytes);
+    if (!e && t->summed)
+        same = XXH128_isEqual(checksum(copy_address(c), t->bytes), t->sum);
+    manager_lock(m);
+    t->busy--;
+    t->leaving = false;
+    copy_tier(c)->draining -= c->node.bytes;
+    if (e) {
+        policy_used(&copy_tier(c)->policy, &c->node); /* others are tried before it */
+    } else {
+        t->mapped = false;
+        t->changes = !same;
+        if (!same)
+            copy_written_locked(c);
+    }
+    copy_settle_locked(c);
+    manager_changed_locked(m);
+    demote_pending_locked(t);
+    lanes_poke_locked(m);
+    tensor_reap_locked(t);
+}
+
+/* ---- serving faults ---------------------------------------------------- */
+
+/* The block cannot be read: whoever touches it gets SIGBUS, not wrong bytes. */
+static void give_up_locked(struct stable *s, struct terrace_tensor *t)
+{
+    struct terrace *m = t->manager;
+    struct copy *c = block_copy(t);
+    log_write(&m->log, TERRACE_LOG_ERROR, "stable memory at %p cannot be read back and is poisoned: %s",
+              (void *)block_address(t), terrace_last_error());
+    TAILQ_REMOVE(&s->faulted, t, fault);
+    t->faulted = false;
+    copy_unpin_locked(c);
+    copy_settle_locked(c);
+    t->busy++;
+    manager_unlock(m);
+    uffd_poison(&s->uffd, block_address(t), t->region->block_bytes);
+    uffd_wake(&s->uffd, block_address(t), t->region->block_bytes);
+    manager_lock(m);
+    t->busy--;
+}
+
+/* Brings one faulted block a step further; it stays listed until it is mapped. */
+static void serve_locked(struct stable *s, struct terrace_tensor *t)
+{
+    struct copy *c = block_copy(t);
+    for (;;) {
+        if (t->leaving)
+            return; /* unmapped first, in its turn */
+        if (t->transfer) { /* its pages are the kernel's until it ends */
+            if (t->transfer->op == TERRACE_IO_WRITE)
+                t->transfer->stale = true;
+            transfer_hurry_locked(t->transfer);
+            return;
+        }
+        if (c->state == COPY_VALID) {
+            map_locked(s, t);
+            return;
+        }
+        if (c->state != COPY_ABSENT)
+            return;
+        int r = t->error ? tensor_report_locked(t) : fill_start_locked(c, TERRACE_READ, false, false);
+        if (r == -TERRACE_EAGAIN || r == -TERRACE_EBUDGET)
+            return; /* until something is released or written */
+        if (r < 0) {
+            give_up_locked(s, t);
+            return;
+        }
+    }
+}
+
+static struct region *region_at_locked(const struct stable *s, uint64_t address)
+{
+    struct region *r;
+    LIST_FOREACH(r, &s->regions, link)
+        if (address - (uintptr_t)r->base < r->reserved)
+            return r->dying ? NULL : r;
     return NULL;
+}
+
+static struct terrace_tensor *block_locked(struct region *r, size_t i)
+{
+    if (!r->block[i])
+        r->block[i] = tensor_for_block(r->tier->manager, r, i, r->block_bytes);
+    return r->block[i];
+}
+
+/* Follows the pattern of faults; fills ahead of a walk that keeps its stride. */
+static void look_ahead_locked(struct region *r, size_t i)
+{
+    struct terrace *m = r->tier->manager;
+    long stride = (long)i - (long)r->last;
+    if (stride == 0)
+        return;
+    r->run = stride == r->stride ? r->run + 1 : 0;
+    r->stride = stride;
+    r->last = i;
+    unsigned most = r->run < 2 ? 0 : r->run < MOST_AHEAD ? r->run : MOST_AHEAD;
+    if (!m->prefetch_limit)
+        return;
+    for (unsigned k = 1; k <= most; k++) {
+        long next = (long)i + stride * (long)k;
+        if (next < 0 || (size_t)next >= r->blocks)
+            return;
+        struct terrace_tensor *t = r->block[next];
+        if (t && !t->blank && block_copy(t)->state == COPY_ABSENT)
+            lane_hint_locked(t, r->tier);
+    }
+}
+
+static void fault_locked(struct stable *s, uint64_t address)
+{
+    struct region *r = region_at_locked(s, address);
+    if (!r)
+        return;
+    struct terrace *m = r->tier->manager;
+    size_t i = (address - (uintptr_t)r->base) / r->block_bytes;
+    struct terrace_tensor *t = block_locked(r, i);
+    m->stats.faults++;
+    if (t)
+        look_ahead_locked(r, i);
+    if (t && t->faulted)
+        return;
+    /* Mapped since the fault was raised; or no memory: woken, it faults again. */
+    if (!t || (t->mapped && !t->leaving) || copy_pin_locked(block_copy(t), false)) {
+        uffd_wake(&s->uffd, r->base + i * r->block_bytes, r->block_bytes);
+        return;
+    }
+    lane_unhint_locked(t);
+    t->error = 0; /* an old one says nothing about the fill to come */
+    t->faulted = true;
+    TAILQ_INSERT_TAIL(&s->faulted, t, fault);
+}
+
+static void *service(void *arg)
+{
+    struct terrace *m = arg;
+    struct stable *s = m->stable;
+    struct pollfd fds[] = {{.fd = s->uffd.fd, .events = POLLIN}, {.fd = s->event, .events = POLLIN}};
+    manager_lock(m);
+    while (!s->stop) {
+        uint64_t address[FAULTS];
+        manager_unlock(m);
+        poll(fds, 2, -1);
+        eventfd_t count;
+        if (fds[1].revents)
+            (void)eventfd_read(s->event, &count);
+        int n = fds[0].revents ? uffd_faults(&s->uffd, address, FAULTS) : 0;
+        manager_lock(m);
+        for (int i = 0; i < n; i++)
+            fault_locked(s, address[i]);
+        while (!TAILQ_EMPTY(&s->leaving))
+            unmap_locked(s, TAILQ_FIRST(&s->leaving));
+        struct terrace_tensor *t, *next;
+        for (t = TAILQ_FIRST(&s->faulted); t; t = next) {
+            next = TAILQ_NEXT(t, fault);
+            serve_locked(s, t);
+        }
+    }
+    manager_unlock(m);
+    return NULL;
+}
+
+/* ---- opening and closing ----------------------------------------------- */
+
+static int service_start(struct terrace *m, struct stable *s)
+{
+    sigset_t all, old;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    int e = pthread_create(&s->thread, NULL, service, m);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return e ? error_set(-TERRACE_ESYSTEM, "no thread to serve stable memory: %s", strerror(e)) : 0;
+}
+
+static int accept_zones(const struct stable *s, const struct tier *tier)
+{
+    int r = 0;
+    for (unsigned z = 0; r == 0 && z < ZONES; z++)
+        r = uffd_accept(&s->uffd, (void *)(uintptr_t)tier->arena.zone[z].base, tier->arena.zone[z].bytes);
+    return r;
+}
+
+static int stable_open_locked(struct terrace *m)
+{
+    if (m->stable)
+        return 0;
+    struct stable *s = calloc(1, sizeof *s);
+    if (!s)
+        return error_set(-TERRACE_ENOMEM, "no host memory");
+    LIST_INIT(&s->regions);
+    TAILQ_INIT(&s->faulted);
+    TAILQ_INIT(&s->leaving);
+    int r = uffd_open(&s->uffd, s->reason, sizeof s->reason);
+    if (r)
+        goto free_state;
+    s->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (s->event < 0) {
+        r = error_set(-TERRACE_ESYSTEM, "no eventfd: %s", strerror(errno));
+        goto close_uffd;
+    }
+    for (unsigned i = 0; r == 0 && i < m->tiers; i++)
+        if (m->tier[i].backend->caps & TERRACE_CAP_CPU)
+            r = accept_zones(s, &m->tier[i]);
+    m->stable = s;
+    if (r == 0)
+        r = service_start(m, s);
+    if (r == 0)
+        return 0;
+    m->stable = NULL;
+    close(s->event);
+close_uffd:
+    uffd_close(&s->uffd);
+free_state:
+    free(s);
+    return r;
+}
+
+void stable_stop(struct terrace *m)
+{
+    if (!m->stable)
+        return;
+    manager_lock(m);
+    m->stable->stop = true;
+    work_locked(m);
+    manager_unlock(m);
+    pthread_join(m->stable->thread, NULL);
+}
+
+static struct region *region_new(struct tier *tier, size_t bytes, const terrace_tensor_attr *attr)
+{
+    size_t granule = tier->info.granule;
+    size_t block = bytes < granule ? (bytes + PAGE - 1) / PAGE * PAGE : granule;
+    size_t blocks = (bytes + block - 1) / block;
+    struct region *r = calloc(1, sizeof *r + blocks * sizeof r->block[0]);
+    if (!r)
+        goto no_memory;
+    *r = (struct region){.tier = tier, .bytes = bytes, .block_bytes = block, .blocks = blocks,
+                         .reserved = block * blocks, .role = attr ? attr->role : 0};
+    if (attr && attr->label && !(r->label = strdup(attr->label)))
+        goto free_region;
+    r->mapping = mmap(NULL, r->reserved + granule, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (r->mapping == MAP_FAILED)
+        goto free_label;
+    r->base = (char *)(((uintptr_t)r->mapping + granule - 1) / granule * granule);
+    madvise(r->mapping, r->reserved + granule, MADV_DONTFORK);
+    return r;
+free_label:
+    free(r->label);
+free_region:
+    free(r);
+no_memory:
+    error_set(-TERRACE_ENOMEM, "no host memory or address space for %zu bytes of stable memory", bytes);
+    return NULL;
+}
+
+static bool block_rests(const struct terrace_tensor *t)
+{
+    return !t || (!t->busy && !t->transfer && !t->leaving);
+}
+
+/* Gives a region back: first the pages at its addresses, then its blocks. */
+static void region_free_locked(struct region *r)
+{
+    struct terrace *m = r->tier->manager;
+    struct stable *s = m->stable;
+    r->dying = true;
+    for (size_t i = 0; i < r->blocks; i++) {
+        if (r->block[i] && r->block[i]->faulted) {
+            TAILQ_REMOVE(&s->faulted, r->block[i], fault);
+            r->block[i]->faulted = false;
+        }
+        while (!s->stop && !block_rests(r->block[i]))
+            manager_wait(m);
+    }
+    LIST_REMOVE(r, link);
+    manager_unlock(m);
+    munmap(r->mapping, r->reserved + r->tier->info.granule);
+    manager_lock(m);
+    for (size_t i = 0; i < r->blocks; i++) {
+        struct terrace_tensor *t = r->block[i];
+        if (!t)
+            continue;
+        t->doomed = true;
+        t->leaving = false;
+        while (copy_unpin_locked(block_copy(t)))
+            ;
+        tensor_reap_locked(t);
+    }
+    free(r->label);
+    free(r);
+}
+
+void stable_close(struct terrace *m)
+{
+    struct stable *s = m->stable;
+    if (!s)
+        return;
+    manager_lock(m);
+    while (!LIST_EMPTY(&s->regions))
+        region_free_locked(LIST_FIRST(&s->regions));
+    m->stable = NULL;
+    manager_unlock(m);
+    uffd_close(&s->uffd);
+    close(s->event);
+    free(s);
+}
+
+/* ---- the public functions ---------------------------------------------- */
+
+static struct tier *cpu_tier(struct terrace *m, terrace_tier which)
+{
+    for (unsigned i = 0; i < m->tiers; i++)
+        if (tier_matches(m, (int)i, which) && (m->tier[i].backend->caps & TERRACE_CAP_CPU))
+            return &m->tier[i];
+    error_set(-TERRACE_ENOTSUP, "terrace_malloc: stable memory is to be had on host tiers only");
+    return NULL;
+}
+
+/* Without eviction, what cannot all be resident would wait for ever. */
+static int evictable_check_locked(const struct tier *tier, size_t bytes)
+{
+    char need[BYTES_TEXT], limit[BYTES_TEXT];
+    if (bytes <= tier->arena.limit / 2 || (tier->policy.kind != POLICY_NONE && spill_tier(tier->manager)))
+        return 0;
+    return error_set(-TERRACE_EBUDGET, "terrace_malloc: %s do not fit in half the budget of %s, %s, and "
+                     "nothing may be evicted (TERRACE_POLICY=none, or no disk tier)",
+                     bytes_text(bytes, need), tier->name, bytes_text(tier->arena.limit, limit));
+}
+
+void *terrace_malloc(terrace *m, size_t bytes, terrace_tier which, const terrace_tensor_attr *attr)
+{
+    if (manager_check(m) || tier_check(m, which) || tensor_attr_check(attr))
+        return NULL;
+    if (bytes == 0 || bytes > SIZE_MAX / 4) {
+        error_set(-TERRACE_EINVAL, "terrace_malloc: %zu bytes cannot be had", bytes);
+        return NULL;
+    }
+    struct tier *tier = cpu_tier(m, which);
+    struct region *r = tier ? region_new(tier, bytes, attr) : NULL;
+    if (!r)
+        return NULL;
+    manager_lock(m);
+    int e = evictable_check_locked(tier, bytes);
+    if (e == 0)
+        e = stable_open_locked(m);
+    if (e == 0)
+        e = uffd_watch(&m->stable->uffd, r->base, r->reserved);
+    if (e == 0)
+        LIST_INSERT_HEAD(&m->stable->regions, r, link);
+    manager_unlock(m);
+    if (e) {
+        munmap(r->mapping, r->reserved + tier->info.granule);
+        free(r->label);
+        free(r);
+        return NULL;
+    }
+    return r->base;
+}
+
+static struct region *region_of_locked(const struct terrace *m, const void *p)
+{
+    struct region *r = m->stable ? region_at_locked(m->stable, (uintptr_t)p) : NULL;
+    if (!r)
+        error_set(-TERRACE_EINVAL, "%p is not in memory of terrace_malloc()", p);
+    return r;
 }
 
 void terrace_free(terrace *m, void *p)
 {
-    (void)m, (void)p; /* only NULL can come here */
+    if (!p || manager_check(m))
+        return;
+    manager_lock(m);
+    struct region *r = region_of_locked(m, p);
+    if (r && r->base == p)
+        region_free_locked(r);
+    else
+        log_write(&m->log, TERRACE_LOG_ERROR, "terrace_free(%p): terrace_malloc() did not give this", p);
+    manager_unlock(m);
 }
 
-int terrace_advise(terrace *m, void *p, size_t bytes, int advice, terrace_tier tier)
+static void advise_block_locked(struct region *r, size_t i, int advice)
 {
-    (void)p, (void)bytes, (void)advice, (void)tier;
-    int r = manager_check(m);
-    return r ? r : not_here("terrace_advise");
+    struct terrace_tensor *t = r->block[i];
+    if (!t)
+        return;
+    if (advice == TERRACE_ADVISE_WILLNEED && block_copy(t)->state == COPY_ABSENT && !t->blank) {
+        lane_hint_locked(t, r->tier);
+    } else if (advice == TERRACE_ADVISE_DONTNEED) {
+        t->demoted = true;
+        demote_pending_locked(t);
+    } else if (advice == TERRACE_ADVISE_UNPIN) {
+        copy_unpin_locked(block_copy(t));
+        copy_settle_locked(block_copy(t));
+    }
+}
+
+/* Pins the blocks, then touches each, which brings it in. */
+static int pin_range_locked(struct region *r, size_t from, size_t to)
+{
+    struct terrace *m = r->tier->manager;
+    uint64_t held = (to - from) * r->block_bytes;
+    struct copy *c;
+    TAILQ_FOREACH(c, &r->tier->pinned, held)
+        held += c->extent ? c->extent->bytes : 0;
+    if (held + r->tier->staging > r->tier->arena.limit - r->tier->arena.limit / 8)
+        return error_set(-TERRACE_EBUDGET, "terrace_advise: pinning this would leave less than an eighth "
+                         "of the budget of %s", r->tier->name);
+    for (size_t i = from; i < to; i++) {
+        struct terrace_tensor *t = block_locked(r, i);
+        int e = t ? copy_pin_locked(block_copy(t), false) : -TERRACE_ENOMEM;
+        if (e) {
+            while (i-- > from)
+                advise_block_locked(r, i, TERRACE_ADVISE_UNPIN);
+            return e;
+        }
+    }
+    manager_unlock(m);
+    for (size_t i = from; i < to; i++)
+        (void)*(volatile char *)(r->base + i * r->block_bytes);
+    manager_lock(m);
+    return 0;
+}
+
+int terrace_advise(terrace *m, void *p, size_t bytes, int advice, terrace_tier which)
+{
+    int e = manager_check(m);
+    if (e == 0 && (advice < TERRACE_ADVISE_WILLNEED || advice > TERRACE_ADVISE_UNPIN))
+        e = error_set(-TERRACE_EINVAL, "%d is not a TERRACE_ADVISE_...", advice);
+    if (e == 0)
+        e = tier_check(m, which);
+    if (e)
+        return e;
+    manager_lock(m);
+    struct region *r = region_of_locked(m, p);
+    size_t at = r ? (size_t)((char *)p - r->base) : 0;
+    if (!r)
+        e = -TERRACE_EINVAL;
+    else if (bytes > r->reserved - at)
+        e = error_set(-TERRACE_EINVAL, "terrace_advise: %zu bytes at %p reach past their allocation", bytes, p);
+    else if (bytes) {
+        size_t from = at / r->block_bytes, to = (at + bytes - 1) / r->block_bytes + 1;
+        if (advice == TERRACE_ADVISE_PIN)
+            e = pin_range_locked(r, from, to);
+        for (size_t i = from; advice != TERRACE_ADVISE_PIN && i < to; i++)
+            advise_block_locked(r, i, advice);
+    }
+    manager_unlock(m);
+    return e;
 }
 
 int terrace_safepoint(terrace *m, terrace_tier tier, void *stream)
 {
-    (void)tier, (void)stream;
-    int r = manager_check(m);
-    return r ? r : not_here("terrace_safepoint");
+    (void)stream;
+    int e = manager_check(m);
+    return e ? e : tier_check(m, tier); /* pages of host tiers may move at any time */
 }

@@ -5,11 +5,14 @@
 #include <string.h>
 
 #include "mover.h"
+#include "stable.h"
 
 enum { PAGE = 4096, MOST_ALIGNMENT = 2 << 20 };
 
 const char *tensor_name(const struct terrace_tensor *t)
 {
+    if (t->region)
+        return region_label(t->region);
     return t->label ? t->label : "(unnamed)";
 }
 
@@ -48,7 +51,7 @@ int tensor_report_locked(struct terrace_tensor *t)
 
 /* ---- creating ---------------------------------------------------------- */
 
-static int attr_check(const terrace_tensor_attr *attr)
+int tensor_attr_check(const terrace_tensor_attr *attr)
 {
     if (!attr)
         return 0;
@@ -79,7 +82,7 @@ static int tensor_new(struct terrace *m, size_t bytes, const terrace_tensor_attr
 {
     if (bytes == 0 || bytes > SIZE_MAX / 4)
         return error_set(-TERRACE_EINVAL, "a tensor of %zu bytes cannot be made", bytes);
-    int r = attr_check(attr);
+    int r = tensor_attr_check(attr);
     if (r)
         return r;
     struct terrace_tensor *t = calloc(1, sizeof *t + m->tiers * sizeof t->copy[0]);
@@ -114,6 +117,18 @@ static void tensor_publish(struct terrace_tensor *t)
     m->stats.tensors++;
     m->stats.tensor_bytes += t->bytes;
     manager_unlock(m);
+}
+
+struct terrace_tensor *tensor_for_block(struct terrace *m, struct region *r, size_t index,
+                                        size_t bytes)
+{
+    struct terrace_tensor *t;
+    if (tensor_new(m, bytes, NULL, &t))
+        return NULL;
+    t->region = r;
+    t->index = index;
+    LIST_INSERT_HEAD(&m->all, t, all);
+    return t;
 }
 
 int terrace_tensor_create(terrace *m, size_t bytes, const terrace_tensor_attr *attr,
@@ -185,14 +200,16 @@ static bool pinned(const struct terrace_tensor *t)
 void tensor_reap_locked(struct terrace_tensor *t)
 {
     struct terrace *m = t->manager;
-    if (!t->doomed || t->busy || t->transfer || pinned(t))
+    if (!t->doomed || t->busy || t->transfer || t->leaving || t->faulted || pinned(t))
         return;
     lane_unhint_locked(t);
     for (unsigned i = 0; i < m->tiers; i++)
         copy_drop_locked(&t->copy[i]);
     LIST_REMOVE(t, all);
-    m->stats.tensors--;
-    m->stats.tensor_bytes -= t->bytes;
+    if (!t->region) {
+        m->stats.tensors--;
+        m->stats.tensor_bytes -= t->bytes;
+    }
     if (t->file_tier >= 0) {
         struct tier *disk = &m->tier[(unsigned char)t->file_tier];
         manager_unlock(m);
@@ -202,7 +219,7 @@ void tensor_reap_locked(struct terrace_tensor *t)
     tensor_free(t);
     m->releases++;
     lanes_poke_locked(m);
-    pthread_cond_broadcast(&m->changed);
+    manager_changed_locked(m);
 }
 
 void terrace_tensor_destroy(terrace_tensor *t)
@@ -215,7 +232,7 @@ void terrace_tensor_destroy(terrace_tensor *t)
     if (t->transfer)
         t->transfer->stale = true; /* a write-back need not be finished */
     m->releases++;
-    pthread_cond_broadcast(&m->changed); /* who waits for it learns that it is gone */
+    manager_changed_locked(m); /* who waits for it learns that it is gone */
     tensor_reap_locked(t);
     manager_unlock(m);
 }

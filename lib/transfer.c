@@ -206,7 +206,7 @@ void transfer_finish_locked(struct transfer *x)
     free(x);
     demote_pending_locked(t);
     tensor_reap_locked(t);
-    pthread_cond_broadcast(&m->changed);
+    manager_changed_locked(m);
 }
 
 void transfer_forget_locked(struct lane *lane, struct transfer *x)

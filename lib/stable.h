@@ -1,0 +1,24 @@
+/* stable.h - address-stable memory: what the rest of the core needs of it.
+ * May call: core.h. */
+#ifndef TERRACE_LIB_STABLE_H
+#define TERRACE_LIB_STABLE_H
+
+#include "core.h"
+
+struct region;
+
+/* State changed: faults that could not be served may be served now. */
+void stable_changed_locked(struct terrace *m);
+/* Whether the service thread was given work since this was last asked; it is
+ * then to be woken with stable_kick(), without the lock. */
+bool stable_kicked_locked(struct terrace *m);
+bool stable_work_locked(const struct terrace *m); /* it was, and still is to be woken */
+void stable_kick(struct terrace *m);
+/* The block's pages are at its stable address: has them taken back, so that
+ * the copy can be evicted like any other. Counts as draining until then. */
+void stable_recall_locked(struct copy *c);
+void stable_stop(struct terrace *m);  /* ends the service thread */
+void stable_close(struct terrace *m); /* gives all regions back; the lanes have stopped */
+const char *region_label(const struct region *r);
+
+#endif
