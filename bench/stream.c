@@ -114,7 +114,9 @@ int main(int argc, char **argv)
     must(terrace_tier_find(j.m, "host", &j.host));
     must(terrace_tier_find(j.m, "disk", &j.disk));
     j.t = calloc(j.n, sizeof *j.t);
-    for (size_t i = 0; j.t && i < j.n; i++)
+    if (!j.t)
+        return 1;
+    for (size_t i = 0; i < j.n; i++)
         must(terrace_tensor_create(j.m, j.bytes, NULL, &j.t[i]));
     write_pass(&j);
     puts("ready");

@@ -19,6 +19,7 @@
  * May call: the backend's table, error.h, libc. */
 #include "arena.h"
 
+#include <assert.h>
 #include <stdlib.h>
 
 #include "error.h"
@@ -230,12 +231,14 @@ static void shed(struct arena *a, uint64_t bytes, struct grant *grant)
             if (largest && (!e || largest->bytes > e->bytes))
                 e = largest;
         }
+        assert(e); /* the caller has checked */
         uint64_t excess = round_up(a->committed + bytes - a->limit, a->zone[e->zone].unit);
         detach(a, e);
         if (e->bytes > excess) { /* keep the rest, where book-keeping can be had */
             struct extent *spare[2] = {NULL, extent_new(e->zone, 0, 0)};
             if (spare[1])
                 cut(a, e, e->address, excess, CACHED, spare);
+            free(spare[1]);
         }
         a->committed -= e->bytes;
         e->next = grant->give;

@@ -18,6 +18,7 @@
  * May call: core.h, seal.h, the backend's table. */
 #include "mover.h"
 
+#include <assert.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -365,6 +366,7 @@ static int staging_open(struct lane *lane)
     if (r)
         return error_set(r, "TERRACE_ENCRYPT: no room for %zu bytes of staging in the budget of %s",
                          chunk, host->name);
+    assert(lane->staging);
     lane->staging_tier = host;
     host->staging += lane->staging->bytes;
     for (unsigned i = 0; i < lane->depth; i++)
@@ -401,8 +403,10 @@ int lane_open(struct tier *disk)
     lane->done = calloc(lane->depth, sizeof(terrace_io *));
     disk->lane = lane;
     int r = 0;
-    if (!lane->pieces || !lane->batch || !lane->done)
-        r = error_set(-TERRACE_ENOMEM, "no host memory");
+    if (!lane->pieces || !lane->batch || !lane->done) {
+        r = -TERRACE_ENOMEM;
+        error_set(r, "no host memory");
+    }
     if (r == 0 && sealer_encrypts(disk->manager->sealer))
         r = staging_open(lane);
     for (unsigned i = 0; r == 0 && i < lane->depth; i++) {

@@ -167,10 +167,10 @@ int terrace_tensor_open(terrace *m, const char *path, uint64_t offset, size_t by
     struct tier *disk = file_tier(m);
     if (!disk)
         return error_set(-TERRACE_ENOTSUP, "'%s' cannot be opened as a tensor: no tier reads files; "
-                         "have a disk tier such as nvme:0 in TERRACE_TIERS", path);
-    struct terrace_tensor *t;
+                         "have a disk tier in TERRACE_TIERS", path);
+    struct terrace_tensor *t = NULL;
     r = tensor_new(m, bytes, attr, &t);
-    if (r)
+    if (r || !t)
         return r;
     t->path = strdup(path);
     r = t->path ? disk->backend->attach(disk->unit, path, offset, bytes, &t->file_base)

@@ -108,7 +108,7 @@ int terrace_tier_name(terrace *m, terrace_tier tier, char *buf, size_t len)
         name = m->tier[tier - TIER_KIND].backend->name;
     if (!buf || strlen(name) >= len)
         return error_set(-TERRACE_EINVAL, "terrace_tier_name: the buffer has no room for '%s'", name);
-    strcpy(buf, name);
+    memcpy(buf, name, strlen(name) + 1);
     return 0;
 }
 

@@ -1,4 +1,4 @@
-/* nvme.c - the disk tier: spill files nvme_striped over folders, and users' files.
+/* nvme.c - the disk tier: spill files striped over folders, and users' files.
  *
  * A reservation is one unnamed file per spill folder. Tier addresses run on
  * from reservation to reservation, and within one they go round the folders in

@@ -209,14 +209,14 @@ static unsigned folder_sharing(const struct nvme *u, const struct folder *f)
         return 1;
     for (unsigned i = 0; i < u->folders; i++)
         n += fstat(u->folder[i].fd, &other) == 0 && other.st_dev == mine.st_dev;
-    return n;
+    return n ? n : 1;
 }
 
 /* Stripes are dealt evenly, so the disk with the least room per folder decides. */
 int nvme_capacity(const struct nvme *u, terrace_unit_info *info)
 {
     uint64_t least = UINT64_MAX, avail = 0, size = 0;
-    const struct folder *tight = NULL;
+    const struct folder *tight = &u->folder[0];
     for (unsigned i = 0; i < u->folders; i++) {
         const struct folder *f = &u->folder[i];
         uint64_t part = nvme_folder_room(f, &avail, &size) / folder_sharing(u, f);
@@ -233,7 +233,7 @@ int nvme_capacity(const struct nvme *u, terrace_unit_info *info)
     info->capacity = least * u->folders;
     snprintf(info->capacity_reason, sizeof info->capacity_reason,
              "%.1f GiB free in %.60s less 5 %% of the disk's %.1f GiB%s", (double)avail / GIB,
-             tight->path, (double)size / GIB, u->folders > 1 ? ", nvme_striped evenly" : "");
+             tight->path, (double)size / GIB, u->folders > 1 ? ", striped evenly" : "");
     return 0;
 }
 

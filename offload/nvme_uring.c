@@ -198,7 +198,7 @@ static int uring_try(struct uring *r, int probe)
     else if (error >= 0)
         error = -EAGAIN;
     if (error == 0) {
-        error = cqe->res < 0 ? cqe->res : cqe->res != PAGE || memcmp(page, nvme_probe_page, PAGE) ? -EIO : 0;
+        error = cqe->res < 0 ? cqe->res : cqe->res != PAGE || memcmp(page, nvme_probe_page, PAGE) != 0 ? -EIO : 0;
         io_uring_cqe_seen(&r->ring, cqe);
     }
     munmap(page, PAGE);

@@ -2,6 +2,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "core.h"
 #include "manager.h"
 #include "simdisk.h"
 
@@ -450,6 +451,139 @@ Test(acquire, lists_do_not_deadlock, .timeout = 60)
     }
     cr_assert(tier_stats_of(m, 0).peak <= 4 * MIB);
     terrace_close(m);
+}
+
+/* A list acquired, and released where that went well, in a thread of its own. */
+struct lister {
+    terrace_access list[3];
+    size_t n;
+    int result;
+    pthread_t thread;
+};
+
+static void lister_add(struct lister *l, terrace_tensor *t, unsigned mode)
+{
+    l->list[l->n++] = (terrace_access){.size = sizeof l->list[0], .tensor = t, .mode = mode};
+}
+
+static void *lister_main(void *arg)
+{
+    struct lister *l = arg;
+    l->result = terrace_acquire_all(l->list, l->n, NULL);
+    for (size_t i = 0; l->result == 0 && i < l->n; i++)
+        terrace_release(l->list[i].tensor, l->list[i].address, NULL);
+    return NULL;
+}
+
+static void lister_start(struct lister *l)
+{
+    cr_assert_eq(pthread_create(&l->thread, NULL, lister_main, l), 0);
+}
+
+static void *expect_first_pattern(void *t)
+{
+    expect_pattern(t, 0, SIZE, 1);
+    return NULL;
+}
+
+/* A reader waits for a tensor that a list is about to overwrite; then the list
+ * fails on its other entry. */
+Test(acquire, a_reader_outlives_a_list_that_fails, .timeout = 20)
+{
+    terrace *m = open_sim(8 * MIB, "log=off");
+    terrace_tensor *x = tensor_of(m, SIZE, "x"), *y = tensor_of(m, SIZE, "y");
+    write_pattern(x, 0, SIZE, 1);
+    write_pattern(y, 0, SIZE, 2);
+    push_down(x, m);
+    push_down(y, m);
+    terrace_tensor *z = tensor_of(m, 8 * MIB, "z");
+    write_pattern(z, 0, 8 * MIB, 3); /* what was in memory is gone */
+    terrace_tensor_destroy(z);
+    struct lister l = {.n = 0};
+    lister_add(&l, x, TERRACE_OVERWRITE);
+    lister_add(&l, y, TERRACE_READ);
+    pthread_t reader;
+    simdisk_hold();
+    simdisk.fail_read = 1;
+    lister_start(&l);
+    cr_assert(simdisk_await_queued(1));
+    pthread_create(&reader, NULL, expect_first_pattern, x);
+    usleep(50000);
+    simdisk_let_go();
+    pthread_join(l.thread, NULL);
+    cr_assert_eq(l.result, -TERRACE_EIO);
+    pthread_join(reader, NULL);
+    expect_pattern(y, 0, SIZE, 2);
+    terrace_close(m);
+}
+
+/* Each of two lists has got one tensor to overwrite when it finds the other's
+ * in its way. The first is kept busy meanwhile by zeroing a large tensor. */
+Test(acquire, crossed_lists_do_not_deadlock, .timeout = 30)
+{
+    terrace *m = open_sim(128 * MIB, NULL);
+    terrace_tensor *x = tensor_of(m, SIZE, "x"), *y = tensor_of(m, SIZE, "y");
+    struct lister a = {.n = 0}, b = {.n = 0};
+    lister_add(&a, x, TERRACE_OVERWRITE);
+    lister_add(&a, tensor_of(m, 96 * MIB, "large"), TERRACE_READ);
+    lister_add(&a, y, TERRACE_OVERWRITE);
+    lister_add(&b, y, TERRACE_OVERWRITE);
+    lister_add(&b, x, TERRACE_OVERWRITE);
+    lister_start(&a);
+    for (bool begun = false; !begun;) {
+        manager_lock(m);
+        begun = x->copy[0].state != COPY_ABSENT;
+        manager_unlock(m);
+    }
+    lister_start(&b);
+    pthread_join(a.thread, NULL);
+    pthread_join(b.thread, NULL);
+    cr_assert(a.result == 0 && b.result == 0);
+    terrace_close(m);
+}
+
+/* Two threads take pairs of new tensors in opposite order at the same moment. */
+enum { PAIRS = 1000 };
+
+struct pairer {
+    terrace_tensor **t;
+    int first;
+    unsigned mode;
+    pthread_barrier_t *barrier;
+};
+
+static void *take_pairs(void *arg)
+{
+    struct pairer *g = arg;
+    for (int i = 0; i < PAIRS; i++) {
+        struct lister l = {.n = 0};
+        lister_add(&l, g->t[2 * i + g->first], TERRACE_OVERWRITE);
+        lister_add(&l, g->t[2 * i + !g->first], g->mode);
+        pthread_barrier_wait(g->barrier);
+        lister_main(&l);
+        assert_ok(l.result);
+    }
+    return NULL;
+}
+
+Test(acquire, pairs_in_opposite_order_do_not_deadlock, .timeout = 30)
+{
+    static terrace_tensor *t[2 * PAIRS];
+    static const unsigned modes[] = {TERRACE_OVERWRITE, TERRACE_READ};
+    for (int k = 0; k < 2; k++) {
+        terrace *m = open_sim(64 * MIB, NULL);
+        for (int i = 0; i < 2 * PAIRS; i++)
+            t[i] = tensor_of(m, 4 * KIB, "t");
+        pthread_barrier_t barrier;
+        pthread_barrier_init(&barrier, NULL, 2);
+        pthread_t thread;
+        struct pairer g[2] = {{t, 0, modes[k], &barrier}, {t, 1, modes[k], &barrier}};
+        pthread_create(&thread, NULL, take_pairs, &g[0]);
+        take_pairs(&g[1]);
+        pthread_join(thread, NULL);
+        pthread_barrier_destroy(&barrier);
+        terrace_close(m);
+    }
 }
 
 Test(acquire, destroy_while_acquired_is_deferred)

@@ -203,6 +203,15 @@ static void check_whole_again(struct arena *a)
     cr_assert_eq(fake.reserved, 0);
 }
 
+/* The end of a test: what is live fits the books, and all comes back. */
+static void finish(struct arena *a, struct extent *const *live, size_t n)
+{
+    check_books(a, live, n);
+    while (n)
+        arena_free(a, live[--n]);
+    check_whole_again(a);
+}
+
 static uint64_t random_state = 88172645463325252u;
 
 static uint64_t random_below(uint64_t n)
@@ -251,11 +260,8 @@ static void random_run(uint64_t step)
         if (i % 64 == 0)
             check_books(&a, live, n);
     }
-    check_books(&a, live, n);
     cr_assert(full > 10, "the limit was hardly met");
-    while (n)
-        arena_free(&a, live[--n]);
-    check_whole_again(&a);
+    finish(&a, live, n);
 }
 
 Test(arena, random_operations_match_a_model, .timeout = 60)
@@ -309,11 +315,8 @@ Test(arena, unsettled_grants_never_pass_the_limit, .timeout = 60)
         if (state[k] != IDLE && (live[n] = arena_settle(&a, &grant[k], result[k])) != NULL)
             n++;
     }
-    check_books(&a, live, n);
     cr_assert(again > 10, "grants were hardly ever in each other's way");
-    while (n)
-        arena_free(&a, live[--n]);
-    check_whole_again(&a);
+    finish(&a, live, n);
 }
 
 /* ---- sizes and the limit ------------------------------------------------- */
@@ -342,11 +345,8 @@ Test(arena, the_whole_limit_can_be_allocated)
     cr_assert_eq(allocate(&a, UINT64_MAX / 2, 0, &other), -TERRACE_EBUDGET);
     e = get(&a, 14 * MIB); /* granules; what was cached in pages makes room */
     other = get(&a, 1 * MIB);
-    check_books(&a, (struct extent *[]){e, other}, 2);
-    arena_free(&a, e);
-    arena_free(&a, other);
     cr_assert_eq(a.peak, 15 * MIB);
-    check_whole_again(&a);
+    finish(&a, (struct extent *[]){e, other}, 2);
 }
 
 Test(arena, a_limit_is_whole_pages)
@@ -383,10 +383,7 @@ Test(arena, equal_sizes_recycle_without_backend_calls)
         e[k] = get(&a, 1 * MIB);
     }
     cr_assert_eq(fake.calls, 16);
-    check_books(&a, e, 16);
-    for (int i = 0; i < 16; i++)
-        arena_free(&a, e[i]);
-    check_whole_again(&a);
+    finish(&a, e, 16);
 }
 
 Test(arena, a_cached_extent_serves_smaller_sizes)
@@ -396,8 +393,7 @@ Test(arena, a_cached_extent_serves_smaller_sizes)
     unsigned calls = fake.calls;
     struct extent *e[2] = {get(&a, 300 * KIB), get(&a, 700 * KIB)};
     cr_assert_eq(fake.calls, calls);
-    check_books(&a, e, 2);
-    arena_close(&a);
+    finish(&a, e, 2);
 }
 
 Test(arena, a_purge_gives_back_what_is_cached_and_no_more)
@@ -410,11 +406,8 @@ Test(arena, a_purge_gives_back_what_is_cached_and_no_more)
     cr_assert_eq(fake.bytes, 10 * MIB);
     purge(&a);
     cr_assert_eq(fake.bytes, 5 * MIB);
-    check_books(&a, kept, 2);
-    arena_free(&a, kept[0]);
-    arena_free(&a, kept[1]);
     cr_assert_eq(a.peak, 10 * MIB);
-    check_whole_again(&a);
+    finish(&a, kept, 2);
 }
 
 /* ---- committing more than asked for -------------------------------------- */
@@ -431,8 +424,7 @@ Test(arena, a_step_commits_ahead_within_the_limit)
     for (int i = 16; i < 24; i++)
         e[i] = get(&a, 64 * KIB); /* no room for a whole step any more */
     cr_assert_eq(fake.bytes, a.limit);
-    check_books(&a, e, 24);
-    arena_close(&a);
+    finish(&a, e, 24);
 }
 
 Test(arena, a_commit_that_fails_leaves_everything_as_it_was)
@@ -450,8 +442,7 @@ Test(arena, a_commit_that_fails_leaves_everything_as_it_was)
         check_books(&a, &kept, 1);
     }
     struct extent *now[2] = {kept, get(&a, 3 * MIB)};
-    check_books(&a, now, 2);
-    arena_close(&a);
+    finish(&a, now, 2);
 }
 
 Test(arena, where_the_step_fails_the_need_alone_is_tried)
@@ -462,9 +453,7 @@ Test(arena, where_the_step_fails_the_need_alone_is_tried)
     struct extent *e = get(&a, 1 * MIB);
     cr_assert_eq(fake.calls, 2);
     cr_assert_eq(fake.bytes, 1 * MIB);
-    check_books(&a, &e, 1);
-    arena_free(&a, e);
-    check_whole_again(&a);
+    finish(&a, &e, 1);
 }
 
 /* ---- grants under way ---------------------------------------------------- */
@@ -486,8 +475,7 @@ Test(arena, again_while_another_grant_holds_the_room)
     cr_assert_eq(arena_fulfil(&a, &first), 0);
     e[0] = arena_settle(&a, &first, 0);
     e[2] = arena_settle(&a, &third, 0);
-    check_books(&a, e, 3);
-    arena_close(&a);
+    finish(&a, e, 3);
 }
 
 /* ---- address space ------------------------------------------------------- */
@@ -499,9 +487,7 @@ Test(arena, less_address_space_will_do)
     for (int i = 0; i < ZONES; i++)
         cr_assert(a.zone[i].bytes >= a.limit && a.zone[i].bytes <= fake.largest);
     struct extent *e = get(&a, 16 * MIB);
-    check_books(&a, &e, 1);
-    arena_free(&a, e);
-    check_whole_again(&a);
+    finish(&a, &e, 1);
 }
 
 Test(arena, without_enough_address_space_it_does_not_open)
