@@ -82,7 +82,7 @@ struct terrace_tensor {
     size_t index;       /* in region.block */
     XXH128_hash_t sum;  /* of its bytes when it was mapped */
     bool summed;
-    bool changes;       /* it had been changed when it was last taken back */
+    bool changes;       /* it had been changed when that was last looked at: it will be */
     bool mapped;        /* its pages are at its stable address */
     bool leaving;       /* and are to be taken back */
     bool faulted;       /* somebody waits for it */

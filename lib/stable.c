@@ -16,8 +16,8 @@
  *
  * Whether a program changed a block is found out by comparing checksums (XXH3,
  * 128 bits): one taken before it is mapped, one after it was taken back. An
- * unchanged block leaves without a write. Where a block was changed the last
- * time, it is taken to change again, and no checksum is spent on it.
+ * unchanged block leaves without a write. Where that found a change, the block
+ * is taken to change the next time, and no checksum is spent on it then.
  *
  * A forked child does not have the regions (MADV_DONTFORK): touching one is a
  * segmentation fault there, never wrong bytes.
@@ -200,7 +200,7 @@ static void unmap_locked(struct stable *s, struct terrace_tensor *t)
         policy_used(&copy_tier(c)->policy, &c->node); /* others are tried before it */
     } else {
         t->mapped = false;
-        t->changes = !same;
+        t->changes = t->summed && !same;
         if (!same)
             copy_written_locked(c);
     }

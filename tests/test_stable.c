@@ -1,0 +1,243 @@
+/* test_stable.c - address-stable memory: pointers that stay while pages move. */
+#include <pthread.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "manager.h"
+#include "simdisk.h"
+
+enum { BLOCK = 2 * MIB };
+
+static unsigned char *stable_of(terrace *m, size_t bytes)
+{
+    void *p = terrace_malloc(m, bytes, host_of(m), NULL);
+    cr_assert_not_null(p, "%s", terrace_last_error());
+    return p;
+}
+
+Test(stable, bytes_survive_eviction, .timeout = 60)
+{
+    enum { BLOCKS = 32 };
+    terrace *m = open_sim(16 * MIB, NULL);
+    unsigned char *p = stable_of(m, (size_t)BLOCKS * BLOCK);
+    for (int round = 0; round < 3; round++) {
+        for (size_t i = 0; i < BLOCKS; i++)
+            pattern_fill(p + i * BLOCK, BLOCK, i + (size_t)round * 100);
+        for (size_t i = 0; i < BLOCKS; i++)
+            cr_assert(pattern_is(p + i * BLOCK, BLOCK, i + (size_t)round * 100));
+    }
+    cr_assert(tier_stats_of(m, 0).peak <= 16 * MIB);
+    cr_assert_gt(stats_of(m).faults, BLOCKS);
+    cr_assert_gt(stats_of(m).writeback_bytes, 0);
+    terrace_free(m, p);
+    terrace_close(m);
+}
+
+Test(stable, new_memory_reads_as_zeros, .timeout = 60)
+{
+    terrace *m = open_sim(8 * MIB, NULL);
+    unsigned char *p = stable_of(m, 16 * MIB);
+    memset(p, 1, 16 * MIB);
+    terrace_free(m, p);
+    p = stable_of(m, 16 * MIB);
+    for (size_t i = 0; i < 16 * MIB; i++)
+        cr_assert(p[i] == 0);
+    terrace_close(m);
+}
+
+Test(stable, what_is_only_read_is_not_written_again, .timeout = 60)
+{
+    enum { BLOCKS = 16 };
+    terrace *m = open_sim(8 * MIB, NULL);
+    unsigned char *p = stable_of(m, (size_t)BLOCKS * BLOCK);
+    for (size_t i = 0; i < BLOCKS; i++)
+        pattern_fill(p + i * BLOCK, BLOCK, i);
+    for (int round = 0; round < 3; round++)
+        for (size_t i = 0; i < BLOCKS; i++)
+            cr_assert(pattern_is(p + i * BLOCK, BLOCK, i));
+    uint64_t written = simdisk.written_bytes;
+    for (int round = 0; round < 3; round++)
+        for (size_t i = 0; i < BLOCKS; i++)
+            cr_assert(pattern_is(p + i * BLOCK, BLOCK, i));
+    cr_assert_eq(simdisk.written_bytes, written);
+    p[5 * BLOCK + 17] ^= 1; /* and one changed bit is not lost */
+    for (size_t i = 6; i < BLOCKS; i++)
+        cr_assert(pattern_is(p + i * BLOCK, BLOCK, i));
+    for (size_t i = 0; i < 5; i++)
+        cr_assert(pattern_is(p + i * BLOCK, BLOCK, i));
+    p[5 * BLOCK + 17] ^= 1;
+    cr_assert(pattern_is(p + 5 * BLOCK, BLOCK, 5));
+    terrace_close(m);
+}
+
+struct walker {
+    unsigned char *p;
+    size_t words;
+    unsigned seed;
+    unsigned long sum;
+};
+
+/* Adds to words of its own, spread over all the memory. */
+static void *walk(void *arg)
+{
+    struct walker *w = arg;
+    unsigned x = w->seed * 2654435761u + 1;
+    for (int i = 0; i < 20000; i++) {
+        x = x * 1664525u + 1013904223u;
+        size_t at = (x >> 8) % (w->words / 8) * 8 + w->seed;
+        ((uint64_t *)w->p)[at]++;
+        w->sum++;
+    }
+    return NULL;
+}
+
+Test(stable, no_write_is_lost_while_pages_move, .timeout = 120)
+{
+    terrace *m = open_sim(16 * MIB, NULL);
+    size_t bytes = 48 * MIB;
+    unsigned char *p = stable_of(m, bytes);
+    struct walker w[4];
+    pthread_t thread[4];
+    unsigned long sum = 0, found = 0;
+    for (unsigned i = 0; i < 4; i++) {
+        w[i] = (struct walker){.p = p, .words = bytes / 8, .seed = i};
+        pthread_create(&thread[i], NULL, walk, &w[i]);
+    }
+    for (unsigned i = 0; i < 4; i++) {
+        pthread_join(thread[i], NULL);
+        sum += w[i].sum;
+    }
+    for (size_t i = 0; i < bytes / 8; i++)
+        found += ((uint64_t *)p)[i];
+    cr_assert_eq(found, sum);
+    terrace_close(m);
+}
+
+Test(stable, system_calls_reach_evicted_pages, .timeout = 60)
+{
+    if (geteuid() != 0)
+        cr_skip("needs userfaultfd for kernel-mode faults");
+    terrace *m = open_sim(8 * MIB, NULL);
+    unsigned char *p = stable_of(m, 32 * MIB);
+    pattern_fill(p, BLOCK, 1);
+    memset(p + BLOCK, 2, 30 * MIB);
+    int ends[2];
+    char back[4096];
+    cr_assert_eq(pipe(ends), 0);
+    cr_assert_eq(write(ends[1], p, sizeof back), sizeof back);
+    cr_assert_eq(read(ends[0], back, sizeof back), sizeof back);
+    cr_assert_eq(memcmp(back, p, sizeof back), 0);
+    cr_assert(pattern_is(p, BLOCK, 1));
+    terrace_close(m);
+}
+
+Test(stable, small_and_odd_sizes, .timeout = 60)
+{
+    static const size_t sizes[] = {1, 4095, 4096, 4097, 100000, BLOCK - 1, BLOCK, BLOCK + 1, 5000001};
+    enum { N = sizeof sizes / sizeof sizes[0] };
+    terrace *m = open_sim(8 * MIB, NULL);
+    unsigned char *p[N];
+    for (size_t i = 0; i < N; i++) {
+        p[i] = stable_of(m, sizes[i]);
+        pattern_fill(p[i], sizes[i], i);
+    }
+    for (size_t i = 0; i < N; i++)
+        assert_ok(terrace_advise(m, p[i], sizes[i], TERRACE_ADVISE_DONTNEED, host_of(m)));
+    for (size_t i = 0; i < N; i++)
+        cr_assert(pattern_is(p[i], sizes[i], i));
+    for (size_t i = 0; i < N; i++)
+        terrace_free(m, p[i]);
+    cr_assert_eq(tier_stats_of(m, 0).tensors, 0);
+    terrace_close(m);
+}
+
+Test(stable, advice, .timeout = 60)
+{
+    terrace *m = open_sim(16 * MIB, NULL);
+    unsigned char *p = stable_of(m, 32 * MIB);
+    pattern_fill(p, 4 * MIB, 1);
+    assert_ok(terrace_advise(m, p, 4 * MIB, TERRACE_ADVISE_PIN, host_of(m)));
+    uint64_t faults = stats_of(m).faults;
+    memset(p + 4 * MIB, 3, 28 * MIB);
+    uint64_t pinned_faults = stats_of(m).faults;
+    cr_assert(pattern_is(p, 4 * MIB, 1));
+    cr_assert_eq(stats_of(m).faults, pinned_faults, "a pinned block had left");
+    cr_assert_gt(pinned_faults, faults);
+    assert_fails(terrace_advise(m, p, 32 * MIB, TERRACE_ADVISE_PIN, host_of(m)), TERRACE_EBUDGET);
+    assert_ok(terrace_advise(m, p, 4 * MIB, TERRACE_ADVISE_UNPIN, host_of(m)));
+    assert_ok(terrace_advise(m, p, 4 * MIB, TERRACE_ADVISE_DONTNEED, host_of(m)));
+    assert_ok(terrace_advise(m, p, 4 * MIB, TERRACE_ADVISE_WILLNEED, host_of(m)));
+    assert_fails(terrace_advise(m, p, 33 * MIB, TERRACE_ADVISE_WILLNEED, host_of(m)), TERRACE_EINVAL);
+    assert_fails(terrace_advise(m, &m, 8, TERRACE_ADVISE_WILLNEED, host_of(m)), TERRACE_EINVAL);
+    assert_fails(terrace_advise(m, p, 8, 99, host_of(m)), TERRACE_EINVAL);
+    cr_assert(pattern_is(p, 4 * MIB, 1));
+    terrace_close(m);
+}
+
+Test(stable, a_sequential_walk_is_read_ahead, .timeout = 60)
+{
+    terrace *m = open_sim(32 * MIB, NULL);
+    unsigned char *p = stable_of(m, 128 * MIB);
+    memset(p, 1, 128 * MIB);
+    terrace_statistics before = stats_of(m);
+    unsigned long sum = 0;
+    for (size_t i = 0; i < 128 * MIB; i += 4096)
+        sum += p[i];
+    cr_assert_eq(sum, 128 * MIB / 4096);
+    terrace_statistics after = stats_of(m);
+    cr_assert_gt(after.prefetches - before.prefetches, 16);
+    terrace_close(m);
+}
+
+Test(stable, the_child_of_a_fork_never_reads_wrong_bytes, .timeout = 60)
+{
+    terrace *m = open_sim(8 * MIB, NULL);
+    unsigned char *p = stable_of(m, 16 * MIB);
+    memset(p, 7, 16 * MIB);
+    pid_t child = fork();
+    if (child == 0) {
+        signal(SIGSEGV, SIG_DFL); /* not a sanitizer's */
+        _exit(*(volatile unsigned char *)p == 7 ? 0 : 1);
+    }
+    int status;
+    waitpid(child, &status, 0);
+    cr_assert((WIFEXITED(status) && WEXITSTATUS(status) == 0) || WIFSIGNALED(status));
+    cr_assert_eq(p[0], 7);
+    cr_assert_eq(p[16 * MIB - 1], 7);
+    terrace_close(m);
+}
+
+Test(stable, refusals)
+{
+    terrace *m = open_sim(8 * MIB, NULL);
+    cr_assert_null(terrace_malloc(m, 0, host_of(m), NULL));
+    cr_assert_null(terrace_malloc(m, 4096, disk_of(m), NULL));
+    cr_assert(strstr(terrace_last_error(), "host"), "%s", terrace_last_error());
+    cr_assert_null(terrace_malloc(m, 4096, 999, NULL));
+    cr_assert_null(terrace_malloc(NULL, 4096, 0, NULL));
+    terrace_free(m, NULL);
+    terrace_close(m);
+    m = open_sim(8 * MIB, "policy=none");
+    cr_assert_null(terrace_malloc(m, 16 * MIB, host_of(m), NULL));
+    cr_assert(strstr(terrace_last_error(), "TERRACE_POLICY"), "%s", terrace_last_error());
+    terrace_close(m);
+}
+
+Test(stable, tensors_and_stable_memory_share_the_budget, .timeout = 60)
+{
+    terrace *m = open_sim(16 * MIB, NULL);
+    unsigned char *p = stable_of(m, 32 * MIB);
+    terrace_tensor *t[16];
+    for (int i = 0; i < 16; i++) {
+        t[i] = tensor_of(m, BLOCK, "t");
+        write_pattern(t[i], host_of(m), BLOCK, (uint64_t)i);
+        pattern_fill(p + (size_t)i * BLOCK, BLOCK, (uint64_t)i + 100);
+    }
+    for (int i = 0; i < 16; i++) {
+        expect_pattern(t[i], host_of(m), BLOCK, (uint64_t)i);
+        cr_assert(pattern_is(p + (size_t)i * BLOCK, BLOCK, (uint64_t)i + 100));
+    }
+    cr_assert(tier_stats_of(m, 0).peak <= 16 * MIB);
+    terrace_close(m);
+}
