@@ -76,6 +76,7 @@ struct terrace_tensor {
     uint32_t busy;      /* calls inside the library that need the handle */
     struct transfer *transfer; /* under way, or NULL */
     uint64_t failed_at; /* manager.failures when its last write-back failed */
+    bool unfilled;      /* the error is of a fill */
     int error;          /* of a migration that failed, not reported yet */
     uint64_t errors;    /* how many have failed */
     char *error_text;

@@ -688,3 +688,10 @@ Test(tiers, a_job_that_goes_well_prints_nothing)
     cr_assert_neq(access("0", F_OK), 0);
     cr_assert(strstr(printed_by("report=1"), "terrace " TERRACE_VERSION " report"));
 }
+
+Test(tiers, a_list_that_names_none_is_refused)
+{
+    terrace *m;
+    assert_fails(terrace_open(&m, "tiers=,"), TERRACE_ENOENT);
+    cr_assert(strstr(terrace_last_error(), "TERRACE_TIERS"), "%s", terrace_last_error());
+}
