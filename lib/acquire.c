@@ -30,9 +30,15 @@ struct request {
     struct entry *entry;
     size_t n;
     bool wait, nowait;
-    bool stalled;
+    uint64_t start;      /* when it began to wait, 0: it has not */
     struct copy *hollow; /* another acquire's, for which this one gave way */
 };
+
+static void stall_begins(struct request *q)
+{
+    if (!q->start)
+        q->start = clock_ns();
+}
 
 /* ---- checking and choosing --------------------------------------------- */
 
@@ -124,7 +130,7 @@ static int present_locked(struct request *q, struct entry *e, bool wait)
         if (c->state == COPY_FILLING && c->hollow == thread_token())
             return 0;
         if (c->state == COPY_ABSENT) {
-            if (t->errors != errors || (q->nowait && t->error))
+            if (t->errors != errors || (q->nowait && t->unfilled))
                 return tensor_report_locked(t);
             int r = fill_start_locked(c, e->mode, wait, false);
             if (r < 0)
@@ -138,7 +144,7 @@ static int present_locked(struct request *q, struct entry *e, bool wait)
         transfer_hurry_locked(t->transfer);
         if (!wait)
             return not_yet(t);
-        q->stalled = true;
+        stall_begins(q);
         if (c->hollow) { /* of a list that may be waiting for one of ours */
             q->hollow = c;
             return not_yet(t);
@@ -204,11 +210,11 @@ static void succeed_locked(struct request *q)
         if (c->node.ahead) {
             stats->prefetch_hits += e->hit;
             copy_not_ahead_locked(c);
-            lanes_poke_locked(q->m);
         }
         if (e->mode & WRITES)
             copy_written_locked(c);
         c->tensor->error = 0;
+        c->tensor->unfilled = false;
         c->tensor->demoted = false;
         if (c->tensor->transfer)
             c->tensor->transfer->drop = false;
@@ -245,6 +251,20 @@ static bool own_pins_exceed_locked(const struct request *q)
     return false;
 }
 
+/* Whether another thread has a pin where the list wants room: only its release
+ * can make some. */
+static bool others_pin_locked(const struct request *q)
+{
+    for (size_t i = 0; i < q->n; i++) {
+        const struct copy *c;
+        TAILQ_FOREACH(c, &copy_tier(q->entry[i].copy)->pinned, held)
+            for (const struct pin *p = c->pins; p; p = p->next)
+                if (p->thread != thread_token())
+                    return true;
+    }
+    return false;
+}
+
 /* One try at the list. WAIT may help where `retry` comes back true. */
 static int try_locked(struct request *q, bool *retry)
 {
@@ -266,7 +286,7 @@ static int try_locked(struct request *q, bool *retry)
         return 0;
     }
     unpin_all_locked(q);
-    *retry = r == -TERRACE_EBUDGET && !own_pins_exceed_locked(q);
+    *retry = r == -TERRACE_EBUDGET && others_pin_locked(q) && !own_pins_exceed_locked(q);
     return r;
 }
 
@@ -282,9 +302,13 @@ static int request_locked(struct request *q)
                 manager_wait(q->m);
             continue;
         }
-        if (r == 0 || !q->wait || !retry)
+        if (r == 0)
             return r;
-        q->stalled = true;
+        if (!q->wait || !retry) {
+            q->m->releases++; /* its pins may have been in somebody's way */
+            return r;
+        }
+        stall_begins(q);
         while (q->m->releases == releases)
             manager_wait(q->m);
     }
@@ -299,10 +323,11 @@ static int request_run_locked(struct request *q)
     bool resident = true;
     for (size_t i = 0; resident && i < q->n; i++)
         resident = q->entry[i].copy->state == COPY_VALID;
-    uint64_t start = resident ? 0 : clock_ns();
+    if (!resident)
+        stall_begins(q);
     int r = request_locked(q);
-    if (start || q->stalled)
-        q->m->stats.stall_ns += start ? clock_ns() - start : 0;
+    if (q->start)
+        q->m->stats.stall_ns += clock_ns() - q->start;
     for (size_t i = 0; i < q->n; i++) {
         struct terrace_tensor *t = q->entry[i].copy->tensor;
         t->busy--;

@@ -59,7 +59,7 @@ struct grant {
  * backend's reserve. */
 int arena_open(struct arena *a, const terrace_backend *backend, void *unit,
                const terrace_unit_info *info, uint64_t limit);
-/* Ends it, with everything still allocated in it. */
+/* Ends it; extents still in use are to be freed with free(). */
 void arena_close(struct arena *a);
 
 /* The bytes an allocation of `bytes` takes. */

@@ -40,6 +40,7 @@ void copy_not_ahead_locked(struct copy *c)
         return;
     c->node.ahead = false;
     copy_tier(c)->ahead -= c->node.bytes;
+    lanes_poke_locked(copy_manager(c)); /* the next may come */
 }
 
 void copy_drop_locked(struct copy *c)
@@ -50,8 +51,10 @@ void copy_drop_locked(struct copy *c)
     copy_set_locked(c, COPY_ABSENT);
     c->wrote = false;
     c->hollow = 0;
-    if (c->extent)
+    if (c->extent) {
         arena_free(&tier->arena, c->extent);
+        tier->manager->releases++; /* room for those who wait for a release */
+    }
     c->extent = NULL;
     free(c->seals);
     c->seals = NULL;
@@ -62,6 +65,9 @@ void copy_written_locked(struct copy *c)
     struct terrace_tensor *t = c->tensor;
     t->blank = false;
     t->file_valid = false;
+    if (c->wrote)
+        t->manager->stats.wasted_bytes += t->bytes;
+    c->wrote = false;
     if (t->transfer)
         t->transfer->stale = true;
     for (unsigned i = 0; i < t->manager->tiers; i++) {

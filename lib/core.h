@@ -87,6 +87,7 @@ struct terrace_tensor {
     bool leaving;       /* and are to be taken back */
     bool faulted;       /* somebody waits for it */
     uint64_t failed_at; /* manager.failures when its last write-back failed */
+    bool unfilled;      /* the error is of a fill */
     int error;          /* of a migration that failed, not reported yet */
     uint64_t errors;    /* how many have failed */
     char *error_text;

@@ -44,7 +44,7 @@ static int no_room_locked(struct tier *tier, const struct room *want)
     char need[BYTES_TEXT], limit[BYTES_TEXT], held[BYTES_TEXT], holders[256] = "";
     uint64_t bytes = arena_round(&tier->arena, want->tensor->bytes);
     const struct copy *top[NAMED] = {NULL};
-    uint64_t sum = 0;
+    uint64_t sum = tier->staging;
     struct copy *c;
     TAILQ_FOREACH(c, &tier->pinned, held) {
         if (c->tensor == want->tensor || !c->extent)
@@ -72,7 +72,7 @@ static int no_room_locked(struct tier *tier, const struct room *want)
                          tensor_name(want->tensor), bytes_text(bytes, need), tier->name,
                          bytes_text(tier->arena.limit, limit), variable);
     return error_set(-TERRACE_EBUDGET,
-                     "no room for '%s' (%s) in %s: its budget is %s, of which %s are acquired%s; "
+                     "no room for '%s' (%s) in %s: its budget is %s, of which %s are acquired or staging%s; "
                      "release some, or raise %s",
                      tensor_name(want->tensor), bytes_text(bytes, need), tier->name,
                      bytes_text(tier->arena.limit, limit), bytes_text(sum, held), holders, variable);

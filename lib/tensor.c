@@ -35,6 +35,7 @@ void tensor_failed_locked(struct terrace_tensor *t, int error, const char *text)
     m->stats.corrupt += error == -TERRACE_ECORRUPT;
     t->errors++;
     t->error = error;
+    t->unfilled = false;
     free(t->error_text);
     t->error_text = strdup(text);
     log_write(&m->log, TERRACE_LOG_ERROR, "%s", text);
@@ -44,6 +45,7 @@ int tensor_report_locked(struct terrace_tensor *t)
 {
     int error = t->error;
     t->error = 0;
+    t->unfilled = false;
     if (error)
         error_set(error, "%s", t->error_text ? t->error_text : terrace_strerror(error));
     return error;

@@ -265,6 +265,8 @@ static int wanted_check(const struct terrace *m)
         }
         p += n + (p[n] != '\0');
     }
+    if (list && m->tiers == 0)
+        return error_set(-TERRACE_ENOENT, "TERRACE_TIERS=%s names no tier", list);
     return 0;
 }
 

@@ -140,8 +140,10 @@ static void fill_finish_locked(struct transfer *x)
     struct tier *tier = copy_tier(c);
     terrace_statistics *stats = &tier->manager->stats;
     tier->coming -= x->ahead;
-    if (x->error)
+    if (x->error) {
         tensor_failed_locked(x->tensor, x->error, x->text);
+        x->tensor->unfilled = true;
+    }
     if (x->error || x->stale) {
         copy_drop_locked(c);
         return;

@@ -661,3 +661,90 @@ Test(acquire, readers_do_not_stop_write_back, .timeout = 20)
     cr_assert_eq(stats_of(m).wasted_bytes, 0);
     terrace_close(m);
 }
+
+static void *let_go_soon(void *unused)
+{
+    usleep(50000);
+    simdisk_let_go();
+    return unused;
+}
+
+Test(acquire, waiting_for_a_sealed_write_back_is_a_stall, .timeout = 20)
+{
+    terrace *m = open_sim(4 * MIB, "verify=spill");
+    terrace_tensor *t = tensor_of(m, SIZE, "t");
+    write_pattern(t, host_of(m), SIZE, 1);
+    simdisk_hold();
+    assert_ok(terrace_demote(t, disk_of(m)));
+    cr_assert(simdisk_await_queued(1));
+    uint64_t before = stats_of(m).stall_ns;
+    pthread_t thread;
+    pthread_create(&thread, NULL, let_go_soon, NULL);
+    void *p;
+    assert_ok(terrace_acquire(t, host_of(m), TERRACE_WRITE, NULL, &p, NULL));
+    pthread_join(thread, NULL);
+    cr_assert_gt(stats_of(m).stall_ns, before + 1000000);
+    terrace_close(m);
+}
+
+/* Where nobody holds anything no release can come, and WAIT must not wait for one. */
+static void wait_alone(const char *tiers, const char *more, unsigned flags)
+{
+    terrace *m = open_with(tiers, 2 * MIB, more);
+    terrace_tensor_attr attr = {.size = sizeof attr, .flags = flags};
+    terrace_tensor *t;
+    void *p;
+    for (uint64_t i = 0; i < 2; i++) {
+        assert_ok(terrace_tensor_create(m, SIZE, &attr, &t));
+        write_pattern(t, host_of(m), SIZE, i);
+    }
+    t = tensor_of(m, SIZE, "one more");
+    assert_fails(terrace_acquire(t, host_of(m), TERRACE_READ | TERRACE_WAIT, NULL, &p, NULL),
+                 TERRACE_EBUDGET);
+    terrace_close(m);
+}
+
+Test(acquire, wait_does_not_wait_without_a_disk, .timeout = 10)
+{
+    wait_alone("numa:0", NULL, 0);
+}
+
+Test(acquire, wait_does_not_wait_without_a_policy, .timeout = 10)
+{
+    wait_alone("numa:0,simdisk:0", "policy=none", 0);
+}
+
+Test(acquire, wait_does_not_wait_for_what_never_moves, .timeout = 10)
+{
+    wait_alone("numa:0,simdisk:0", NULL, TERRACE_ATTR_UNMOVABLE);
+}
+
+static void *acquire_reading(void *arg)
+{
+    struct waiter *w = arg;
+    void *p;
+    w->result = terrace_acquire(w->t, w->host, TERRACE_READ, NULL, &p, NULL);
+    return NULL;
+}
+
+Test(acquire, wait_goes_on_when_the_acquire_before_it_fails, .timeout = 20)
+{
+    terrace *m = open_sim(4 * MIB, "log=off");
+    struct waiter x = {.t = tensor_of(m, 3 * MIB, "x"), .host = host_of(m)};
+    struct waiter y = {.t = tensor_of(m, 2 * MIB, "y"), .host = host_of(m)};
+    pthread_t x_thread, y_thread;
+    write_pattern(x.t, host_of(m), 3 * MIB, 1);
+    push_down(x.t, m);
+    simdisk_hold();
+    simdisk_fault(&simdisk.fail_read, 1);
+    pthread_create(&x_thread, NULL, acquire_reading, &x);
+    cr_assert(simdisk_await_queued(1));
+    pthread_create(&y_thread, NULL, acquire_waiting, &y);
+    usleep(50000);
+    simdisk_let_go();
+    pthread_join(x_thread, NULL);
+    cr_assert_eq(x.result, -TERRACE_EIO);
+    pthread_join(y_thread, NULL);
+    cr_assert_eq(y.result, 0);
+    terrace_close(m);
+}

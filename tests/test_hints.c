@@ -736,3 +736,54 @@ Test(full, a_demote_that_finds_no_space_says_so, .timeout = 20)
         terrace_close(m);
     }
 }
+
+Test(hints, bytes_written_ahead_and_changed_are_wasted, .timeout = 20)
+{
+    terrace *m = open_sim(8 * MIB, NULL);
+    terrace_tensor *t[9];
+    for (uint64_t i = 0; i < 9; i++) {
+        t[i] = tensor_of(m, 1 * MIB, "t");
+        write_pattern(t[i], host_of(m), 1 * MIB, i);
+    }
+    eventually(tier_stats_of(m, 0).dirty <= 7 * MIB);
+    for (uint64_t i = 1; i < 9; i++)
+        write_pattern(t[i], host_of(m), 1 * MIB, i);
+    cr_assert_gt(stats_of(m).wasted_bytes, 0);
+    terrace_close(m);
+}
+
+Test(hints, an_old_write_error_does_not_fail_a_read, .timeout = 20)
+{
+    terrace *m = open_sim(4 * MIB, "log=off");
+    terrace_tensor *t = tensor_of(m, 1 * MIB, "t");
+    write_pattern(t, host_of(m), 1 * MIB, 1);
+    simdisk_fault(&simdisk.fail_write, 1);
+    assert_ok(terrace_demote(t, disk_of(m)));
+    eventually(stats_of(m).io_errors == 1);
+    assert_ok(terrace_demote(t, disk_of(m)));
+    eventually(tier_stats_of(m, 0).tensors == 0);
+    void *p;
+    assert_fails(terrace_acquire(t, host_of(m), TERRACE_READ | TERRACE_NOWAIT, NULL, &p, NULL),
+                 TERRACE_EAGAIN);
+    terrace_close(m);
+}
+
+Test(hints, a_prefetched_copy_that_is_evicted_lets_the_next_hint_in, .timeout = 20)
+{
+    enum { PART = 400 * KIB };
+    terrace *m = open_sim(4 * MIB, "prefetch=1M");
+    terrace_tensor *big = tensor_of(m, 3 * MIB + 512 * KIB, "big");
+    terrace_tensor *first = tensor_of(m, 1 * MIB, "first"), *next = tensor_of(m, PART, "next");
+    void *p;
+    write_pattern(first, host_of(m), 1 * MIB, 1);
+    write_pattern(next, host_of(m), PART, 2);
+    push_down(first, m);
+    push_down(next, m);
+    assert_ok(terrace_prefetch(first, host_of(m)));
+    assert_ok(terrace_wait(first));
+    assert_ok(terrace_prefetch(next, host_of(m)));
+    cr_assert_eq(stats_of(m).prefetches, 1);
+    assert_ok(terrace_acquire(big, host_of(m), TERRACE_OVERWRITE, NULL, &p, NULL));
+    eventually(stats_of(m).prefetches == 2);
+    terrace_close(m);
+}

@@ -485,8 +485,9 @@ Test(tiers, opening_and_closing_leaks_nothing)
     static const char *const more[] = {"io=threads", "io=auto", "verify=all", "encrypt=1"};
     unsigned files = 0, threads = entries_in("/proc/self/task");
     for (int i = 0; i < 40; i++) {
-        char conf[160];
-        snprintf(conf, sizeof conf, "%s;nvme_path=%s;limit_nvme=64M", more[i % 4], folder);
+        char conf[300];
+        snprintf(conf, sizeof conf, "%s;nvme_path=%s;limit_nvme=64M;report=%s/report;log_file=%s/log",
+                 more[i % 4], folder, folder, folder);
         bool staging = strstr(conf, "encrypt") != NULL; /* takes a piece of the budget */
         terrace *m = open_with("numa:0,nvme:0", staging ? 5 * MIB : 2 * MIB, conf);
         use_a_little(m); /* its tensors are left to terrace_close() */
@@ -496,7 +497,7 @@ Test(tiers, opening_and_closing_leaks_nothing)
     }
     cr_assert_eq(entries_in("/proc/self/fd"), files);
     await_threads(threads);
-    cr_assert_eq(entries_in(folder), 2, "a spill file is left");
+    cr_assert_eq(entries_in(folder), 2 + 2, "a spill file is left");
     terrace_close(NULL);
 }
 
@@ -684,5 +685,13 @@ Test(tiers, a_job_that_goes_well_prints_nothing)
 {
     cr_assert_str_eq(printed_by(NULL), "");
     cr_assert_str_eq(printed_by("report=0;verify=spill"), "");
+    cr_assert_neq(access("0", F_OK), 0);
     cr_assert(strstr(printed_by("report=1"), "terrace " TERRACE_VERSION " report"));
+}
+
+Test(tiers, a_list_that_names_none_is_refused)
+{
+    terrace *m;
+    assert_fails(terrace_open(&m, "tiers=,"), TERRACE_ENOENT);
+    cr_assert(strstr(terrace_last_error(), "TERRACE_TIERS"), "%s", terrace_last_error());
 }
