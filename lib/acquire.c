@@ -11,6 +11,9 @@
  * waits for others while it holds a part. A resident tensor takes none of the
  * waiting paths.
  *
+ * The caller's memory may be stable memory, whose faults need the lock: it is
+ * neither read nor written while that is held.
+ *
  * May call: core.h, mover.h. */
 #include <stdlib.h>
 
@@ -20,9 +23,12 @@ enum { WRITES = TERRACE_WRITE | TERRACE_OVERWRITE, SHORT_LIST = 16 };
 
 /* One entry of the list on its way. */
 struct entry {
-    struct copy *copy;
+    terrace_tensor *tensor;
+    terrace_tier tier;
     unsigned mode;
+    struct copy *copy; /* on the tier that was chosen */
     bool hit;
+    void *address;     /* once it has succeeded */
 };
 
 struct request {
@@ -218,6 +224,7 @@ static void succeed_locked(struct request *q)
         c->tensor->demoted = false;
         if (c->tensor->transfer)
             c->tensor->transfer->drop = false;
+        e->address = copy_address(c);
         stats->acquires++;
         stats->hits += e->hit;
     }
@@ -349,20 +356,23 @@ int terrace_acquire(terrace_tensor *t, terrace_tier tier, unsigned mode, void *s
     if (r)
         return r;
     manager_lock(m);
-    struct entry e = {.mode = mode};
+    struct entry e = {.tensor = t, .tier = tier, .mode = mode};
     struct request q = {.m = m, .entry = &e, .n = 1, .wait = mode & TERRACE_WAIT,
                         .nowait = mode & TERRACE_NOWAIT};
     r = t->doomed ? error_set(-TERRACE_EINVAL, "'%s' was destroyed", tensor_name(t))
                   : choose_locked(t, tier, &e.copy);
-    if (r == 0)
-        r = request_run_locked(&q);
+    unsigned chosen = 0;
     if (r == 0) {
-        *address = copy_address(e.copy);
-        if (where)
-            *where = e.copy->tier;
+        chosen = e.copy->tier;
+        r = request_run_locked(&q);
     }
     manager_unlock(m);
-    return r;
+    if (r)
+        return r;
+    *address = e.address;
+    if (where)
+        *where = (terrace_tier)chosen;
+    return 0;
 }
 
 static int list_check(const terrace_access *list, size_t n)
@@ -382,31 +392,34 @@ static int list_check(const terrace_access *list, size_t n)
     return 0;
 }
 
-static int list_run_locked(struct request *q, terrace_access *list, size_t n)
+static int list_run_locked(struct request *q)
 {
-    for (size_t i = 0; i < n; i++) {
-        struct entry *e = &q->entry[i];
-        *e = (struct entry){.mode = list[i].mode};
-        q->wait |= (list[i].mode & TERRACE_WAIT) != 0;
-        q->nowait |= (list[i].mode & TERRACE_NOWAIT) != 0;
-        int r = choose_locked(list[i].tensor, list[i].tier, &e->copy);
+    for (size_t i = 0; i < q->n; i++) {
+        int r = choose_locked(q->entry[i].tensor, q->entry[i].tier, &q->entry[i].copy);
         if (r)
             return r;
+        q->entry[i].tier = q->entry[i].copy->tier;
+    }
+    for (size_t i = 0; i < q->n; i++) /* the list must not exclude itself */
+        for (size_t j = 0; j < q->n; j++)
+            if (q->entry[i].tensor == q->entry[j].tensor && q->entry[i].copy != q->entry[j].copy &&
+                (q->entry[i].mode & WRITES))
+                return error_set(-TERRACE_EBUSY, "the list wants '%s' on two tiers, once for writing",
+                                 tensor_name(q->entry[i].tensor));
+    return request_run_locked(q);
+}
+
+static int list_take(struct request *q, const terrace_access *list)
+{
+    for (size_t i = 0; i < q->n; i++) {
+        q->entry[i] = (struct entry){.tensor = list[i].tensor, .tier = list[i].tier,
+                                     .mode = list[i].mode};
+        q->wait |= (list[i].mode & TERRACE_WAIT) != 0;
+        q->nowait |= (list[i].mode & TERRACE_NOWAIT) != 0;
     }
     if (q->wait && q->nowait)
         return error_set(-TERRACE_EINVAL, "WAIT and NOWAIT exclude each other in one list");
-    for (size_t i = 0; i < n; i++) /* the list must not exclude itself */
-        for (size_t j = 0; j < n; j++)
-            if (q->entry[i].copy->tensor == q->entry[j].copy->tensor &&
-                q->entry[i].copy != q->entry[j].copy && (q->entry[i].mode & WRITES))
-                return error_set(-TERRACE_EBUSY, "the list wants '%s' on two tiers, once for writing",
-                                 tensor_name(q->entry[i].copy->tensor));
-    int r = request_run_locked(q);
-    for (size_t i = 0; r == 0 && i < n; i++) {
-        list[i].address = copy_address(q->entry[i].copy);
-        list[i].where = q->entry[i].copy->tier;
-    }
-    return r;
+    return 0;
 }
 
 int terrace_acquire_all(terrace_access *list, size_t n, void *stream)
@@ -428,9 +441,16 @@ int terrace_acquire_all(terrace_access *list, size_t n, void *stream)
     struct request q = {.m = m, .entry = n <= SHORT_LIST ? few : calloc(n, sizeof few[0]), .n = n};
     if (!q.entry)
         return error_set(-TERRACE_ENOMEM, "no host memory for a list of %zu", n);
-    manager_lock(m);
-    r = list_run_locked(&q, list, n);
-    manager_unlock(m);
+    r = list_take(&q, list);
+    if (r == 0) {
+        manager_lock(m);
+        r = list_run_locked(&q);
+        manager_unlock(m);
+    }
+    for (size_t i = 0; r == 0 && i < n; i++) {
+        list[i].address = q.entry[i].address;
+        list[i].where = q.entry[i].tier;
+    }
     if (q.entry != few)
         free(q.entry);
     return r;

@@ -25,13 +25,12 @@ int error_vset(int err, const char *format, va_list args)
     return err;
 }
 
-int error_set(int err, const char *format, ...)
+void error_record(const char *format, ...)
 {
     va_list args;
     va_start(args, format);
-    error_vset(err, format, args);
+    error_vset(0, format, args);
     va_end(args);
-    return err;
 }
 
 /* What the caller can do about it decides the code: free memory, free space,

@@ -9,10 +9,16 @@
 
 enum { ERROR_TEXT = 512 }; /* bytes of a sentence, its NUL included */
 
-/* Records the sentence terrace_last_error() will give in this thread; returns
- * err (a negative TERRACE_E... code). Only the function that first decides on
- * an error calls this; those above it just pass the code on. */
-int error_set(int err, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* Records the sentence terrace_last_error() will give in this thread; its value
+ * is err (a negative TERRACE_E... code). Only the function that first decides
+ * on an error uses this; those above it just pass the code on. A macro, so that
+ * static analysis sees which value comes back. */
+#define error_set(err, ...) (error_record(__VA_ARGS__), error_value(err))
+void error_record(const char *format, ...) __attribute__((format(printf, 1, 2)));
+static inline int error_value(int err)
+{
+    return err;
+}
 int error_vset(int err, const char *format, va_list args) __attribute__((format(printf, 2, 0)));
 
 /* The TERRACE_E... code for an errno (both positive in, negative out). */

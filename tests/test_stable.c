@@ -241,3 +241,23 @@ Test(stable, tensors_and_stable_memory_share_the_budget, .timeout = 60)
     cr_assert(tier_stats_of(m, 0).peak <= 16 * MIB);
     terrace_close(m);
 }
+
+Test(stable, lists_and_outputs_may_lie_in_it, .timeout = 60)
+{
+    terrace *m = open_sim(8 * MIB, NULL);
+    unsigned char *p = stable_of(m, 32 * MIB);
+    terrace_tensor *t = tensor_of(m, 64 * KIB, "t");
+    for (int i = 0; i < 8; i++) {
+        terrace_access *list = (terrace_access *)(p + (size_t)i * 4 * MIB);
+        *list = (terrace_access){.size = sizeof *list, .tensor = t, .tier = host_of(m),
+                                 .mode = TERRACE_READ};
+        memset(p + (size_t)(i + 4) % 8 * 4 * MIB, 1, 4 * MIB); /* pushes the list out */
+        memset(p + (size_t)(i + 5) % 8 * 4 * MIB, 1, 4 * MIB);
+        assert_ok(terrace_acquire_all(list, 1, NULL));
+        void **address = (void **)(p + (size_t)(i + 2) % 8 * 4 * MIB);
+        assert_ok(terrace_acquire(t, host_of(m), TERRACE_READ, NULL, address, NULL));
+        assert_ok(terrace_release(t, *address, NULL));
+        assert_ok(terrace_release(t, list->address, NULL));
+    }
+    terrace_close(m);
+}
