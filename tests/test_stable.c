@@ -83,7 +83,7 @@ static void *walk(void *arg)
 {
     struct walker *w = arg;
     unsigned x = w->seed * 2654435761u + 1;
-    for (int i = 0; i < 20000; i++) {
+    for (int i = 0; i < 3000; i++) {
         x = x * 1664525u + 1013904223u;
         size_t at = (x >> 8) % (w->words / 8) * 8 + w->seed;
         ((uint64_t *)w->p)[at]++;
