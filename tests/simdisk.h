@@ -94,17 +94,20 @@ static void simdisk_release(void *unit, uint64_t base, uint64_t bytes)
 static int simdisk_commit(void *unit, uint64_t address, uint64_t bytes)
 {
     (void)unit, (void)address;
-    if (simdisk.blocks && simdisk.committed + bytes > simdisk.blocks)
-        return simdisk_host->fail(simdisk_host->context, -TERRACE_ENOSPC,
-                                  "the simulated disk is full");
-    simdisk.committed += bytes;
-    return 0;
+    pthread_mutex_lock(&simdisk.lock);
+    bool full = simdisk.blocks && simdisk.committed + bytes > simdisk.blocks;
+    simdisk.committed += full ? 0 : bytes;
+    pthread_mutex_unlock(&simdisk.lock);
+    return full ? simdisk_host->fail(simdisk_host->context, -TERRACE_ENOSPC, "the simulated disk is full")
+                : 0;
 }
 
 static void simdisk_decommit(void *unit, uint64_t address, uint64_t bytes)
 {
     (void)unit;
+    pthread_mutex_lock(&simdisk.lock);
     simdisk.committed -= bytes;
+    pthread_mutex_unlock(&simdisk.lock);
     madvise((void *)(uintptr_t)address, bytes, MADV_DONTNEED);
 }
 
@@ -167,10 +170,9 @@ static void simdisk_copy(terrace_io *io)
 static int simdisk_wait(void *unit, terrace_io **done, unsigned max, int64_t timeout_ns)
 {
     (void)unit;
-    (void)timeout_ns; /* the core waits without limit */
     unsigned n = 0;
     pthread_mutex_lock(&simdisk.lock);
-    while (!simdisk.woken && (simdisk.held || simdisk.queued == 0))
+    while (timeout_ns && !simdisk.woken && (simdisk.held || simdisk.queued == 0)) /* 0, or no limit */
         pthread_cond_wait(&simdisk.changed, &simdisk.lock);
     simdisk.woken = false;
     while (!simdisk.held && simdisk.queued && n < max) {
