@@ -5,7 +5,9 @@ usage: bench/run.py [--runs N] [--quick] [--json FILE]
 
 Disk rates are ratios against fio with the same folder, block size, depth and
 file size, on a file laid out beforehand; the two are alternated, so that what
-else the machine does meets both. Medians are printed as a table, and all of it
+else the machine does meets both. fio's buffers are ordinary memory and, where
+huge pages can be reserved for it (as root), also huge pages, which is what
+terrace's memory has; these are the better peer. Medians are printed as a table, and all of it
 as JSON (to FILE, default BUILD/bench/results.json).
 """
 import argparse
@@ -41,11 +43,40 @@ def disk_tier():
     return next(t for t in json.loads(out)["tiers"] if t["class"] == "disk")
 
 
-def fio(kind, path, size_mib, block, depth):
+class HugePages:
+    """Reserves enough of them for fio while the benchmark runs, where that is allowed."""
+
+    PATH = "/proc/sys/vm/nr_hugepages"
+
+    def __init__(self, pages):
+        self.before = None
+        try:
+            with open(self.PATH, "r+", encoding="ascii") as f:
+                self.before = f.read()
+            self.write(pages + int(self.before))
+            with open("/proc/meminfo", encoding="ascii") as f:
+                self.enough = int(re.search(r"HugePages_Free:\s*(\d+)", f.read()).group(1)) >= pages
+        except OSError:
+            self.enough = False
+
+    def write(self, pages):
+        with open(self.PATH, "w", encoding="ascii") as f:
+            f.write(str(pages))
+
+    def __enter__(self):
+        return self.enough
+
+    def __exit__(self, *_):
+        if self.before is not None:
+            self.write(int(self.before))
+
+
+def fio(kind, path, size_mib, block, depth, memory="malloc"):
     """GB/s of one pass by fio."""
     out = subprocess.run(
         ["fio", "--name=peer", f"--filename={path}", f"--rw={kind}", "--direct=1",
          "--ioengine=io_uring", f"--bs={block}", f"--iodepth={depth}", f"--size={size_mib}M",
+         f"--mem={memory}",
          "--overwrite=1", "--fallocate=none", "--output-format=json"],
         check=True, capture_output=True, text=True).stdout
     job = json.loads(out[out.index("{"):])["jobs"][0][kind]
@@ -73,22 +104,26 @@ class Stream:
             sys.exit("bench/stream failed")
 
 
-def stream(kind, runs, size_mib, block, depth, folder):
+def stream(kind, runs, size_mib, block, depth, folder, huge):
     """One kind of pass, alternated with fio."""
+    memories = ["malloc", "mmaphuge"] if huge else ["malloc"]
     with tempfile.NamedTemporaryFile(dir=folder, prefix="terrace-bench-") as peer:
         fio("write", peer.name, size_mib, block, depth)
         ours = Stream(kind, size_mib, size_mib // 8, 8)
         rows = []
         for i in range(runs):
-            row = {"fio_GBps": fio(kind, peer.name, size_mib, block, depth)}
+            row = {f"fio_{m}_GBps": fio(kind, peer.name, size_mib, block, depth, m) for m in memories}
             row.update(ours.measure())
             rows.append(row)
-            print(f"  {kind} {i + 1}/{runs}: terrace {row['GBps']:.2f} GB/s, "
-                  f"fio {row['fio_GBps']:.2f} GB/s", file=sys.stderr)
+            print(f"  {kind} {i + 1}/{runs}: " + ", ".join(
+                f"{k[:-5]} {row[k]:.2f} GB/s" for k in row if k.startswith("fio_")) +
+                f", terrace {row['GBps']:.2f} GB/s", file=sys.stderr)
         ours.close()
-    a = statistics.median(r["GBps"] for r in rows)
-    b = statistics.median(r["fio_GBps"] for r in rows)
-    return {"terrace_GBps": a, "fio_GBps": b, "ratio": a / b, "runs": rows}
+    result = {"terrace_GBps": statistics.median(r["GBps"] for r in rows), "peers": {}, "runs": rows}
+    for m in memories:
+        rate = statistics.median(r[f"fio_{m}_GBps"] for r in rows)
+        result["peers"][m] = {"GBps": rate, "ratio": result["terrace_GBps"] / rate}
+    return result
 
 
 def latency():
@@ -121,8 +156,9 @@ def main():
     result = {"machine": machine(), "disk": tier["location"], "engine": tier["engine"],
               "block": block, "depth": depth, "size_MiB": size, "budget_MiB": size // 8,
               "latency": latency()}
-    for kind in ("read", "write"):
-        result[kind] = stream(kind, runs, size, block, depth, spill_folder())
+    with HugePages(2 * depth * block // (2 * MIB) + 8) as huge:
+        for kind in ("read", "write"):
+            result[kind] = stream(kind, runs, size, block, depth, spill_folder(), huge)
     with open(args.json, "w", encoding="ascii") as f:
         json.dump(result, f, indent=1)
 
@@ -130,11 +166,14 @@ def main():
     print(f"\n{m['date']}, {m['cpus']} x {m['cpu']}, {m['memory_MiB']} MiB, Linux {m['kernel']}; "
           f"{result['disk']}, {result['engine']}, {block >> 10} KiB x {depth}")
     print(f"{'':34}{'terrace':>12}{'peer':>12}{'ratio':>9}   peer")
+    names = {"malloc": "fio, O_DIRECT io_uring", "mmaphuge": "the same with huge pages"}
     for kind in ("read", "write"):
         r = result[kind]
         label = f"{kind} pass, {size} MiB through {size // 8}"
-        print(f"{label:34}{r['terrace_GBps']:>7.2f} GB/s{r['fio_GBps']:>7.2f} GB/s{r['ratio']:>9.2f}"
-              f"   fio, O_DIRECT io_uring")
+        for memory, peer in r["peers"].items():
+            print(f"{label:34}{r['terrace_GBps']:>7.2f} GB/s{peer['GBps']:>7.2f} GB/s"
+                  f"{peer['ratio']:>9.2f}   {names[memory]}")
+            label = ""
     print(f"{'acquire + release, resident':34}{lat['acquire_release_ns']:>9.1f} ns"
           f"{lat['mutex_pair_ns']:>9.1f} ns{lat['ratio']:>9.2f}   mutex lock + unlock")
     print(f"medians of {runs}; JSON: {args.json}")

@@ -323,15 +323,33 @@ static int request_locked(struct request *q)
 
 /* ---- the public functions ---------------------------------------------- */
 
+/* The usual case: everything is there, nobody else is in the way, and neither
+ * waiting nor giving up can come up. */
+static bool succeed_at_once_locked(struct request *q)
+{
+    bool by_caller;
+    for (size_t i = 0; i < q->n; i++) {
+        struct entry *e = &q->entry[i];
+        if (e->copy->state != COPY_VALID || ((e->mode & WRITES) && e->tensor->transfer))
+            return false;
+        if (excluded_locked(e, &by_caller))
+            return false;
+    }
+    if (pin_all_locked(q))
+        return false;
+    succeed_locked(q);
+    return true;
+}
+
 static int request_run_locked(struct request *q)
 {
-    for (size_t i = 0; i < q->n; i++)
-        q->entry[i].copy->tensor->busy++;
-    bool resident = true;
-    for (size_t i = 0; resident && i < q->n; i++)
-        resident = q->entry[i].copy->state == COPY_VALID;
-    if (!resident)
-        stall_begins(q);
+    if (succeed_at_once_locked(q))
+        return 0;
+    for (size_t i = 0; i < q->n; i++) {
+        q->entry[i].tensor->busy++;
+        if (q->entry[i].copy->state != COPY_VALID)
+            stall_begins(q);
+    }
     int r = request_locked(q);
     if (q->start)
         q->m->stats.stall_ns += clock_ns() - q->start;

@@ -108,6 +108,7 @@ struct tier {
     const terrace_backend *backend; /* the manager's own copy of the table */
     void *unit;                     /* constant after open */
     terrace_unit_info info;
+    bool memory; /* its bytes have addresses to acquire; else a disk */
     char name[NAME_TEXT];
     char limit_reason[320];
     struct arena arena;
@@ -151,7 +152,11 @@ struct terrace {
 /* ---- manager.c ---- */
 
 /* The failure where the manager cannot be used: NULL, or a forked child. */
-int manager_check(const struct terrace *m);
+int manager_refuse(const struct terrace *m);
+static inline int manager_check(const struct terrace *m)
+{
+    return m && *m->alive ? 0 : manager_refuse(m);
+}
 void manager_lock(struct terrace *m);
 void manager_unlock(struct terrace *m);
 /* Waits for `changed`; may return without reason. */
@@ -166,7 +171,10 @@ uint64_t clock_ns(void);
 
 int  tiers_open(struct terrace *m);
 void tiers_close(struct terrace *m);
-bool tier_is_memory(const struct tier *tier);
+static inline bool tier_is_memory(const struct tier *tier)
+{
+    return tier->memory;
+}
 const char *tier_class_name(const struct tier *tier);
 /* The variable that sets the tier's budget: "TERRACE_LIMIT_NUMA". */
 void tier_limit_name(const struct tier *tier, char name[NAME_TEXT]);

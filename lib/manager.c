@@ -21,14 +21,12 @@ enum { PAGE = 4096 };
 
 /* ---- the lock ---------------------------------------------------------- */
 
-int manager_check(const struct terrace *m)
+int manager_refuse(const struct terrace *m)
 {
     if (!m)
         return error_set(-TERRACE_EINVAL, "the manager is NULL");
-    if (!*m->alive)
-        return error_set(-TERRACE_EFORK, "this manager belongs to the parent process: open one of "
-                         "the child's own with terrace_open()");
-    return 0;
+    return error_set(-TERRACE_EFORK, "this manager belongs to the parent process: open one of the "
+                     "child's own with terrace_open()");
 }
 
 void manager_lock(struct terrace *m)

@@ -33,11 +33,6 @@ void tier_limit_name(const struct tier *tier, char name[NAME_TEXT])
         *c = (char)toupper((unsigned char)*c);
 }
 
-bool tier_is_memory(const struct tier *tier)
-{
-    return tier->backend->tier_class != TERRACE_CLASS_DISK;
-}
-
 /* ---- names ------------------------------------------------------------- */
 
 bool tier_matches(const struct terrace *m, int index, terrace_tier which)
@@ -206,7 +201,8 @@ static void info_defaults(terrace_unit_info *info)
 static int tier_open(struct terrace *m, const terrace_backend *backend, int index)
 {
     struct tier *tier = &m->tier[m->tiers];
-    *tier = (struct tier){.manager = m, .backend = backend, .info.size = sizeof tier->info};
+    *tier = (struct tier){.manager = m, .backend = backend, .info.size = sizeof tier->info,
+                          .memory = backend->tier_class != TERRACE_CLASS_DISK};
     snprintf(tier->name, sizeof tier->name, "%s:%d", backend->name, index);
     TAILQ_INIT(&tier->pinned);
     int r = backend->open(&m->host, index, &tier->info, &tier->unit);
