@@ -130,15 +130,18 @@ static int present_locked(struct request *q, struct entry *e, bool wait)
         if (t->doomed)
             return error_set(-TERRACE_EINVAL, "'%s' was destroyed", tensor_name(t));
         /* Bytes being sealed may not change: they would not match their seal. */
-        bool sealing = (e->mode & WRITES) && t->transfer && q->m->sealer;
+        bool sealing = (e->mode & WRITES) && q->m->sealer && t->transfer &&
+                       t->transfer->op == TERRACE_IO_WRITE;
         if (c->state == COPY_VALID && !sealing)
             return 0;
         if (c->state == COPY_FILLING && c->hollow == thread_token())
             return 0;
         if (c->state == COPY_ABSENT) {
-            if (t->errors != errors || (q->nowait && t->unfilled))
-                return tensor_report_locked(t);
-            int r = fill_start_locked(c, e->mode, wait, false);
+            int r = t->errors != errors || (q->nowait && t->unfilled) ? tensor_report_locked(t) : 0;
+            if (r)
+                return r;
+            errors = t->errors; /* where another has reported it: once more */
+            r = fill_start_locked(c, e->mode, wait, false);
             if (r < 0)
                 return r == -TERRACE_EAGAIN ? not_yet(t) : r;
             e->hit &= r == 0;

@@ -52,8 +52,12 @@ int space_take_locked(struct transfer *x)
             r = grant_fulfil_locked(disk, &grant, &x->disk->extent);
         if (r != -TERRACE_ENOSPC || attempt == 2)
             return r;
-        /* First what is out of date, then what is in memory as well. */
-        reclaim_locked(disk, attempt == 1);
+        /* First what is out of date, then, but not for a write-back that nobody
+         * waits for, what is in memory as well. */
+        bool duplicates = attempt == 1;
+        if (duplicates && x->priority == PRIORITY_WRITEBACK)
+            return r;
+        reclaim_locked(disk, duplicates);
         struct extent *none;
         arena_purge(&disk->arena, &grant);
         grant_fulfil_locked(disk, &grant, &none);

@@ -209,6 +209,11 @@ static int tier_open(struct terrace *m, const terrace_backend *backend, int inde
     if (r)
         return r;
     info_defaults(&tier->info);
+    if (tier->info.io_boundary % tier->info.io_chunk) {
+        backend->close(tier->unit);
+        return error_set(-TERRACE_EINVAL, "%s: its io_boundary is not a multiple of its io_chunk",
+                         tier->name);
+    }
     uint64_t limit = budget_find(tier, index);
     r = arena_open(&tier->arena, backend, tier->unit, &tier->info, limit);
     if (r) {

@@ -165,6 +165,7 @@ static void writeback_failed_locked(struct transfer *x)
     snprintf(m->failure_text, sizeof m->failure_text, "%s", x->text);
     tensor_failed_locked(x->tensor, x->error, x->text);
     policy_used(&copy_tier(x->memory)->policy, &x->memory->node); /* others are tried before it */
+    copy_tier(x->memory)->credit = 0; /* and nothing ahead of need for a while */
 }
 
 static void writeback_finish_locked(struct transfer *x)
@@ -185,8 +186,16 @@ static void writeback_finish_locked(struct transfer *x)
     } else {
         copy_set_locked(x->disk, COPY_VALID);
         c->wrote = true;
-        if (x->drop && !c->pins && !(x->tensor->flags & TERRACE_ATTR_UNMOVABLE))
+        /* Who waits for room gets it here: on a full disk the next write-back may
+         * take the blocks of what is still in memory, which is then dirty again. */
+        bool wanted = tier->arena.limit - tier->arena.used < tier->wanted;
+        if ((x->drop || wanted) && !c->pins && !(x->tensor->flags & TERRACE_ATTR_UNMOVABLE)) {
+            if (!x->drop) {
+                stats->evictions++;
+                policy_evicted(&tier->policy, &c->node);
+            }
             copy_drop_locked(c);
+        }
     }
     stats->writeback_bytes += x->next;
     tier->out_bytes += x->next;

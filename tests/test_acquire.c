@@ -748,3 +748,43 @@ Test(acquire, wait_goes_on_when_the_acquire_before_it_fails, .timeout = 20)
     cr_assert_eq(y.result, 0);
     terrace_close(m);
 }
+
+Test(acquire, a_checked_tensor_that_was_evicted_can_be_written, .timeout = 20)
+{
+    terrace *m = open_sim(4 * MIB, "verify=spill");
+    terrace_tensor *t = tensor_of(m, SIZE, "t");
+    void *p;
+    write_pattern(t, host_of(m), SIZE, 1);
+    push_down(t, m);
+    assert_ok(terrace_acquire(t, host_of(m), TERRACE_WRITE, NULL, &p, NULL));
+    cr_assert(pattern_is(p, SIZE, 1));
+    terrace_close(m);
+}
+
+Test(acquire, one_failed_read_with_several_readers, .timeout = 20)
+{
+    enum { READERS = 4 };
+    terrace *m = open_sim(4 * MIB, "log=off");
+    struct waiter w[READERS];
+    pthread_t thread[READERS];
+    terrace_tensor *t = tensor_of(m, SIZE, "t");
+    write_pattern(t, host_of(m), SIZE, 1);
+    push_down(t, m);
+    simdisk_hold();
+    simdisk_fault(&simdisk.fail_read, 1);
+    for (int i = 0; i < READERS; i++) {
+        w[i] = (struct waiter){.t = t, .host = host_of(m)};
+        pthread_create(&thread[i], NULL, acquire_reading, &w[i]);
+    }
+    cr_assert(simdisk_await_queued(1));
+    usleep(50000);
+    simdisk_let_go();
+    int failed = 0;
+    for (int i = 0; i < READERS; i++) {
+        pthread_join(thread[i], NULL);
+        cr_assert(w[i].result == 0 || w[i].result == -TERRACE_EIO);
+        failed += w[i].result != 0;
+    }
+    cr_assert_eq(failed, 1, "the failure is told once, and the others read again");
+    terrace_close(m);
+}
