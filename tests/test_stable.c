@@ -56,11 +56,11 @@ Test(stable, what_is_only_read_is_not_written_again, .timeout = 60)
     for (int round = 0; round < 3; round++)
         for (size_t i = 0; i < BLOCKS; i++)
             cr_assert(pattern_is(p + i * BLOCK, BLOCK, i));
-    uint64_t written = simdisk.written_bytes;
+    uint64_t written = stats_of(m).writeback_bytes;
     for (int round = 0; round < 3; round++)
         for (size_t i = 0; i < BLOCKS; i++)
             cr_assert(pattern_is(p + i * BLOCK, BLOCK, i));
-    cr_assert_eq(simdisk.written_bytes, written);
+    cr_assert_eq(stats_of(m).writeback_bytes, written);
     p[5 * BLOCK + 17] ^= 1; /* and one changed bit is not lost */
     for (size_t i = 6; i < BLOCKS; i++)
         cr_assert(pattern_is(p + i * BLOCK, BLOCK, i));
