@@ -55,7 +55,7 @@ int space_take_locked(struct transfer *x)
         /* First what is out of date, then, but not for a write-back that nobody
          * waits for, what is in memory as well. */
         bool duplicates = attempt == 1;
-        if (duplicates && x->priority == PRIORITY_WRITEBACK)
+        if (duplicates && x->priority == PRIORITY_WRITEBACK && !x->drop)
             return r;
         reclaim_locked(disk, duplicates);
         struct extent *none;
