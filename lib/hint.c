@@ -13,16 +13,20 @@ static struct tier *memory_tier(struct terrace *m, terrace_tier which)
     return NULL;
 }
 
-int terrace_prefetch(terrace_tensor *t, terrace_tier which)
+static int hint_check(const terrace_tensor *t, terrace_tier which, const char *function)
 {
     if (!t)
-        return error_set(-TERRACE_EINVAL, "terrace_prefetch: the tensor is NULL");
-    struct terrace *m = t->manager;
-    int r = manager_check(m);
-    if (r == 0)
-        r = tier_check(m, which);
+        return error_set(-TERRACE_EINVAL, "%s: the tensor is NULL", function);
+    int r = manager_check(t->manager);
+    return r ? r : tier_check(t->manager, which);
+}
+
+int terrace_prefetch(terrace_tensor *t, terrace_tier which)
+{
+    int r = hint_check(t, which, "terrace_prefetch");
     if (r)
         return r;
+    struct terrace *m = t->manager;
     struct tier *tier = memory_tier(m, which);
     if (!tier)
         return error_set(-TERRACE_ENOTSUP, "'%s' cannot be prefetched to a disk tier", tensor_name(t));
@@ -77,14 +81,10 @@ void demote_pending_locked(struct terrace_tensor *t)
 
 int terrace_demote(terrace_tensor *t, terrace_tier which)
 {
-    if (!t)
-        return error_set(-TERRACE_EINVAL, "terrace_demote: the tensor is NULL");
-    struct terrace *m = t->manager;
-    int r = manager_check(m);
-    if (r == 0)
-        r = tier_check(m, which);
+    int r = hint_check(t, which, "terrace_demote");
     if (r)
         return r;
+    struct terrace *m = t->manager;
     bool to_disk = false;
     for (unsigned i = 0; i < m->tiers; i++)
         to_disk |= tier_matches(m, (int)i, which) && !tier_is_memory(&m->tier[i]);
