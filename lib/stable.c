@@ -145,6 +145,19 @@ static int move_pages(const struct uffd *u, char *to, char *from, size_t bytes)
     return e;
 }
 
+/* Nobody waits for the block any more. */
+static void served_locked(struct stable *s, struct terrace_tensor *t)
+{
+    struct copy *c = block_copy(t);
+    TAILQ_REMOVE(&s->faulted, t, fault);
+    t->faulted = false;
+    copy_unpin_locked(c);
+    copy_settle_locked(c);
+    t->manager->releases++;
+    manager_changed_locked(t->manager);
+    lanes_poke_locked(t->manager);
+}
+
 /* The bytes are in the arena: puts them at the block's place. */
 static void map_locked(struct stable *s, struct terrace_tensor *t)
 {
@@ -171,13 +184,7 @@ static void map_locked(struct stable *s, struct terrace_tensor *t)
     m->stats.prefetch_hits += c->node.ahead;
     copy_not_ahead_locked(c);
     policy_used(policy, &c->node);
-    TAILQ_REMOVE(&s->faulted, t, fault);
-    t->faulted = false;
-    copy_unpin_locked(c);
-    m->releases++;
-    copy_settle_locked(c);
-    manager_changed_locked(m);
-    lanes_poke_locked(m);
+    served_locked(s, t);
 }
 
 /* Takes a block's pages back into the arena, for eviction. */
@@ -217,13 +224,9 @@ static void unmap_locked(struct stable *s, struct terrace_tensor *t)
 static void give_up_locked(struct stable *s, struct terrace_tensor *t)
 {
     struct terrace *m = t->manager;
-    struct copy *c = block_copy(t);
     log_write(&m->log, TERRACE_LOG_ERROR, "stable memory at %p cannot be read back and is poisoned: %s",
               (void *)block_address(t), terrace_last_error());
-    TAILQ_REMOVE(&s->faulted, t, fault);
-    t->faulted = false;
-    copy_unpin_locked(c);
-    copy_settle_locked(c);
+    served_locked(s, t);
     t->busy++;
     manager_unlock(m);
     uffd_poison(&s->uffd, block_address(t), t->region->block_bytes);
@@ -243,6 +246,11 @@ static void serve_locked(struct stable *s, struct terrace_tensor *t)
             if (t->transfer->op == TERRACE_IO_WRITE)
                 t->transfer->stale = true;
             transfer_hurry_locked(t->transfer);
+            return;
+        }
+        if (c->state == COPY_VALID && t->mapped) { /* it could not be taken back */
+            uffd_wake(&s->uffd, block_address(t), t->region->block_bytes);
+            served_locked(s, t);
             return;
         }
         if (c->state == COPY_VALID) {
