@@ -149,9 +149,11 @@ static int move_pages(const struct uffd *u, char *to, char *from, size_t bytes)
 static void served_locked(struct stable *s, struct terrace_tensor *t)
 {
     struct copy *c = block_copy(t);
-    TAILQ_REMOVE(&s->faulted, t, fault);
-    t->faulted = false;
-    copy_unpin_locked(c);
+    if (t->faulted) { /* else its region is being freed */
+        TAILQ_REMOVE(&s->faulted, t, fault);
+        t->faulted = false;
+        copy_unpin_locked(c);
+    }
     copy_settle_locked(c);
     t->manager->releases++;
     manager_changed_locked(t->manager);
@@ -332,6 +334,20 @@ static void fault_locked(struct stable *s, uint64_t address)
     TAILQ_INSERT_TAIL(&s->faulted, t, fault);
 }
 
+/* Each once; the list may change while one is served. */
+static void serve_all_locked(struct stable *s)
+{
+    struct terrace_tensor *t;
+    unsigned n = 0;
+    TAILQ_FOREACH(t, &s->faulted, fault)
+        n++;
+    while (n-- && (t = TAILQ_FIRST(&s->faulted)) != NULL) {
+        TAILQ_REMOVE(&s->faulted, t, fault);
+        TAILQ_INSERT_TAIL(&s->faulted, t, fault);
+        serve_locked(s, t);
+    }
+}
+
 static void *service(void *arg)
 {
     struct terrace *m = arg;
@@ -351,11 +367,7 @@ static void *service(void *arg)
             fault_locked(s, address[i]);
         while (!TAILQ_EMPTY(&s->leaving))
             unmap_locked(s, TAILQ_FIRST(&s->leaving));
-        struct terrace_tensor *t, *next;
-        for (t = TAILQ_FIRST(&s->faulted); t; t = next) {
-            next = TAILQ_NEXT(t, fault);
-            serve_locked(s, t);
-        }
+        serve_all_locked(s);
     }
     manager_unlock(m);
     return NULL;
@@ -455,9 +467,25 @@ no_memory:
     return NULL;
 }
 
+/* From here on nothing is begun with the block; it stays until region_free. */
+static void block_retire_locked(struct stable *s, struct terrace_tensor *t)
+{
+    t->busy++;
+    t->doomed = true;
+    lane_unhint_locked(t);
+    if (t->faulted)
+        TAILQ_REMOVE(&s->faulted, t, fault);
+    t->faulted = false;
+    if (t->transfer)
+        t->transfer->stale = true;
+    while (copy_unpin_locked(block_copy(t)))
+        ;
+    copy_settle_locked(block_copy(t));
+}
+
 static bool block_rests(const struct terrace_tensor *t)
 {
-    return !t || (!t->busy && !t->transfer && !t->leaving);
+    return t->busy == 1 && !t->transfer && !t->leaving;
 }
 
 /* Gives a region back: first the pages at its addresses, then its blocks. */
@@ -466,28 +494,22 @@ static void region_free_locked(struct region *r)
     struct terrace *m = r->tier->manager;
     struct stable *s = m->stable;
     r->dying = true;
-    for (size_t i = 0; i < r->blocks; i++) {
-        if (r->block[i] && r->block[i]->faulted) {
-            TAILQ_REMOVE(&s->faulted, r->block[i], fault);
-            r->block[i]->faulted = false;
-        }
-        while (!s->stop && !block_rests(r->block[i]))
+    for (size_t i = 0; i < r->blocks; i++)
+        if (r->block[i])
+            block_retire_locked(s, r->block[i]);
+    for (size_t i = 0; i < r->blocks; i++)
+        while (r->block[i] && !s->stop && !block_rests(r->block[i]))
             manager_wait(m);
-    }
     LIST_REMOVE(r, link);
     manager_unlock(m);
     munmap(r->mapping, r->reserved + r->tier->info.granule);
     manager_lock(m);
-    for (size_t i = 0; i < r->blocks; i++) {
-        struct terrace_tensor *t = r->block[i];
-        if (!t)
-            continue;
-        t->doomed = true;
-        t->leaving = false;
-        while (copy_unpin_locked(block_copy(t)))
-            ;
-        tensor_reap_locked(t);
-    }
+    for (size_t i = 0; i < r->blocks; i++)
+        if (r->block[i]) {
+            r->block[i]->leaving = false;
+            r->block[i]->busy--;
+            tensor_reap_locked(r->block[i]);
+        }
     free(r->label);
     free(r);
 }

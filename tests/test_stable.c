@@ -1,5 +1,6 @@
 /* test_stable.c - address-stable memory: pointers that stay while pages move. */
 #include <pthread.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -259,5 +260,88 @@ Test(stable, lists_and_outputs_may_lie_in_it, .timeout = 60)
         assert_ok(terrace_release(t, *address, NULL));
         assert_ok(terrace_release(t, list->address, NULL));
     }
+    terrace_close(m);
+}
+
+static sigjmp_buf bus;
+
+static void on_bus(int signal)
+{
+    siglongjmp(bus, signal);
+}
+
+Test(stable, what_cannot_be_read_back_is_a_sigbus_never_wrong_bytes, .timeout = 60)
+{
+    char path[] = "/var/tmp/terrace-test-XXXXXX", conf[80], text[512] = "";
+    int log = mkstemp(path);
+    snprintf(conf, sizeof conf, "log_file=%s", path);
+    terrace *m = open_sim(8 * MIB, conf);
+    unsigned char *p = stable_of(m, 32 * MIB);
+    pattern_fill(p, BLOCK, 1);
+    memset(p + BLOCK, 2, 30 * MIB);
+    eventually(tier_stats_of(m, 0).tensors <= 4);
+    simdisk_fault(&simdisk.fail_all_reads, 1);
+    struct sigaction action = {.sa_handler = on_bus}, old;
+    sigaction(SIGBUS, &action, &old);
+    volatile bool read_something = false;
+    int got = sigsetjmp(bus, 1);
+    if (got == 0) {
+        (void)*(volatile unsigned char *)p;
+        read_something = true;
+    }
+    sigaction(SIGBUS, &old, NULL);
+    cr_assert_not(read_something);
+    cr_assert_eq(got, SIGBUS);
+    cr_assert_gt(pread(log, text, sizeof text - 1, 0), 0);
+    cr_assert(strstr(text, "poisoned") && strstr(text, "simulated disk"), "%s", text);
+    simdisk_fault(&simdisk.fail_all_reads, 0);
+    cr_assert_eq(p[20 * MIB], 2, "the others go on");
+    terrace_free(m, p);
+    terrace_close(m);
+    close(log);
+    unlink(path);
+}
+
+struct churner {
+    terrace *m;
+    unsigned seed;
+    bool wrong;
+};
+
+static void *churn(void *arg)
+{
+    struct churner *c = arg;
+    for (unsigned i = 0; i < 40; i++) {
+        size_t bytes = (size_t)(1 + (c->seed + i) % 7) * BLOCK;
+        unsigned char *p = terrace_malloc(c->m, bytes, host_of(c->m), NULL);
+        if (!p)
+            return NULL;
+        for (size_t at = 0; at < bytes; at += BLOCK / 2) {
+            c->wrong |= p[at] != 0;
+            p[at] = (unsigned char)(c->seed + at / BLOCK);
+        }
+        for (size_t at = 0; at < bytes; at += BLOCK / 2)
+            c->wrong |= p[at] != (unsigned char)(c->seed + at / BLOCK);
+        terrace_free(c->m, p);
+    }
+    return NULL;
+}
+
+Test(stable, allocations_come_and_go_under_pressure, .timeout = 120)
+{
+    enum { THREADS = 4 };
+    terrace *m = open_sim(16 * MIB, NULL);
+    struct churner c[THREADS];
+    pthread_t thread[THREADS];
+    for (unsigned i = 0; i < THREADS; i++) {
+        c[i] = (struct churner){.m = m, .seed = i + 1};
+        pthread_create(&thread[i], NULL, churn, &c[i]);
+    }
+    for (unsigned i = 0; i < THREADS; i++) {
+        pthread_join(thread[i], NULL);
+        cr_assert_not(c[i].wrong);
+    }
+    eventually(tier_stats_of(m, 0).tensors == 0);
+    cr_assert(tier_stats_of(m, 0).peak <= 16 * MIB);
     terrace_close(m);
 }
