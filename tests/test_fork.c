@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -59,6 +60,15 @@ static terrace *open_disk(unsigned engine)
         }                                                                                  \
     } while (0)
 
+/* A child that hangs ends with its parent. */
+static pid_t child(void)
+{
+    pid_t pid = fork();
+    if (pid == 0)
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+    return pid;
+}
+
 static void expect_clean_end(pid_t pid)
 {
     int status;
@@ -69,7 +79,7 @@ static void expect_clean_end(pid_t pid)
 
 static void in_child(int (*run)(void *), void *arg)
 {
-    pid_t pid = fork();
+    pid_t pid = child();
     if (pid == 0)
         _exit(run(arg));
     expect_clean_end(pid);
@@ -227,7 +237,7 @@ Test(fork, a_child_of_the_bare_system_call_is_refused)
 
 static int grandchild(void *arg)
 {
-    pid_t pid = fork();
+    pid_t pid = child();
     int status = 0;
     if (pid == 0)
         _exit(every_call(arg));
@@ -392,7 +402,7 @@ Test(fork, a_child_may_open_its_own_manager)
         pid_t pid[CHILDREN];
         p.engine = e;
         for (int i = 0; i < CHILDREN; i++)
-            if ((pid[i] = fork()) == 0)
+            if ((pid[i] = child()) == 0)
                 _exit(own_manager(&p));
         cr_assert_eq(spill_and_read(p.m, 300), 0, "%s", said); /* meanwhile */
         for (int i = 0; i < CHILDREN; i++)
@@ -412,7 +422,7 @@ Test(fork, a_child_ends_by_exit)
         for (int closes = 0; closes < 2; closes++) {
             struct parent p = parent_of(open_disk(e));
             fflush(NULL);
-            pid_t pid = fork();
+            pid_t pid = child();
             if (pid == 0) {
                 if (closes)
                     terrace_close(p.m);
@@ -428,7 +438,7 @@ Test(fork, a_killed_child_takes_nothing_along)
     for EACH_ENGINE (e) {
         struct parent p = parent_of(open_disk(e));
         int status;
-        pid_t pid = fork();
+        pid_t pid = child();
         if (pid == 0) {
             raise(SIGKILL);
             _exit(0);
