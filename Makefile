@@ -24,6 +24,7 @@ BINDIR = $(PREFIX)/bin
 LIBDIR = $(PREFIX)/lib
 INCLUDEDIR = $(PREFIX)/include
 MANDIR = $(PREFIX)/share/man
+DOCDIR = $(PREFIX)/share/doc/terrace
 
 # ---- what there is ---------------------------------------------------------
 
@@ -54,7 +55,15 @@ TESTS = $(filter-out $(FAULTS),$(TEST_SRC:%.c=$(BUILD)/%))
 
 # ---- how it is compiled ----------------------------------------------------
 
-# A program's own flags: NAME_CFLAGS and NAME_LIBS.
+# The jemalloc inside the library, built once for all variants; or one's own:
+# see .ci/jemalloc. It writes what compiler and linker are to be told.
+JEMALLOC = build/jemalloc
+JEMALLOC_PREFIX =
+
+# A file's or program's own flags: NAME_CFLAGS and NAME_LIBS.
+# The thread sanitizer would see little of what jemalloc does, and fails where a
+# process forks while it holds as many locks as jemalloc takes for a fork.
+heap_jemalloc_CFLAGS = $(if $(findstring thread,$(SANITIZE)),-DTERRACE_WITHOUT_JEMALLOC,@$(JEMALLOC)/cflags)
 gpt_CFLAGS = -O3 -march=native -fopenmp
 gpt_LIBS = -fopenmp -lm
 
@@ -65,11 +74,14 @@ SANFLAGS = $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-
 COMPILE = $(CC) -std=gnu11 -fPIC -fvisibility=hidden -pthread $(CPPFLAGS) $(CFLAGS) \
           $(SANFLAGS) $(WARN) $(WERROR)
 LINK = $(CC) -pthread $(CFLAGS) $(SANFLAGS) $(LDFLAGS)
-LIBS = -luring -lnuma -lxxhash -lsodium
+LIBS = -luring -lnuma -lxxhash -lsodium @$(JEMALLOC)/libs
 # A sanitizer's runtime is the program's, so -z defs only holds without one.
-SHARED = -shared -Wl,-soname,libterrace.so.$(SOVERSION) -Wl,--as-needed \
-         -Wl,--version-script=lib/libterrace.map $(if $(SANITIZE),,-Wl,-z,defs)
-WITH_LIBRARY = -L$(BUILD)/lib -lterrace -Wl,-rpath,'$$ORIGIN/../lib'
+# nodelete: jemalloc has a destructor of thread-specific data, which would be
+# left behind by dlclose() for every later end of a thread to jump to; and its
+# memory, which a second dlopen() so finds again, would be lost each time.
+SHARED = -shared -Wl,-soname,libterrace.so.$(SOVERSION) -Wl,--as-needed -Wl,-z,nodelete \
+         -Wl,--version-script=lib/libterrace.map -Wl,--exclude-libs,ALL $(if $(SANITIZE),,-Wl,-z,defs)
+WITH_LIBRARY = -L$(BUILD)/lib -Wl,--as-needed -lterrace -Wl,-rpath,'$$ORIGIN/../lib'
 
 .DELETE_ON_ERROR:
 .SECONDARY:
@@ -88,11 +100,17 @@ $(BUILD)/flags: FORCE
 	@mkdir -p $(@D)
 	@echo '$(COMPILE) $(LDFLAGS)' | cmp -s - $@ || echo '$(COMPILE) $(LDFLAGS)' > $@
 
+$(JEMALLOC)/cflags: FORCE
+	@CC="$(CC)" .ci/jemalloc $(JEMALLOC) $(JEMALLOC_PREFIX)
+$(JEMALLOC)/libs: $(JEMALLOC)/cflags ;
+
+$(BUILD)/obj/lib/heap_jemalloc.o: $(JEMALLOC)/cflags
+
 $(BUILD)/obj/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(COMPILE) $($(notdir $*)_CFLAGS) -MMD -MP -c $< -o $@
 
-$(LIBRARY): $(LIB_OBJ) lib/libterrace.map
+$(LIBRARY): $(LIB_OBJ) lib/libterrace.map $(JEMALLOC)/libs
 	@mkdir -p $(@D)
 	$(LINK) $(SHARED) -o $@ $(LIB_OBJ) $(LIBS)
 
@@ -110,13 +128,13 @@ $(EXAMPLES) $(BENCHES) $(PROGS): $(BUILD)/%: $(BUILD)/obj/%.o $(LINKS)
 # Unit tests contain the library's objects, to reach what it does not export.
 # Under a sanitizer they have a main of their own (see there).
 TEST_MAIN = $(if $(SANITIZE),$(BUILD)/obj/tests/plain_main.o)
-$(TESTS): $(BUILD)/%: $(BUILD)/obj/%.o $(TEST_MAIN) $(LIB_OBJ)
+$(TESTS): $(BUILD)/%: $(BUILD)/obj/%.o $(TEST_MAIN) $(LIB_OBJ) $(JEMALLOC)/libs
 	@mkdir -p $(@D)
-	$(LINK) -o $@ $^ $(LIBS) -lcriterion
+	$(LINK) -o $@ $(filter %.o,$^) $(LIBS) -lcriterion
 
 # Here calls of the symbols in tests/faults.wrap go through tests/faults.c.
 $(FAULTS): $(BUILD)/%: $(BUILD)/obj/%.o $(BUILD)/obj/tests/faults.o $(TEST_MAIN) $(LIB_OBJ) \
-                       tests/faults.wrap
+                       tests/faults.wrap $(JEMALLOC)/libs
 	@mkdir -p $(@D)
 	$(LINK) -o $@ $(filter %.o,$^) $$(sed -n 's/^\([a-zA-Z_]\)/-Wl,--wrap=\1/p' tests/faults.wrap) \
 	    $(LIBS) -lcriterion
@@ -191,8 +209,8 @@ lint: deps-lint
 	tests/check_layers.sh
 
 LINT_SRC = $(wildcard lib/*.c offload/*.c lib/cli/*.c examples/*.c bench/*.c)
-tidy:
-	clang-tidy --quiet --warnings-as-errors='*' $(LINT_SRC) -- -std=gnu11 $(CPPFLAGS)
+tidy: $(JEMALLOC)/cflags
+	clang-tidy --quiet --warnings-as-errors='*' $(LINT_SRC) -- -std=gnu11 $(CPPFLAGS) $$(cat $(JEMALLOC)/cflags)
 
 # System headers are left out, but for those whose macros declare things.
 MACRO_HEADERS = sys/queue.h bsd/sys/tree.h
@@ -206,7 +224,7 @@ cppcheck:
 	    --library=posix,gnu,bsd -Iinclude -Ilib -I$(BUILD)/cppcheck $(LINT_SRC)
 
 install_dirs = $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(INCLUDEDIR) \
-               $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(MANDIR)/man3
+               $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(MANDIR)/man3 $(DESTDIR)$(DOCDIR)
 
 ##: install       library, headers, command, man pages, pkg-config file
 install: library $(COMMAND) $(MAN)
@@ -219,6 +237,7 @@ install: library $(COMMAND) $(MAN)
 	install -m 644 $(BUILD)/man/terrace.1 $(DESTDIR)$(MANDIR)/man1
 	install -m 644 $(BUILD)/man/terrace.3 $(DESTDIR)$(MANDIR)/man3
 	$(call fill_pc,$(PREFIX),$(LIBDIR),$(INCLUDEDIR)) > $(DESTDIR)$(LIBDIR)/pkgconfig/terrace.pc
+	[ ! -e $(JEMALLOC)/COPYING ] || install -m 644 $(JEMALLOC)/COPYING $(DESTDIR)$(DOCDIR)/COPYING.jemalloc
 	[ -n "$(DESTDIR)" ] || [ "$$(id -u)" -ne 0 ] || ldconfig
 
 ##: uninstall     remove what install put there
@@ -226,7 +245,8 @@ uninstall:
 	rm -f $(DESTDIR)$(LIBDIR)/libterrace.so $(DESTDIR)$(LIBDIR)/libterrace.so.$(SOVERSION) \
 	    $(DESTDIR)$(LIBDIR)/libterrace.so.$(VERSION) $(DESTDIR)$(LIBDIR)/pkgconfig/terrace.pc \
 	    $(HEADERS:include/%=$(DESTDIR)$(INCLUDEDIR)/%) $(DESTDIR)$(BINDIR)/terrace \
-	    $(DESTDIR)$(MANDIR)/man1/terrace.1 $(DESTDIR)$(MANDIR)/man3/terrace.3
+	    $(DESTDIR)$(MANDIR)/man1/terrace.1 $(DESTDIR)$(MANDIR)/man3/terrace.3 \
+	    $(DESTDIR)$(DOCDIR)/COPYING.jemalloc
 
 DIST = terrace-$(VERSION)
 
@@ -238,7 +258,7 @@ dist:
 
 # ---- packages --------------------------------------------------------------
 
-BUILD_PACKAGES = gcc make pkg-config libc6-dev liburing-dev libnuma-dev libxxhash-dev libsodium-dev libbsd-dev
+BUILD_PACKAGES = gcc make pkg-config libc6-dev liburing-dev libnuma-dev libxxhash-dev libsodium-dev libbsd-dev dpkg-dev
 CHECK_PACKAGES = g++ libcriterion-dev
 LINT_PACKAGES = clang clang-tidy cppcheck
 BENCH_PACKAGES = fio jq python3
@@ -260,7 +280,7 @@ clean:
 
 ##: help          this list
 help:
-	@echo "make TARGET [CC=] [CFLAGS=] [SANITIZE=] [BUILD=build] [PREFIX=/usr/local] [DESTDIR=]"
+	@echo "make TARGET [CC=] [CFLAGS=] [SANITIZE=] [BUILD=build] [PREFIX=/usr/local] [DESTDIR=] [JEMALLOC_PREFIX=]"
 	@sed -n 's/^##: /  /p' $(firstword $(MAKEFILE_LIST))
 
 FORCE:
