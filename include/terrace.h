@@ -175,6 +175,8 @@ typedef struct terrace_tier_statistics {
     uint64_t out_bytes;        /* moved out of the tier */
     uint64_t io_chunk;         /* largest piece a transfer is cut into */
     uint64_t io_depth;         /* most pieces in flight at once */
+    const char *small_engine;  /* memory tiers: what serves small tensors, or why they
+                                * are treated like others; NULL elsewhere */
 } terrace_tier_statistics;
 
 /* ---- the manager ------------------------------------------------------- */
@@ -208,6 +210,17 @@ TERRACE_API int terrace_tier_find(terrace *m, const char *name, terrace_tier *ou
 TERRACE_API int terrace_tier_name(terrace *m, terrace_tier tier, char *buf, size_t len);
 
 /* ---- tensors ----------------------------------------------------------- */
+
+/* Small tensors, of at most 32 KiB, may share a group of 256 KiB with others, by
+ * which they move between tiers: a million of them does not cost a million
+ * transfers. Each is acquired, released and destroyed by itself, but
+ *  - while one is acquired, its whole group is kept there, and counts as pinned;
+ *  - a group moves down once each of its tensors has been demoted since it was
+ *    created or last acquired, and is brought by a prefetch of any of them;
+ *  - a migration that fails has failed for every tensor of the group.
+ * Tensors with flags, with an alignment above 4 KiB or from a file are never in
+ * a group; none is where a group would be a large part of the budget (below
+ * 16 MiB), or with several tiers in memory. */
 
 /* Creates a tensor of `bytes` (at least 1). It takes no memory in any tier
  * until first acquired, and reads as zeros until first written (after an
@@ -271,7 +284,8 @@ TERRACE_API int terrace_prefetch(terrace_tensor *t, terrace_tier tier);
 
 /* Hints that the tensor will not be used soon: moves it down to `tier` (a host
  * or disk tier, kind or class) in the background. While acquired, this takes
- * effect at the last release. Never blocks; terrace_wait() waits for the end.
+ * effect at the last release; for one of a group, once the others have been
+ * demoted, too. Never blocks; terrace_wait() waits for the end.
  * Errors: EINVAL, ENOTSUP, ENOMEM. */
 TERRACE_API int terrace_demote(terrace_tensor *t, terrace_tier tier);
 

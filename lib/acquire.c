@@ -14,16 +14,20 @@
  * The caller's memory may be stable memory, whose faults need the lock: it is
  * neither read nor written while that is held.
  *
- * May call: core.h, mover.h. */
+ * A small tensor is acquired by pinning its group: there `tensor` is the group.
+ *
+ * May call: core.h, mover.h, small.h. */
 #include <stdlib.h>
 
 #include "mover.h"
+#include "small.h"
 
 enum { WRITES = TERRACE_WRITE | TERRACE_OVERWRITE, SHORT_LIST = 16 };
 
 /* One entry of the list on its way. */
 struct entry {
-    terrace_tensor *tensor;
+    struct terrace_tensor *tensor; /* that migrates */
+    struct small *small;           /* the slice of it that is wanted, or NULL */
     terrace_tier tier;
     unsigned mode;
     struct copy *copy; /* on the tier that was chosen */
@@ -48,6 +52,11 @@ static void stall_begins(struct request *q)
 
 /* ---- checking and choosing --------------------------------------------- */
 
+static const char *entry_name(const struct entry *e)
+{
+    return e->small ? small_name(e->small) : tensor_name(e->tensor);
+}
+
 static int mode_check(unsigned mode)
 {
     unsigned use = mode & (TERRACE_READ | WRITES);
@@ -63,9 +72,11 @@ static int mode_check(unsigned mode)
 
 /* The tier to acquire on: where the bytes are, else the fastest that could
  * ever hold them. */
-static int choose_locked(terrace_tensor *t, terrace_tier which, struct copy **out)
+static int choose_locked(const struct entry *e, struct copy **out)
 {
+    struct terrace_tensor *t = e->tensor;
     struct terrace *m = t->manager;
+    terrace_tier which = e->tier;
     struct copy *best = NULL;
     if ((unsigned)which < m->tiers && tier_is_memory(&m->tier[which])) {
         *out = &t->copy[which]; /* the usual case: a tier was named */
@@ -89,7 +100,7 @@ static int choose_locked(terrace_tensor *t, terrace_tier which, struct copy **ou
     }
     if (!best)
         return error_set(-TERRACE_ENOTSUP, "a disk tier cannot be acquired: its bytes have no "
-                         "address; acquire '%s' on a host tier", tensor_name(t));
+                         "address; acquire '%s' on a host tier", entry_name(e));
     *out = best;
     return 0;
 }
@@ -115,9 +126,48 @@ static int excluded_locked(const struct entry *e, bool *by_caller)
 
 /* ---- making present ---------------------------------------------------- */
 
-static int not_yet(const struct terrace_tensor *t)
+static int not_yet(const struct entry *e)
 {
-    return error_set(-TERRACE_EAGAIN, "'%s' is on its way; ask again", tensor_name(t));
+    return error_set(-TERRACE_EAGAIN, "'%s' is on its way; ask again", entry_name(e));
+}
+
+static int gone(const struct entry *e)
+{
+    return error_set(-TERRACE_EINVAL, "'%s' was destroyed", entry_name(e));
+}
+
+static bool doomed_locked(const struct entry *e)
+{
+    return e->small ? e->small->doomed : e->tensor->doomed;
+}
+
+/* How the bytes that migrate are used. */
+static unsigned mode_locked(const struct entry *e)
+{
+    return e->small ? small_mode_locked(e->small, e->copy, e->mode) : e->mode;
+}
+
+/* The failure of a migration, if it has not been reported yet. */
+static int report_locked(const struct entry *e)
+{
+    if (!e->small)
+        return tensor_report_locked(e->tensor);
+    int r = small_report_locked(e->small);
+    return r ? small_failed(e->small, r) : 0;
+}
+
+static bool unfilled_locked(const struct entry *e)
+{
+    return e->small ? small_unfilled_locked(e->small) : e->tensor->unfilled;
+}
+
+/* Starts to bring an absent copy in; 1: that took waiting for room. */
+static int start_locked(const struct entry *e, bool wait)
+{
+    int r = fill_start_locked(e->copy, mode_locked(e), wait, false);
+    if (r == -TERRACE_EAGAIN)
+        return not_yet(e);
+    return r < 0 && e->small ? small_failed(e->small, r) : r;
 }
 
 /* Brings one copy in, or starts to with `wait` false. */
@@ -127,23 +177,25 @@ static int present_locked(struct request *q, struct entry *e, bool wait)
     struct terrace_tensor *t = c->tensor;
     uint64_t errors = t->errors;
     for (;;) {
-        if (t->doomed)
-            return error_set(-TERRACE_EINVAL, "'%s' was destroyed", tensor_name(t));
+        if (doomed_locked(e))
+            return gone(e);
         /* Bytes being sealed may not change: they would not match their seal. */
-        bool sealing = (e->mode & WRITES) && q->m->sealer && t->transfer &&
-                       t->transfer->op == TERRACE_IO_WRITE;
+        bool sealing = q->m->sealer && t->transfer && t->transfer->op == TERRACE_IO_WRITE &&
+                       (mode_locked(e) & WRITES);
         if (c->state == COPY_VALID && !sealing)
             return 0;
         if (c->state == COPY_FILLING && c->hollow == thread_token())
             return 0;
         if (c->state == COPY_ABSENT) {
-            int r = t->errors != errors || (q->nowait && t->unfilled) ? tensor_report_locked(t) : 0;
+            int r = 0;
+            if (t->errors != errors || (q->nowait && unfilled_locked(e)))
+                r = report_locked(e);
             if (r)
                 return r;
-            errors = t->errors; /* where another has reported it: once more */
-            r = fill_start_locked(c, e->mode, wait, false);
+            errors = t->errors; /* if another was told of it, this one tries again */
+            r = start_locked(e, wait);
             if (r < 0)
-                return r == -TERRACE_EAGAIN ? not_yet(t) : r;
+                return r;
             e->hit &= r == 0;
             continue;
         }
@@ -152,11 +204,11 @@ static int present_locked(struct request *q, struct entry *e, bool wait)
             t->transfer->stale = true;
         transfer_hurry_locked(t->transfer);
         if (!wait)
-            return not_yet(t);
+            return not_yet(e);
         stall_begins(q);
         if (c->hollow) { /* of a list that may be waiting for one of ours */
             q->hollow = c;
-            return not_yet(t);
+            return not_yet(e);
         }
         manager_wait(q->m);
     }
@@ -209,6 +261,7 @@ static void succeed_locked(struct request *q)
         struct entry *e = &q->entry[i];
         struct copy *c = e->copy;
         struct policy *policy = &copy_tier(c)->policy;
+        bool writes = e->small ? small_acquired_locked(e->small, c, e->mode) : e->mode & WRITES;
         if (c->hollow) {
             c->hollow = 0;
             copy_set_locked(c, COPY_VALID);
@@ -220,14 +273,15 @@ static void succeed_locked(struct request *q)
             stats->prefetch_hits += e->hit;
             copy_not_ahead_locked(c);
         }
-        if (e->mode & WRITES)
+        if (writes)
             copy_written_locked(c);
-        c->tensor->error = 0;
+        if (!e->small)
+            c->tensor->error = 0;
         c->tensor->unfilled = false;
         c->tensor->demoted = false;
         if (c->tensor->transfer)
             c->tensor->transfer->drop = false;
-        e->address = copy_address(c);
+        e->address = (char *)copy_address(c) + (e->small ? e->small->offset : 0);
         stats->acquires++;
         stats->hits += e->hit;
     }
@@ -333,7 +387,9 @@ static bool succeed_at_once_locked(struct request *q)
     bool by_caller;
     for (size_t i = 0; i < q->n; i++) {
         struct entry *e = &q->entry[i];
-        if (e->copy->state != COPY_VALID || ((e->mode & WRITES) && e->tensor->transfer))
+        if (e->copy->state != COPY_VALID || doomed_locked(e))
+            return false;
+        if (e->tensor->transfer && (mode_locked(e) & WRITES))
             return false;
         if (excluded_locked(e, &by_caller))
             return false;
@@ -349,17 +405,24 @@ static int request_run_locked(struct request *q)
     if (succeed_at_once_locked(q))
         return 0;
     for (size_t i = 0; i < q->n; i++) {
-        q->entry[i].tensor->busy++;
-        if (q->entry[i].copy->state != COPY_VALID)
+        struct entry *e = &q->entry[i];
+        e->tensor->busy++;
+        if (e->small)
+            e->small->busy++;
+        if (e->copy->state != COPY_VALID)
             stall_begins(q);
     }
     int r = request_locked(q);
     if (q->start)
         q->m->stats.stall_ns += clock_ns() - q->start;
     for (size_t i = 0; i < q->n; i++) {
-        struct terrace_tensor *t = q->entry[i].copy->tensor;
-        t->busy--;
-        tensor_reap_locked(t);
+        struct entry *e = &q->entry[i];
+        e->tensor->busy--;
+        tensor_reap_locked(e->tensor);
+        if (e->small) {
+            e->small->busy--;
+            small_reap_locked(e->small);
+        }
     }
     return r;
 }
@@ -377,11 +440,10 @@ int terrace_acquire(terrace_tensor *t, terrace_tier tier, unsigned mode, void *s
     if (r)
         return r;
     manager_lock(m);
-    struct entry e = {.tensor = t, .tier = tier, .mode = mode};
+    struct entry e = {.tensor = small_group(t), .small = small_of(t), .tier = tier, .mode = mode};
     struct request q = {.m = m, .entry = &e, .n = 1, .wait = mode & TERRACE_WAIT,
                         .nowait = mode & TERRACE_NOWAIT};
-    r = t->doomed ? error_set(-TERRACE_EINVAL, "'%s' was destroyed", tensor_name(t))
-                  : choose_locked(t, tier, &e.copy);
+    r = doomed_locked(&e) ? gone(&e) : choose_locked(&e, &e.copy);
     unsigned chosen = 0;
     if (r == 0) {
         chosen = e.copy->tier;
@@ -416,7 +478,7 @@ static int list_check(const terrace_access *list, size_t n)
 static int list_run_locked(struct request *q)
 {
     for (size_t i = 0; i < q->n; i++) {
-        int r = choose_locked(q->entry[i].tensor, q->entry[i].tier, &q->entry[i].copy);
+        int r = choose_locked(&q->entry[i], &q->entry[i].copy);
         if (r)
             return r;
         q->entry[i].tier = q->entry[i].copy->tier;
@@ -433,8 +495,9 @@ static int list_run_locked(struct request *q)
 static int list_take(struct request *q, const terrace_access *list)
 {
     for (size_t i = 0; i < q->n; i++) {
-        q->entry[i] = (struct entry){.tensor = list[i].tensor, .tier = list[i].tier,
-                                     .mode = list[i].mode};
+        q->entry[i] = (struct entry){.tensor = small_group(list[i].tensor),
+                                     .small = small_of(list[i].tensor),
+                                     .tier = list[i].tier, .mode = list[i].mode};
         q->wait |= (list[i].mode & TERRACE_WAIT) != 0;
         q->nowait |= (list[i].mode & TERRACE_NOWAIT) != 0;
     }
@@ -477,6 +540,16 @@ int terrace_acquire_all(terrace_access *list, size_t n, void *stream)
     return r;
 }
 
+static struct copy *pinned_at_locked(struct terrace_tensor *t, const void *address)
+{
+    for (unsigned i = 0; i < t->manager->tiers; i++) {
+        struct copy *c = &t->copy[i];
+        if (c->pins && c->state == COPY_VALID && copy_address(c) == address)
+            return c;
+    }
+    return NULL;
+}
+
 int terrace_release(terrace_tensor *t, void *address, void *stream)
 {
     (void)stream;
@@ -486,14 +559,14 @@ int terrace_release(terrace_tensor *t, void *address, void *stream)
     int r = manager_check(m);
     if (r)
         return r;
+    struct small *s = small_of(t);
+    t = small_group(t);
     manager_lock(m);
-    struct copy *c = NULL;
-    for (unsigned i = 0; i < m->tiers && !c; i++)
-        if (t->copy[i].pins && t->copy[i].state == COPY_VALID && copy_address(&t->copy[i]) == address)
-            c = &t->copy[i];
+    struct copy *c = s && !s->pins ? NULL : pinned_at_locked(t, (char *)address - (s ? s->offset : 0));
     if (!c) {
         manager_unlock(m);
-        return error_set(-TERRACE_EINVAL, "'%s' is not acquired at %p", tensor_name(t), address);
+        return error_set(-TERRACE_EINVAL, "'%s' is not acquired at %p",
+                         s ? small_name(s) : tensor_name(t), address);
     }
     copy_unpin_locked(c);
     m->releases++;
@@ -505,6 +578,10 @@ int terrace_release(terrace_tensor *t, void *address, void *stream)
         tensor_reap_locked(t);
     }
     manager_changed_locked(m);
+    if (s) {
+        s->pins--;
+        small_reap_locked(s);
+    }
     manager_unlock(m);
     return 0;
 }

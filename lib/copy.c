@@ -14,7 +14,8 @@ static bool holds_bytes(unsigned state)
 void copy_set_locked(struct copy *c, enum copy_state state)
 {
     struct tier *tier = copy_tier(c);
-    tier->tensors += (uint64_t)holds_bytes(state) - (uint64_t)holds_bytes(c->state);
+    uint64_t tensors = c->tensor->group ? c->tensor->live : 1;
+    tier->tensors += tensors * ((uint64_t)holds_bytes(state) - (uint64_t)holds_bytes(c->state));
     c->state = (unsigned char)state;
 }
 

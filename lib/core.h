@@ -46,6 +46,7 @@ struct pin {
 };
 
 struct seal;
+struct small;
 
 struct copy {
     struct terrace_tensor *tensor;
@@ -62,6 +63,7 @@ struct copy {
 
 struct terrace_tensor {
     struct terrace *manager;
+    bool small;         /* this is a struct small, which begins alike */
     LIST_ENTRY(terrace_tensor) all;
     TAILQ_ENTRY(terrace_tensor) hint; /* in lane.hints */
     size_t bytes;                     /* as asked for */
@@ -79,13 +81,18 @@ struct terrace_tensor {
     /* A block of stable memory. */
     struct region *region; /* NULL: not one */
     TAILQ_ENTRY(terrace_tensor) work, fault; /* in stable.leaving, stable.faulted */
-    size_t index;       /* in region.block */
+    size_t index;       /* in region.block, or a group's number */
     XXH128_hash_t sum;  /* of its bytes when it was mapped */
     bool summed;
     bool changes;       /* it had been changed when that was last looked at: it will be */
     bool mapped;        /* its pages are at its stable address */
     bool leaving;       /* and are to be taken back */
     bool faulted;       /* somebody waits for it */
+    /* A group of small tensors. */
+    bool group;
+    bool cold;          /* some of them have been demoted */
+    uint32_t live, hot; /* how many there are; that were used since last demoted */
+    LIST_HEAD(, small) smalls;
     uint64_t failed_at; /* manager.failures when its last write-back failed */
     bool unfilled;      /* the error is of a fill */
     int error;          /* of a migration that failed, not reported yet */
@@ -102,6 +109,7 @@ struct terrace_tensor {
 
 struct lane;
 struct stable;
+struct smalls;
 
 struct tier {
     struct terrace *manager;
@@ -144,6 +152,10 @@ struct terrace {
     char failure_text[ERROR_TEXT];
     uint64_t prefetch_limit; /* per memory tier; UINT64_MAX: automatic */
     struct stable *stable;   /* NULL until the first terrace_malloc() */
+    struct smalls *smalls;   /* NULL until the first small tensor */
+    bool grouped;            /* small tensors are to be slices of groups */
+    char small_text[80];
+    const char *small_engine; /* what serves small tensors: that text or another */
     struct sealer *sealer;   /* NULL where neither VERIFY nor ENCRYPT is on */
     unsigned kick;           /* bit per tier whose lane is to be woken on unlock */
     terrace_statistics stats;
@@ -197,6 +209,10 @@ int tensor_attr_check(const terrace_tensor_attr *attr); /* sets the sentence */
 /* A tensor that stands for a block of stable memory; NULL: no host memory. */
 struct terrace_tensor *tensor_for_block(struct terrace *m, struct region *r, size_t index,
                                         size_t bytes);
+/* A tensor that small ones are slices of; NULL: no host memory. */
+struct terrace_tensor *tensor_for_group(struct terrace *m, size_t bytes);
+/* Destroys the tensor, now or when the last user is gone. */
+void tensor_doom_locked(struct terrace_tensor *t);
 const char *tensor_name(const struct terrace_tensor *t); /* its label, or "(unnamed)" */
 
 /* ---- copy.c ---- */

@@ -27,8 +27,9 @@ const struct heap_engine *const heap_jemalloc = NULL;
 
 /* Read by jemalloc when it starts. `retain` would keep freed addresses for
  * ever; a thread cache would cost each thread of the process memory for nothing,
- * as would an arena per CPU for book-keeping; sbrk belongs to the process. */
-const char *je_malloc_conf = "retain:false,tcache:false,narenas:1,dss:disabled,background_thread:false";
+ * as would an arena per CPU for book-keeping; sbrk belongs to the process. Runs
+ * of 16 pages for what takes one or two: each run costs 128 bytes. */
+const char *je_malloc_conf = "retain:false,slab_sizes:4096-8192:16,tcache:false,narenas:1,dss:disabled,background_thread:false";
 
 struct jemalloc_heap {
     extent_hooks_t hooks; /* first: jemalloc passes its address */

@@ -1,7 +1,8 @@
 /* hint.c - what callers say about the future: prefetch, demote, step.
  *
- * May call: core.h, mover.h. */
+ * May call: core.h, mover.h, small.h. */
 #include "mover.h"
+#include "small.h"
 #include "stable.h"
 
 /* The memory tier a hint means: the first that matches. */
@@ -28,9 +29,14 @@ int terrace_prefetch(terrace_tensor *t, terrace_tier which)
         return r;
     struct terrace *m = t->manager;
     struct tier *tier = memory_tier(m, which);
+    struct small *s = small_of(t);
     if (!tier)
-        return error_set(-TERRACE_ENOTSUP, "'%s' cannot be prefetched to a disk tier", tensor_name(t));
+        return error_set(-TERRACE_ENOTSUP, "'%s' cannot be prefetched to a disk tier",
+                         s ? small_name(s) : tensor_name(t));
+    t = small_group(t);
     manager_lock(m);
+    if (s)
+        small_wanted_locked(s);
     bool absent = t->copy[tier - m->tier].state == COPY_ABSENT;
     t->demoted = false;
     if (t->transfer)
@@ -79,6 +85,14 @@ void demote_pending_locked(struct terrace_tensor *t)
     demote_locked(t);
 }
 
+void demote_ask_locked(struct terrace_tensor *t)
+{
+    if (t->transfer && t->transfer->op == TERRACE_IO_WRITE)
+        t->transfer->drop = true;
+    t->demoted = true;
+    demote_pending_locked(t);
+}
+
 int terrace_demote(terrace_tensor *t, terrace_tier which)
 {
     int r = hint_check(t, which, "terrace_demote");
@@ -91,10 +105,8 @@ int terrace_demote(terrace_tensor *t, terrace_tier which)
     if (!to_disk) /* nothing is above the host tiers yet: the bytes are there already */
         return 0;
     manager_lock(m);
-    if (t->transfer && t->transfer->op == TERRACE_IO_WRITE)
-        t->transfer->drop = true;
-    t->demoted = true;
-    demote_pending_locked(t);
+    if (!t->small || small_demoted_locked(small_of(t)))
+        demote_ask_locked(small_group(t));
     manager_unlock(m);
     return 0;
 }

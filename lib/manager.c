@@ -5,7 +5,7 @@
  * public call reads it first, for the price of a load, and no fork handler is
  * needed, which raw clone() would bypass anyway.
  *
- * May call: core.h, seal.h, report.h. */
+ * May call: core.h, seal.h, report.h, small.h. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +15,7 @@
 #include "mover.h"
 #include "report.h"
 #include "seal.h"
+#include "small.h"
 #include "stable.h"
 
 enum { PAGE = 4096 };
@@ -170,6 +171,7 @@ static int manager_init(struct terrace *m, const char *conf)
     r = tiers_open(m);
     if (r)
         goto close_sealer;
+    smalls_open(m);
     return 0;
 close_sealer:
     sealer_close(m->sealer);
@@ -233,6 +235,7 @@ void terrace_close(terrace *m)
         lane_stop(&m->tier[i]);
     report_write(m);
     stable_close(m);
+    smalls_close(m);
     destroy_all(m);
     tiers_close(m);
     sealer_close(m->sealer);

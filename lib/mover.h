@@ -80,5 +80,7 @@ void lane_unhint_locked(struct terrace_tensor *t);
 void lanes_poke_locked(struct terrace *m);
 /* Carries out the demotion that was asked for while it could not be done. */
 void demote_pending_locked(struct terrace_tensor *t);
+/* Has the tensor leave memory, now or as soon as that can be done. */
+void demote_ask_locked(struct terrace_tensor *t);
 
 #endif

@@ -50,6 +50,7 @@ static void tier_snapshot_locked(struct tier *tier, terrace_tier_statistics *out
         .out_bytes = tier->out_bytes,
         .io_chunk = tier->info.io_chunk,
         .io_depth = tier->info.io_depth,
+        .small_engine = tier_is_memory(tier) ? tier->manager->small_engine : NULL,
     };
     out->dirty = policy_dirty_bytes(&tier->policy) + tier->draining;
     struct copy *c;
@@ -88,7 +89,9 @@ static void write_tier(FILE *f, struct tier *tier)
     fprintf(f, "  %-8s %s; budget %s (%s); peak %s; in %s, out %s\n", s.name, s.location,
             bytes_text(s.limit, a), s.limit_reason, bytes_text(s.peak, b), bytes_text(s.in_bytes, c),
             bytes_text(s.out_bytes, d));
-    if (!tier_is_memory(tier))
+    if (s.small_engine)
+        fprintf(f, "  %-8s small tensors: %s\n", "", s.small_engine);
+    else
         fprintf(f, "  %-8s engine %s: %s\n", "", s.engine, s.engine_reason);
 }
 

@@ -8,11 +8,12 @@
  * to a quarter of the tier: so write-back runs ahead exactly while memory is
  * short, and a job that fits writes nothing.
  *
- * May call: core.h, mover.h. */
+ * May call: core.h, mover.h, small.h. */
 #include <stdio.h>
 #include <string.h>
 
 #include "mover.h"
+#include "small.h"
 #include "stable.h"
 
 static struct copy *copy_of(struct policy_node *n)
@@ -35,6 +36,18 @@ static void earn_credit(struct tier *tier, uint64_t bytes)
     tier->credit += 2 * bytes;
     if (tier->credit > tier->arena.limit / 4)
         tier->credit = tier->arena.limit / 4;
+}
+
+/* Of a group, one tensor's, and how many more move with it. */
+static const char *holder_name_locked(const struct terrace_tensor *t, char *others, size_t len)
+{
+    unsigned n;
+    if (!t->group)
+        return tensor_name(t);
+    const char *name = group_example_locked(t, &n);
+    if (n)
+        snprintf(others, len, " and %u more in its group", n);
+    return name;
 }
 
 /* The sentence for EBUDGET: the need, the budget, the largest holders. */
@@ -60,9 +73,10 @@ static int no_room_locked(struct tier *tier, const struct room *want)
     }
     for (int i = 0; i < NAMED && top[i]; i++) {
         size_t used = strlen(holders);
-        char size[BYTES_TEXT];
-        snprintf(holders + used, sizeof holders - used, "%s'%.60s' (%s)", i ? ", " : ", the largest ",
-                 tensor_name(top[i]->tensor), bytes_text(top[i]->extent->bytes, size));
+        char size[BYTES_TEXT], others[40] = "";
+        snprintf(holders + used, sizeof holders - used, "%s'%.60s'%s (%s)", i ? ", " : ", the largest ",
+                 holder_name_locked(top[i]->tensor, others, sizeof others), others,
+                 bytes_text(top[i]->extent->bytes, size));
     }
     char variable[NAME_TEXT];
     tier_limit_name(tier, variable);

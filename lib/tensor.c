@@ -1,10 +1,11 @@
 /* tensor.c - creating, opening, destroying tensors, and waiting for them.
  *
- * May call: core.h, mover.h, the backend's attach and detach. */
+ * May call: core.h, mover.h, small.h, the backend's attach and detach. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "mover.h"
+#include "small.h"
 #include "stable.h"
 
 enum { PAGE = 4096, MOST_ALIGNMENT = 2 << 20 };
@@ -13,6 +14,8 @@ const char *tensor_name(const struct terrace_tensor *t)
 {
     if (t->region)
         return region_label(t->region);
+    if (t->group)
+        return "a group of small tensors";
     return t->label ? t->label : "(unnamed)";
 }
 
@@ -133,6 +136,17 @@ struct terrace_tensor *tensor_for_block(struct terrace *m, struct region *r, siz
     return t;
 }
 
+struct terrace_tensor *tensor_for_group(struct terrace *m, size_t bytes)
+{
+    struct terrace_tensor *t;
+    if (tensor_new(m, bytes, NULL, &t))
+        return NULL;
+    t->group = true;
+    LIST_INIT(&t->smalls);
+    LIST_INSERT_HEAD(&m->all, t, all);
+    return t;
+}
+
 int terrace_tensor_create(terrace *m, size_t bytes, const terrace_tensor_attr *attr,
                           terrace_tensor **out)
 {
@@ -141,6 +155,12 @@ int terrace_tensor_create(terrace *m, size_t bytes, const terrace_tensor_attr *a
         return r;
     if (!out)
         return error_set(-TERRACE_EINVAL, "terrace_tensor_create: out is NULL");
+    r = tensor_attr_check(attr);
+    if (r)
+        return r;
+    r = small_create(m, bytes, attr, out);
+    if (r <= 0)
+        return r;
     struct terrace_tensor *t;
     r = tensor_new(m, bytes, attr, &t);
     if (r)
@@ -208,7 +228,7 @@ void tensor_reap_locked(struct terrace_tensor *t)
     for (unsigned i = 0; i < m->tiers; i++)
         copy_drop_locked(&t->copy[i]);
     LIST_REMOVE(t, all);
-    if (!t->region) {
+    if (!t->region && !t->group) {
         m->stats.tensors--;
         m->stats.tensor_bytes -= t->bytes;
     }
@@ -224,18 +244,26 @@ void tensor_reap_locked(struct terrace_tensor *t)
     manager_changed_locked(m);
 }
 
+void tensor_doom_locked(struct terrace_tensor *t)
+{
+    t->doomed = true;
+    if (t->transfer)
+        t->transfer->stale = true; /* a write-back need not be finished */
+    t->manager->releases++;
+    manager_changed_locked(t->manager); /* who waits for it learns that it is gone */
+    tensor_reap_locked(t);
+}
+
 void terrace_tensor_destroy(terrace_tensor *t)
 {
     if (!t || manager_check(t->manager))
         return;
     struct terrace *m = t->manager;
     manager_lock(m);
-    t->doomed = true;
-    if (t->transfer)
-        t->transfer->stale = true; /* a write-back need not be finished */
-    m->releases++;
-    manager_changed_locked(m); /* who waits for it learns that it is gone */
-    tensor_reap_locked(t);
+    if (t->small)
+        small_destroy_locked(small_of(t));
+    else
+        tensor_doom_locked(t);
     manager_unlock(m);
 }
 
@@ -247,8 +275,12 @@ int terrace_wait(terrace_tensor *t)
     if (r)
         return r;
     struct terrace *m = t->manager;
+    struct small *s = small_of(t);
+    t = small_group(t);
     manager_lock(m);
     t->busy++;
+    if (s)
+        s->busy++;
     if (t->hinted) { /* a hint that waited for its turn */
         lane_unhint_locked(t);
         struct copy *c = &t->copy[t->hint_tier];
@@ -259,8 +291,13 @@ int terrace_wait(terrace_tensor *t)
     while (t->transfer)
         manager_wait(m);
     t->busy--;
-    r = tensor_report_locked(t);
+    r = s ? small_report_locked(s) : tensor_report_locked(t);
     tensor_reap_locked(t);
+    if (s) {
+        r = r ? small_failed(s, r) : r;
+        s->busy--;
+        small_reap_locked(s);
+    }
     manager_unlock(m);
     return r;
 }

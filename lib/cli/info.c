@@ -81,6 +81,8 @@ static void show_text(const struct tier_info *tiers, int n, bool measured)
         size_text(t->io_chunk, limit, sizeof limit);
         snprintf(pieces, sizeof pieces, "%s, up to %" PRIu64 " in flight", limit, t->io_depth);
         line("pieces", pieces, NULL);
+        if (t->small_engine)
+            line("small", t->small_engine, NULL);
         if (measured)
             show_bandwidth(&tiers[i].bandwidth);
     }
@@ -134,6 +136,8 @@ static void show_json(const struct tier_info *tiers, int n, bool measured)
         json_pair("engine", t->engine);
         json_pair("engine_reason", t->engine_reason);
         json_pair("limit_reason", t->limit_reason);
+        if (t->small_engine)
+            json_pair("small_engine", t->small_engine);
         printf("\"io_chunk\":%" PRIu64 ",\"io_depth\":%" PRIu64 ",\"limit\":%" PRIu64, t->io_chunk,
                t->io_depth, t->limit);
         if (measured)
