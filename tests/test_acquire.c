@@ -48,6 +48,19 @@ Test(acquire, odd_sizes_survive_eviction)
     }
 }
 
+Test(acquire, to_write_what_was_evicted_and_sealed, .timeout = 20)
+{
+    terrace *m = open_sim(4 * MIB, "verify=spill");
+    terrace_tensor *t = tensor_of(m, SIZE, "t");
+    write_pattern(t, host_of(m), SIZE, 1);
+    push_down(t, m);
+    void *p;
+    assert_ok(terrace_acquire(t, host_of(m), TERRACE_WRITE, NULL, &p, NULL));
+    cr_assert(pattern_is(p, SIZE, 1));
+    assert_ok(terrace_release(t, p, NULL));
+    terrace_close(m);
+}
+
 Test(acquire, a_new_tensor_reads_as_zeros)
 {
     terrace *m = open_sim(4 * MIB, NULL);

@@ -2,7 +2,7 @@
  * if it had a place of its own. */
 #include <malloc.h>
 #include <pthread.h>
-#include <stdatomic.h>
+#include <sys/resource.h>
 
 #include "core.h"
 #include "manager.h"
@@ -157,6 +157,38 @@ Test(small, what_is_one)
     write_pattern(t, 0, 100, 1);
     push_down(t, m);
     expect_pattern(t, 0, 100, 1);
+    terrace_close(m);
+}
+
+/* How much address space there may be besides what there is. */
+static void limit_address_space(size_t more)
+{
+    size_t pages;
+    FILE *f = fopen("/proc/self/statm", "r");
+    cr_assert(f && fscanf(f, "%zu", &pages) == 1);
+    fclose(f);
+    struct rlimit limit = {.rlim_cur = pages * 4096 + more, .rlim_max = RLIM_INFINITY};
+    cr_assert_eq(setrlimit(RLIMIT_AS, &limit), 0);
+}
+
+Test(small, are_ordinary_where_there_is_no_address_space, .timeout = 20)
+{
+    if (SANITIZED)
+        cr_skip_test("a sanitizer wants address space, too");
+    terrace *m = open_sim(BUDGET, NULL);
+    limit_address_space(64 * MIB);
+    for (uint64_t i = 0; i < 3; i++) {
+        terrace_tensor *t = tensor_of(m, 100, "t");
+        cr_assert_not(small_of(t));
+        write_pattern(t, 0, 100, i);
+        push_down(t, m);
+        expect_pattern(t, 0, 100, i);
+    }
+    cr_assert(strstr(tier_stats_of(m, 0).small_engine, "no address space"));
+    terrace_close(m);
+    m = open_sim(BUDGET, NULL);
+    limit_address_space((size_t)1 << 30);
+    expect_zeros(create(m, 100, "t"), 100); /* a smaller reservation does */
     terrace_close(m);
 }
 
@@ -393,7 +425,7 @@ Test(small, nowait_asks_again, .timeout = 20)
     simdisk_fault(&simdisk.fail_read, 1);
     assert_fails(terrace_acquire(a, 0, TERRACE_READ | TERRACE_NOWAIT, NULL, &p, NULL), TERRACE_EAGAIN);
     eventually(stats_of(m).io_errors == 1);
-    eventually(!small_group(a)->transfer);
+    usleep(20000); /* it is told from the end of the transfer on */
     assert_fails(terrace_acquire(a, 0, TERRACE_READ | TERRACE_NOWAIT, NULL, &p, NULL), TERRACE_EIO);
     expect_pattern(a, 0, PAGE_BYTES, 1);
     terrace_close(m);
@@ -453,8 +485,8 @@ static void expect_all_are_told(terrace *m, terrace_tensor **t, int n)
         r[i] = (struct reader){.t = t[i]};
         cr_assert_eq(pthread_create(&r[i].thread, NULL, reader_main, &r[i]), 0);
     }
-    eventually(m->tier[0].pinned.tqh_first && m->tier[0].pinned.tqh_first->pins);
-    usleep(50000);
+    cr_assert(simdisk_await_queued(1));
+    usleep(50000); /* for all to wait */
     simdisk_let_go();
     int failed = 0;
     for (int i = 0; i < n; i++) {
