@@ -126,17 +126,30 @@ static void group_less(void *context, uint64_t address, size_t bytes)
 
 /* ---- opening and closing ----------------------------------------------- */
 
+static bool reserve_bytes(struct smalls *a, size_t bytes)
+{
+    a->mapping = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (a->mapping == MAP_FAILED)
+        return false;
+    a->mapped = bytes;
+    a->base = ((uintptr_t)a->mapping + GROUP - 1) & ~(uint64_t)(GROUP - 1);
+    a->most = bytes / GROUP - 1;
+    return true;
+}
+
+/* Where address space is limited, at most a quarter of what is left. */
 static bool reserve(struct smalls *a)
 {
-    for (a->mapped = MOST_RESERVED; a->mapped >= LEAST_RESERVED; a->mapped /= 2) {
-        a->mapping = mmap(NULL, a->mapped, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (a->mapping != MAP_FAILED) {
-            a->base = ((uintptr_t)a->mapping + GROUP - 1) & ~(uint64_t)(GROUP - 1);
-            a->most = a->mapped / GROUP - 1;
-            return true;
-        }
-    }
-    return false;
+    size_t bytes = MOST_RESERVED;
+    if (reserve_bytes(a, bytes))
+        return true;
+    do
+        bytes /= 2;
+    while (bytes >= LEAST_RESERVED && !reserve_bytes(a, bytes));
+    if (bytes < LEAST_RESERVED)
+        return false;
+    munmap(a->mapping, a->mapped);
+    return reserve_bytes(a, bytes / 4);
 }
 
 static void smalls_free(struct smalls *a)
@@ -234,11 +247,11 @@ static void link_locked(struct small *s)
     m->stats.tensor_bytes += s->bytes;
 }
 
-static void unlink_locked(struct small *s)
+/* The reverse, but for the list. */
+static void uncount_locked(struct small *s)
 {
     struct terrace *m = s->manager;
     struct terrace_tensor *g = s->group;
-    LIST_REMOVE(s, of_group);
     g->live--;
     g->hot -= s->hot;
     for (unsigned i = 0; i < m->tiers; i++)
@@ -318,7 +331,8 @@ void small_reap_locked(struct small *s)
     if (!s->doomed || s->busy || s->pins)
         return;
     uint64_t address = address_locked(m->smalls, s);
-    unlink_locked(s);
+    uncount_locked(s);
+    LIST_REMOVE(s, of_group);
     if (g->live && !g->hot && g->cold) /* it was the last not to be demoted */
         demote_ask_locked(g);
     manager_unlock(m);
@@ -334,20 +348,26 @@ void small_destroy_locked(struct small *s)
     small_reap_locked(s);
 }
 
+static void slices_free_locked(struct terrace_tensor *g)
+{
+    struct small *next;
+    for (struct small *s = LIST_FIRST(&g->smalls); s; s = next) {
+        next = LIST_NEXT(s, of_group);
+        uncount_locked(s);
+        handle_free(s);
+    }
+    LIST_INIT(&g->smalls);
+}
+
 void smalls_close(struct terrace *m)
 {
     struct smalls *a = m->smalls;
     if (!a)
         return;
     manager_lock(m);
-    for (size_t i = 0; i < a->used; i++) {
-        struct terrace_tensor *g = a->number[i].group;
-        while (g && !LIST_EMPTY(&g->smalls)) {
-            struct small *s = LIST_FIRST(&g->smalls);
-            unlink_locked(s);
-            handle_free(s);
-        }
-    }
+    for (size_t i = 0; i < a->used; i++)
+        if (a->number[i].group)
+            slices_free_locked(a->number[i].group);
     manager_unlock(m);
     smalls_free(a);
     m->smalls = NULL;

@@ -21,7 +21,7 @@ enum { SANITIZED = 0 };
 static terrace_tensor *create(terrace *m, size_t bytes, const char *label)
 {
     terrace_tensor *t = tensor_of(m, bytes, label);
-    cr_assert(small_of(t), "%zu bytes are not in a group", bytes);
+    cr_assert(small_of(t), "%zu bytes are not in a group: %s", bytes, m->small_engine);
     return t;
 }
 
