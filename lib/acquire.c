@@ -17,6 +17,7 @@
  * A small tensor is acquired by pinning its group: there `tensor` is the group.
  *
  * May call: core.h, mover.h, small.h. */
+#include <assert.h>
 #include <stdlib.h>
 
 #include "mover.h"
@@ -446,6 +447,7 @@ int terrace_acquire(terrace_tensor *t, terrace_tier tier, unsigned mode, void *s
     r = doomed_locked(&e) ? gone(&e) : choose_locked(&e, &e.copy);
     unsigned chosen = 0;
     if (r == 0) {
+        assert(e.copy);
         chosen = e.copy->tier;
         r = request_run_locked(&q);
     }
@@ -481,6 +483,7 @@ static int list_run_locked(struct request *q)
         int r = choose_locked(&q->entry[i], &q->entry[i].copy);
         if (r)
             return r;
+        assert(q->entry[i].copy);
         q->entry[i].tier = q->entry[i].copy->tier;
     }
     for (size_t i = 0; i < q->n; i++) /* the list must not exclude itself */

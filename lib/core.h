@@ -167,7 +167,10 @@ struct terrace {
 int manager_refuse(const struct terrace *m);
 static inline int manager_check(const struct terrace *m)
 {
-    return m && *m->alive ? 0 : manager_refuse(m);
+    if (m && *m->alive)
+        return 0;
+    int r = manager_refuse(m);
+    return r < 0 ? r : -TERRACE_EINVAL; /* never 0, as static analysis must know */
 }
 void manager_lock(struct terrace *m);
 void manager_unlock(struct terrace *m);
