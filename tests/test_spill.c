@@ -19,7 +19,6 @@
 #include "manager.h"
 
 enum { BYTES = 8 * MIB, BUDGET = 32 * MIB, TENSORS = 32, FOLDERS = 3 };
-enum { DONE = 42, SKIPPED = 77 }; /* what a child ends with that saw to its end, or cannot run here */
 #define DISK "numa:0,nvme:0"
 
 /* ---- folders and jobs ---------------------------------------------------- */
@@ -113,7 +112,7 @@ Test(spill, much_more_than_memory_threads, .timeout = 240) { much_more_than_memo
 Test(spill, over_several_folders_uring, .timeout = 240) { much_more_than_memory("uring", FOLDERS); }
 Test(spill, over_several_folders_threads, .timeout = 240) { much_more_than_memory("threads", FOLDERS); }
 
-/* Bytes on disk of the files without a name that are open here, by folder. */
+/* Bytes on disk of the files of a folder that are open here. */
 static uint64_t blocks_in(const char *path)
 {
     char link[40], target[300];
@@ -122,7 +121,7 @@ static uint64_t blocks_in(const char *path)
     for (int fd = 3; fd < 200; fd++) {
         snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
         ssize_t n = readlink(link, target, sizeof target - 1);
-        if (n < 0 || fstat(fd, &is) || !S_ISREG(is.st_mode) || is.st_nlink)
+        if (n < 0 || fstat(fd, &is) || !S_ISREG(is.st_mode))
             continue;
         target[n] = 0;
         if (!strncmp(target, path, strlen(path)) && target[strlen(path)] == '/')
@@ -206,45 +205,28 @@ static void until_full(terrace *m, unsigned fit, const char *named)
         expect_pattern(t[i], host, BYTES, 100 + i);
 }
 
-/* Runs it in a child, so that what it does to the process stays there. */
-static void in_child(void (*run)(const char *io), const char *io)
-{
-    int status;
-    folders_make(1);
-    fflush(NULL);
-    pid_t pid = fork();
-    cr_assert_geq(pid, 0);
-    if (!pid) {
-        run(io);
-        _exit(DONE);
-    }
-    cr_assert_eq(waitpid(pid, &status, 0), pid);
-    cr_assert(WIFEXITED(status) && (WEXITSTATUS(status) == DONE || WEXITSTATUS(status) == SKIPPED),
-              "the child ended with 0x%x", (unsigned)status);
-    folders_remove();
-    if (WEXITSTATUS(status) == SKIPPED)
-        cr_skip("needs root, mkfs.ext4 and loop devices");
-}
+/* Every test is a process of its own: limits, mounts and filters stay in it. */
 
 /* More than RLIMIT_FSIZE in one file raises SIGXFSZ, which ends a process. */
 static void file_size_limit(const char *io)
 {
     struct rlimit limit = {64 * MIB, 64 * MIB};
+    folders_make(1);
     cr_assert_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
     terrace *m = open_spill(io, NULL);
     until_full(m, (BUDGET + 32 * MIB) / BYTES, folder[0]);
     terrace_close(m);
+    folders_remove();
 }
 
-Test(full, file_size_limit_uring, .timeout = 120) { in_child(file_size_limit, "uring"); }
-Test(full, file_size_limit_threads, .timeout = 120) { in_child(file_size_limit, "threads"); }
-Test(full, file_size_limit_verified, .timeout = 120) { in_child(file_size_limit, "auto;verify=spill"); }
+Test(full, file_size_limit_uring, .timeout = 120) { file_size_limit("uring"); }
+Test(full, file_size_limit_threads, .timeout = 120) { file_size_limit("threads"); }
+Test(full, file_size_limit_verified, .timeout = 120) { file_size_limit("auto;verify=spill"); }
 
 enum { DISK_MIB = 160, ROOM_MIB = 96 };
 
-/* Puts a small disk on the first folder, for this process and its children
- * only; it goes with them. */
-static bool small_disk(void)
+/* Puts a small disk on a folder, for this process only; it goes with it. */
+static bool small_disk_mount(void)
 {
     char command[1000];
     if (geteuid() || unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
@@ -255,40 +237,47 @@ static bool small_disk(void)
     return system(command) == 0;
 }
 
-/* Nothing may be left on it that keeps it busy. */
-static void small_disk_end(void)
+static void small_disk_make(void)
+{
+    folders_make(1);
+    if (small_disk_mount())
+        return;
+    folders_remove();
+    cr_skip("needs root, mkfs.ext4 and loop devices");
+}
+
+/* Nothing may be left that keeps it busy. */
+static void small_disk_remove(void)
 {
     cr_assert_eq(umount(folder[0]), 0, "%s", strerror(errno));
+    folders_remove();
 }
 
 /* Budget beyond the disk: the disk itself refuses. */
 static void disk_without_room(const char *io)
 {
-    if (!small_disk())
-        _exit(SKIPPED);
+    small_disk_make();
     terrace *m = open_spill(io, ";limit_nvme=10G");
     until_full(m, (BUDGET + ROOM_MIB * MIB) / BYTES, folder[0]);
     terrace_close(m);
-    small_disk_end();
+    small_disk_remove();
 }
 
 /* The default budget is what the disk has. */
 static void disk_as_budget(const char *io)
 {
-    if (!small_disk())
-        _exit(SKIPPED);
+    small_disk_make();
     terrace *m = open_spill(io, NULL);
     until_full(m, (BUDGET + ROOM_MIB * MIB) / BYTES, folder[0]);
     terrace_close(m);
-    small_disk_end();
+    small_disk_remove();
 }
 
 /* Room that was there at the start is taken by others. */
 static void disk_filled_by_others(const char *io)
 {
     char path[250];
-    if (!small_disk())
-        _exit(SKIPPED);
+    small_disk_make();
     terrace *m = open_spill(io, NULL);
     snprintf(path, sizeof path, "%s/others", folder[0]);
     int fd = open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
@@ -296,15 +285,15 @@ static void disk_filled_by_others(const char *io)
     close(fd);
     until_full(m, (BUDGET + (ROOM_MIB - 64) * MIB) / BYTES, folder[0]);
     terrace_close(m);
-    small_disk_end();
+    small_disk_remove();
 }
 
-Test(full, disk_without_room_uring, .timeout = 120) { in_child(disk_without_room, "uring"); }
-Test(full, disk_without_room_threads, .timeout = 120) { in_child(disk_without_room, "threads"); }
-Test(full, disk_as_budget_uring, .timeout = 120) { in_child(disk_as_budget, "uring"); }
-Test(full, disk_as_budget_threads, .timeout = 120) { in_child(disk_as_budget, "threads"); }
-Test(full, disk_filled_by_others_uring, .timeout = 120) { in_child(disk_filled_by_others, "uring"); }
-Test(full, disk_filled_by_others_threads, .timeout = 120) { in_child(disk_filled_by_others, "threads"); }
+Test(full, disk_without_room_uring, .timeout = 120) { disk_without_room("uring"); }
+Test(full, disk_without_room_threads, .timeout = 120) { disk_without_room("threads"); }
+Test(full, disk_as_budget_uring, .timeout = 120) { disk_as_budget("uring"); }
+Test(full, disk_as_budget_threads, .timeout = 120) { disk_as_budget("threads"); }
+Test(full, disk_filled_by_others_uring, .timeout = 120) { disk_filled_by_others("uring"); }
+Test(full, disk_filled_by_others_threads, .timeout = 120) { disk_filled_by_others("threads"); }
 
 /* ---- killed -------------------------------------------------------------- */
 
@@ -336,7 +325,7 @@ static void killed(const char *io)
     cr_assert_geq(pid, 0);
     if (!pid) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
-        alarm(60);
+        alarm(30);
         move_for_ever(io, ready[1]);
         _exit(1);
     }
@@ -381,6 +370,7 @@ static void refuses(int code, const char *a, const char *b, const char *c)
 
 static void without_a_ring(const char *io)
 {
+    folders_make(1);
     forbid(SYS_io_uring_setup);
     terrace *m = open_spill(io, NULL);
     terrace_tier_statistics disk = tier_stats_of(m, 1);
@@ -393,10 +383,11 @@ static void without_a_ring(const char *io)
     setenv("TERRACE_IO", "uring", 1);
     refuses(TERRACE_ECONFIG, "TERRACE_IO=uring", "io_uring was refused: Operation not permitted",
             "set TERRACE_IO=auto");
+    folders_remove();
 }
 
-Test(sandbox, a_job_runs_on_threads, .timeout = 120) { in_child(without_a_ring, NULL); }
-Test(sandbox, auto_is_the_default, .timeout = 120) { in_child(without_a_ring, "auto"); }
+Test(sandbox, a_job_runs_on_threads, .timeout = 120) { without_a_ring(NULL); }
+Test(sandbox, auto_is_the_default, .timeout = 120) { without_a_ring("auto"); }
 
 Test(sandbox, a_ring_is_used_where_it_is_allowed, .timeout = 60)
 {
@@ -409,20 +400,17 @@ Test(sandbox, a_ring_is_used_where_it_is_allowed, .timeout = 60)
 
 /* ---- folders that are not fit -------------------------------------------- */
 
-static void as_nobody(const char *io)
+Test(folder, unwritable_is_refused, .timeout = 60)
 {
-    (void)io;
+    uid_t user = geteuid();
+    folders_make(1);
     setenv("TERRACE_NVME_PATH", folder[0], 1);
-    if (geteuid() == 0)
-        cr_assert(!setgid(65534) && !setuid(65534));
-    else
-        cr_assert_eq(chmod(folder[0], 0500), 0);
+    cr_assert_eq(chmod(folder[0], 0500), 0);
+    cr_assert_eq(user ? 0 : seteuid(65534), 0);
     refuses(TERRACE_EPERM, "TERRACE_NVME_PATH", folder[0], "writable folder on a local disk");
-    if (geteuid() != 65534)
-        chmod(folder[0], 0700);
+    cr_assert_eq(user ? 0 : seteuid(0), 0);
+    folders_remove();
 }
-
-Test(folder, unwritable_is_refused, .timeout = 60) { in_child(as_nobody, NULL); }
 
 Test(folder, memory_is_refused, .timeout = 60)
 {
