@@ -107,7 +107,7 @@ int room_take_locked(struct tier *tier, struct room *want, struct grant *grant)
     struct terrace *m = tier->manager;
     uint64_t bytes = arena_round(&tier->arena, want->tensor->bytes);
     uint64_t failures = m->failures;
-    bool clean_only = false;
+    bool clean_only = false, no_memory = false;
     int r;
     tier->wanted += bytes;
     for (;;) {
@@ -141,12 +141,15 @@ int room_take_locked(struct tier *tier, struct room *want, struct grant *grant)
                 continue;
             }
             earn_credit(tier, n->bytes);
-            if (transfer_writeback_locked(victim, PRIORITY_DEMAND, false))
-                clean_only = true; /* nowhere to write to */
+            int begun = transfer_writeback_locked(victim, PRIORITY_DEMAND, false);
+            clean_only |= begun != 0; /* nowhere to write to */
+            no_memory |= begun == -TERRACE_ENOMEM;
             continue;
         }
         if (tier->draining == 0 && tier->coming == 0) {
-            r = out_of_victims_locked(tier, want, failures);
+            r = no_memory ? error_set(-TERRACE_ENOMEM, "no host memory to write down what would make "
+                                      "room for '%s' in %s", tensor_name(want->tensor), tier->name)
+                          : out_of_victims_locked(tier, want, failures);
             break;
         }
         if (!want->wait) {

@@ -38,14 +38,12 @@ static unsigned fds_open(void)
     return n;
 }
 
-/* A call that fails has the code that is allowed, and a sentence. Without memory
- * to start a write-back there is no victim: then an acquire may lack room. */
-static bool refused(const struct sweep *s, int error, int allowed)
+/* A call that fails has the code that is allowed, and a sentence. */
+static bool refused(int error, int allowed)
 {
     if (!error)
         return false;
-    bool victimless = w.m && error == -TERRACE_EBUDGET && s->call == FAULT_ALLOCATE;
-    cr_assert(error == allowed || victimless, "error %d (%s): %s", error, terrace_strerror(error),
+    cr_assert(error == allowed, "error %d (%s): %s", error, terrace_strerror(error),
               terrace_last_error());
     cr_assert(*terrace_last_error(), "error %d without a sentence", error);
     return true;
@@ -80,14 +78,14 @@ static void work(const struct sweep *s)
 {
     for (unsigned i = 0; i < TENSORS; i++) {
         terrace_tensor_attr attr = {.size = sizeof attr, .label = "swept"};
-        if (refused(s, terrace_tensor_create(w.m, BYTES, &attr, &w.tensor[i]), s->later))
+        if (refused(terrace_tensor_create(w.m, BYTES, &attr, &w.tensor[i]), s->later))
             w.tensor[i] = NULL;
     }
     for (unsigned pass = 0; pass < PASSES; pass++)
         for (unsigned i = 0; i < TENSORS; i++) {
             unsigned mode = pass == 0 ? TERRACE_OVERWRITE : pass == 1 && i % 2 ? TERRACE_WRITE : TERRACE_READ;
             if (w.tensor[i])
-                refused(s, use(i, mode, 1 + pass * TENSORS + i), s->later);
+                refused(use(i, mode, 1 + pass * TENSORS + i), s->later);
         }
 }
 
@@ -116,7 +114,7 @@ static bool round_of(const struct sweep *s, unsigned nth, bool while_closing)
     if (error) {
         bool fired = fault_disarm();
         cr_assert(fired, "opening failed untouched: %s", terrace_last_error());
-        refused(s, error, error == s->later ? s->later : s->at_open);
+        refused(error, error == s->later ? s->later : s->at_open);
         cr_assert_null(w.m, "a manager was given with error %d", error);
         cr_assert_eq(fds_open(), fds, "descriptors leaked by an open that failed at call %u", nth);
         return true;
