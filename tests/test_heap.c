@@ -202,7 +202,9 @@ EACH_ENGINE(random_operations_agree_with_a_model)
             (double)s.mapped / MIB, (double)s.mapped / (double)asked);
     cr_expect(asked <= s.allocated && s.allocated <= s.active && s.active <= s.mapped);
     cr_expect_eq(s.mapped, (uint64_t)w.given * GROUP);
-    cr_expect_lt((double)s.mapped, 1.8 * (double)asked);
+    /* An eighth of the blocks are aligned to 64 KiB, and slabs of 4 to 8 KiB
+     * slices are long for the sake of book-keeping: both cost groups. */
+    cr_expect_lt((double)s.mapped, 2.0 * (double)asked);
     for (int i = 0; i < BLOCKS; i++)
         heap_free(w.heap, blocks[i].address);
     heap_stats(w.heap, &s);
