@@ -42,11 +42,6 @@ static int size_compare(const struct extent *a, const struct extent *b)
 RB_GENERATE_INTERNAL(address_tree, extent, by_address, address_compare, UNUSED_STATIC)
 RB_GENERATE_INTERNAL(size_tree, extent, by_size, size_compare, UNUSED_STATIC)
 
-static uint64_t round_up(uint64_t n, uint64_t unit)
-{
-    return (n + unit - 1) / unit * unit;
-}
-
 static struct size_tree *tree_of(struct zone *z, int state)
 {
     return state == CACHED ? &z->cached : &z->empty;

@@ -8,6 +8,11 @@
 
 #include "terrace_backend.h"
 
+static inline uint64_t round_up(uint64_t n, uint64_t unit)
+{
+    return (n + unit - 1) / unit * unit;
+}
+
 /* A run of addresses, in use or free. One that is in use belongs to whoever
  * allocated it, so that freeing never needs memory. */
 struct extent {

@@ -239,6 +239,11 @@ bool copy_pinned_to_write(const struct copy *c);
 bool copy_pinned_by_caller(const struct copy *c);
 uint32_t thread_token(void); /* a number for the calling thread, never 0 */
 
+static inline struct copy *copy_of(struct policy_node *n)
+{
+    return (struct copy *)((char *)n - offsetof(struct copy, node));
+}
+
 static inline struct terrace *copy_manager(const struct copy *c)
 {
     return c->tensor->manager;

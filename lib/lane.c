@@ -247,7 +247,7 @@ static void write_ahead_locked(struct lane *lane)
             struct policy_node *n = policy_dirty(&tier->policy);
             if (!n || n->bytes > tier->credit || ready + tier->draining >= target)
                 break;
-            struct copy *c = (struct copy *)((char *)n - offsetof(struct copy, node));
+            struct copy *c = copy_of(n);
             if (c->tensor->failed_at && c->tensor->failed_at == m->failures)
                 break; /* it has just failed: leave it to those in need */
             if (c->tensor->mapped) {

@@ -16,11 +16,6 @@
 #include "small.h"
 #include "stable.h"
 
-static struct copy *copy_of(struct policy_node *n)
-{
-    return (struct copy *)((char *)n - offsetof(struct copy, node));
-}
-
 static void evict_locked(struct tier *tier, struct copy *c)
 {
     terrace_statistics *stats = &tier->manager->stats;

@@ -67,7 +67,6 @@ struct stable {
     LIST_HEAD(, region) regions;
     TAILQ_HEAD(, terrace_tensor) faulted; /* somebody waits for the block */
     TAILQ_HEAD(, terrace_tensor) leaving; /* to be taken back */
-    char reason[200];
 };
 
 const char *region_label(const struct region *r)
@@ -403,9 +402,11 @@ static int stable_open_locked(struct terrace *m)
     LIST_INIT(&s->regions);
     TAILQ_INIT(&s->faulted);
     TAILQ_INIT(&s->leaving);
-    int r = uffd_open(&s->uffd, s->reason, sizeof s->reason);
+    char reason[200];
+    int r = uffd_open(&s->uffd, reason, sizeof reason);
     if (r)
         goto free_state;
+    log_write(&m->log, TERRACE_LOG_INFO, "stable memory by %s", reason);
     s->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (s->event < 0) {
         r = error_set(-TERRACE_ESYSTEM, "no eventfd: %s", strerror(errno));

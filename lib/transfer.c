@@ -11,11 +11,6 @@
 
 #include "mover.h"
 
-static uint64_t round_up(uint64_t n, uint64_t unit)
-{
-    return (n + unit - 1) / unit * unit;
-}
-
 /* ---- starting a transfer ----------------------------------------------- */
 
 struct tier *transfer_source_locked(const struct terrace_tensor *t, struct copy **disk)
