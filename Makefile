@@ -189,6 +189,7 @@ check-gpu bench-gpu:
 bench: deps-bench
 	$(MAKE) all
 	BUILD=$(BUILD) python3 bench/run.py
+	BUILD=$(BUILD) python3 bench/stable.py
 
 ##: bench-gpu     measure on a device
 
