@@ -88,6 +88,9 @@ struct terrace_tensor {
     bool mapped;        /* its pages are at its stable address */
     bool leaving;       /* and are to be taken back */
     bool faulted;       /* somebody waits for it */
+    struct fine *fine;  /* its single pages, or NULL */
+    struct slab *slab;  /* it holds single pages of blocks; or NULL */
+    uint32_t raws;      /* transfers of single pages under way */
     /* A group of small tensors. */
     bool group;
     bool cold;          /* some of them have been demoted */

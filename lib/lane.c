@@ -29,7 +29,8 @@
 
 struct piece {
     terrace_io io;
-    struct transfer *transfer;
+    struct transfer *transfer; /* NULL: a raw one's */
+    struct raw *raw;
     struct seal *seal; /* NULL: neither checked nor encrypted */
     void *data;        /* in the tensor's memory */
     void *staging;     /* ciphertext goes through here, or NULL */
@@ -85,6 +86,7 @@ static void piece_start_locked(struct lane *lane, struct transfer *x)
 
     lane->free_pieces = p->next_free;
     p->transfer = x;
+    p->raw = NULL;
     p->data = (char *)copy_address(x->memory) + x->next;
     p->seal = m->sealer && seals ? &seals[x->piece] : NULL;
     bool staged = x->op == TERRACE_IO_WRITE && sealer_encrypts(m->sealer);
@@ -109,10 +111,35 @@ static struct transfer *next_transfer(struct lane *lane)
     return NULL;
 }
 
+void lane_raw_locked(struct lane *lane, struct raw *r, enum priority priority)
+{
+    TAILQ_INSERT_TAIL(&lane->raws[priority], r, link);
+    manager_kick_locked(lane->disk->manager, lane->disk);
+}
+
+static void pick_raws_locked(struct lane *lane, enum priority priority)
+{
+    unsigned most = priority == PRIORITY_DEMAND ? lane->depth : lane->depth - lane->depth / 4;
+    struct raw *r;
+    while ((r = TAILQ_FIRST(&lane->raws[priority])) != NULL && lane->free_pieces && lane->in_flight < most) {
+        struct piece *p = lane->free_pieces;
+        TAILQ_REMOVE(&lane->raws[priority], r, link);
+        lane->free_pieces = p->next_free;
+        p->transfer = NULL;
+        p->raw = r;
+        p->seal = NULL;
+        p->data = r->host;
+        p->io = (terrace_io){.address = r->address, .host = r->host, .bytes = r->bytes, .op = r->op, .user = p};
+        lane->in_flight++;
+        lane->batch[lane->batched++] = &p->io;
+    }
+}
+
 /* Queues pieces for submission until the depth or the work is exhausted. */
 static void pick_locked(struct lane *lane)
 {
     struct transfer *x;
+    pick_raws_locked(lane, PRIORITY_DEMAND);
     while ((x = next_transfer(lane)) != NULL) {
         if (x->next == 0 && !x->stale) {
             int r = transfer_prepare_locked(x);
@@ -128,16 +155,21 @@ static void pick_locked(struct lane *lane)
                 transfer_finish_locked(x);
         }
     }
+    pick_raws_locked(lane, PRIORITY_WRITEBACK);
 }
 
 static void piece_finish_locked(struct lane *lane, struct piece *p)
 {
     struct transfer *x = p->transfer;
-    terrace_statistics *stats = &x->tensor->manager->stats;
+    terrace_statistics *stats = &lane->disk->manager->stats;
     stats->cpu_copy_bytes += p->io.cpu_copied;
     p->next_free = lane->free_pieces;
     lane->free_pieces = p;
     lane->in_flight--;
+    if (p->raw) {
+        p->raw->done_locked(p->raw);
+        return;
+    }
     x->in_flight--;
     if (x->in_flight == 0 && !x->queued)
         transfer_finish_locked(x);
@@ -150,14 +182,31 @@ static void piece_seal(struct piece *p)
         seal_close(p->transfer->tensor->manager->sealer, p->seal, p->data, p->staging, p->io.bytes);
 }
 
+static void raw_check(struct lane *lane, struct piece *p)
+{
+    struct raw *r = p->raw;
+    char what[300];
+    r->error = p->io.result;
+    if (r->error) {
+        lane->disk->backend->explain(lane->disk->unit, &p->io, what, sizeof what);
+        snprintf(r->text, sizeof r->text, "%s: %s", lane->disk->name, what);
+    }
+    if (r->landed)
+        r->landed(r);
+}
+
 /* Checks a piece that came back and notes its failure; without the lock, the
  * transfer's error being the lane's own business until it has finished. */
 static void piece_check(struct lane *lane, struct piece *p)
 {
     struct transfer *x = p->transfer;
-    struct terrace *m = x->tensor->manager;
+    struct terrace *m = lane->disk->manager;
     char what[300], text[ERROR_TEXT];
     int error = p->io.result;
+    if (p->raw) {
+        raw_check(lane, p);
+        return;
+    }
     bool intact = true;
     if (error == 0 && p->io.op == TERRACE_IO_READ && p->seal)
         intact = x->disk ? seal_open(m->sealer, p->seal, p->data, p->io.bytes)
@@ -212,7 +261,7 @@ static void follow_hints_locked(struct lane *lane)
         struct tier *tier = &m->tier[t->hint_tier];
         struct copy *c = &t->copy[t->hint_tier];
         uint64_t most = m->prefetch_limit == UINT64_MAX ? tier->arena.limit / 2 : m->prefetch_limit;
-        bool wanted = c->state == COPY_ABSENT && !t->transfer && !t->doomed && !t->blank;
+        bool wanted = c->state == COPY_ABSENT && !t->transfer && !t->doomed && !t->blank && !t->raws;
         if (wanted && tier->ahead && tier->ahead + arena_round(&tier->arena, t->bytes) > most)
             return; /* until some of it is used */
         TAILQ_REMOVE(&lane->hints, t, hint);
@@ -263,6 +312,16 @@ static void write_ahead_locked(struct lane *lane)
 
 /* ---- the lane's thread ------------------------------------------------- */
 
+static void piece_fail(struct piece *p, int error, const char *text)
+{
+    if (!p->raw) {
+        transfer_fail(p->transfer, error, text);
+        return;
+    }
+    p->raw->error = error;
+    snprintf(p->raw->text, sizeof p->raw->text, "%s", text);
+}
+
 /* Hands the batch to the backend, as much as it takes; without the lock. False
  * where it takes nothing and nothing is under way that could change that: then
  * the whole batch has failed. */
@@ -281,8 +340,7 @@ static bool submit(struct lane *lane, unsigned sealed)
         snprintf(text, sizeof text, "%s takes no more transfers: %s", disk->name,
                  n < 0 ? terrace_strerror(n) : "its queue does not move");
         for (unsigned i = 0; i < lane->batched; i++)
-            transfer_fail(((struct piece *)lane->batch[i]->user)->transfer,
-                          n < 0 ? n : -TERRACE_EIO, text);
+            piece_fail(lane->batch[i]->user, n < 0 ? n : -TERRACE_EIO, text);
         return false;
     }
     lane->batched -= (unsigned)n;
@@ -395,8 +453,10 @@ int lane_open(struct tier *disk)
         return error_set(-TERRACE_ENOMEM, "no host memory");
     lane->disk = disk;
     lane->depth = disk->info.io_depth;
-    for (int q = 0; q < PRIORITIES; q++)
+    for (int q = 0; q < PRIORITIES; q++) {
         TAILQ_INIT(&lane->queue[q]);
+        TAILQ_INIT(&lane->raws[q]);
+    }
     TAILQ_INIT(&lane->hints);
     lane->pieces = calloc(lane->depth, sizeof *lane->pieces);
     lane->batch = calloc(lane->depth, sizeof(terrace_io *));
@@ -420,6 +480,17 @@ int lane_open(struct tier *disk)
     return r;
 }
 
+static void raws_forget_locked(struct raws *raws)
+{
+    struct raw *r;
+    while ((r = TAILQ_FIRST(raws)) != NULL) {
+        TAILQ_REMOVE(raws, r, link);
+        r->error = -TERRACE_ESYSTEM;
+        snprintf(r->text, sizeof r->text, "the manager is being closed");
+        r->done_locked(r);
+    }
+}
+
 void lane_stop(struct tier *disk)
 {
     struct lane *lane = disk->lane;
@@ -435,6 +506,8 @@ void lane_stop(struct tier *disk)
     for (int q = 0; q < PRIORITIES; q++)
         while (!TAILQ_EMPTY(&lane->queue[q]))
             transfer_forget_locked(lane, TAILQ_FIRST(&lane->queue[q]));
+    for (int q = 0; q < PRIORITIES; q++)
+        raws_forget_locked(&lane->raws[q]);
     manager_unlock(disk->manager);
 }
 

@@ -28,6 +28,21 @@ struct transfer {
     char text[ERROR_TEXT];
 };
 
+/* Pages on their way that no transfer stands for, in the order they are asked
+ * for. When it has ended, `landed` is called without the lock, then done_locked
+ * with it, both by the lane's thread, or only the latter when the manager closes. */
+struct raw {
+    TAILQ_ENTRY(raw) link;
+    uint64_t address; /* on the disk */
+    void *host;
+    size_t bytes;     /* within one multiple of io_chunk */
+    int op;
+    int error;
+    void (*landed)(struct raw *r); /* or NULL */
+    void (*done_locked)(struct raw *r);
+    char text[ERROR_TEXT]; /* where there was an error */
+};
+
 /* One lane per disk tier: a thread that feeds the backend's queue. Everything
  * from `pieces` on is the thread's own. */
 struct lane {
@@ -36,6 +51,7 @@ struct lane {
     bool running, sleeping, stop;
     bool again;           /* kicked since it last looked for work */
     TAILQ_HEAD(, transfer) queue[PRIORITIES];
+    TAILQ_HEAD(raws, raw) raws[PRIORITIES];
     TAILQ_HEAD(, terrace_tensor) hints;
     struct piece *pieces, *free_pieces;
     terrace_io **batch;  /* picked, not yet taken by the backend */
@@ -48,6 +64,8 @@ struct lane {
 int  lane_open(struct tier *disk);  /* creates it and starts the thread */
 void lane_stop(struct tier *disk);  /* finishes what is in flight, forgets the rest */
 void lane_close(struct tier *disk); /* frees it; after all tensors are gone */
+
+void lane_raw_locked(struct lane *lane, struct raw *r, enum priority priority);
 
 /* Notes the first failure of a transfer under way; the lane's thread. */
 void transfer_fail(struct transfer *x, int error, const char *text);

@@ -119,6 +119,10 @@ int room_take_locked(struct tier *tier, struct room *want, struct grant *grant)
             break;
         }
         bool mapped = n && copy_of(n)->tensor->mapped;
+        if (mapped && n->dirty && copy_of(n)->tensor->failed_at > failures) {
+            clean_only = true; /* every one that cannot be written down has been tried */
+            continue;
+        }
         if (mapped && tier->draining < tier->wanted) {
             earn_credit(tier, n->bytes);
             stable_recall_locked(copy_of(n)); /* then it is a victim like others */

@@ -35,66 +35,24 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+#include "fine.h"
 #include "mover.h"
-#include "uffd.h"
+#include "region.h"
 
-enum { PAGE = 4096, FAULTS = 16, MOST_AHEAD = 8 };
-
-struct region {
-    LIST_ENTRY(region) link;
-    struct tier *tier;
-    void *mapping;    /* a granule more than `reserved`, for the alignment */
-    char *base;
-    size_t bytes;     /* as asked for */
-    size_t reserved;  /* blocks * block_bytes, from base */
-    size_t block_bytes;
-    size_t blocks;
-    char *label;
-    int role;
-    bool dying;
-    size_t last;      /* block of the last fault */
-    long stride;      /* from the one before it, in blocks */
-    unsigned run;     /* faults at this stride so far */
-    struct terrace_tensor *block[]; /* NULL: never touched */
-};
-
-struct stable {
-    struct uffd uffd;
-    int event;
-    pthread_t thread;
-    bool stop;
-    bool kicked;
-    LIST_HEAD(, region) regions;
-    TAILQ_HEAD(, terrace_tensor) faulted; /* somebody waits for the block */
-    TAILQ_HEAD(, terrace_tensor) leaving; /* to be taken back */
-};
+enum { FAULTS = 16, MOST_AHEAD = 8 };
 
 const char *region_label(const struct region *r)
 {
     return r->label ? r->label : "(stable memory)";
 }
 
-static struct copy *block_copy(struct terrace_tensor *t)
-{
-    return &t->copy[t->region->tier - t->manager->tier];
-}
-
-static char *block_address(const struct terrace_tensor *t)
-{
-    return t->region->base + t->index * t->region->block_bytes;
-}
-
 /* ---- waking the service ------------------------------------------------ */
-
-static void work_locked(struct terrace *m)
-{
-    m->stable->kicked = true;
-}
 
 void stable_changed_locked(struct terrace *m)
 {
-    if (m->stable && !TAILQ_EMPTY(&m->stable->faulted))
-        work_locked(m);
+    struct stable *s = m->stable;
+    if (s && (!TAILQ_EMPTY(&s->faulted) || !TAILQ_EMPTY(&s->paged)) && !pthread_equal(pthread_self(), s->thread))
+        work_locked(m); /* what the service itself does makes it look anyway */
 }
 
 void stable_kick(struct terrace *m)
@@ -128,11 +86,6 @@ void stable_recall_locked(struct copy *c)
 
 /* ---- moving pages ------------------------------------------------------ */
 
-static XXH128_hash_t checksum(const void *p, size_t bytes)
-{
-    return XXH3_128bits(p, bytes);
-}
-
 /* Moves a block's pages between arena and region, all or none. Without the lock. */
 static int move_pages(const struct uffd *u, char *to, char *from, size_t bytes)
 {
@@ -165,6 +118,11 @@ static void map_locked(struct stable *s, struct terrace_tensor *t)
     struct terrace *m = t->manager;
     struct copy *c = block_copy(t);
     struct policy *policy = &copy_tier(c)->policy;
+    if (!fine_fold_locked(s, t)) {
+        if (!t->raws)
+            work_locked(m); /* pages in use by somebody's I/O for a moment: again */
+        return;
+    }
     bool clean = !copy_dirty_locked(c) && !t->blank, watch = clean && !t->changes;
     t->busy++;
     manager_unlock(m);
@@ -192,6 +150,10 @@ static void map_locked(struct stable *s, struct terrace_tensor *t)
 static void unmap_locked(struct stable *s, struct terrace_tensor *t)
 {
     struct terrace *m = t->manager;
+    if (t->slab) {
+        fine_unmap_slab_locked(s, t);
+        return;
+    }
     struct copy *c = block_copy(t);
     bool same = false;
     TAILQ_REMOVE(&s->leaving, t, work);
@@ -258,13 +220,18 @@ static void serve_locked(struct stable *s, struct terrace_tensor *t)
             map_locked(s, t);
             return;
         }
-        if (c->state != COPY_ABSENT)
+        if (c->state != COPY_ABSENT || t->raws)
             return;
         int r = t->error ? tensor_report_locked(t) : fill_start_locked(c, TERRACE_READ, false, false);
         if (r == -TERRACE_EAGAIN || r == -TERRACE_EBUDGET)
             return; /* until something is released or written */
         if (r < 0) {
-            give_up_locked(s, t);
+            if (!fine_spoilt_locked(s, t)) {
+                give_up_locked(s, t);
+                return;
+            }
+            served_locked(s, t);
+            uffd_wake(&s->uffd, block_address(t), t->region->block_bytes);
             return;
         }
     }
@@ -320,13 +287,23 @@ static void fault_locked(struct stable *s, uint64_t address)
     m->stats.faults++;
     if (t)
         look_ahead_locked(r, i);
-    if (t && t->faulted)
+    if (t && (t->faulted || fine_fault_locked(s, t, (unsigned)((address - (uintptr_t)block_address(t)) / PAGE))))
         return;
-    /* Mapped since the fault was raised; or no memory: woken, it faults again. */
-    if (!t || (t->mapped && !t->leaving) || copy_pin_locked(block_copy(t), false)) {
+    if (t)
+        block_fault_locked(s, t);
+    else
         uffd_wake(&s->uffd, r->base + i * r->block_bytes, r->block_bytes);
+}
+
+void block_fault_locked(struct stable *s, struct terrace_tensor *t)
+{
+    /* Mapped since the fault was raised; or no memory: woken, it faults again. */
+    if ((t->mapped && !t->leaving) || (!t->faulted && copy_pin_locked(block_copy(t), false))) {
+        uffd_wake(&s->uffd, block_address(t), t->region->block_bytes);
         return;
     }
+    if (t->faulted)
+        return;
     lane_unhint_locked(t);
     t->error = 0; /* an old one says nothing about the fill to come */
     t->faulted = true;
@@ -367,6 +344,7 @@ static void *service(void *arg)
         while (!TAILQ_EMPTY(&s->leaving))
             unmap_locked(s, TAILQ_FIRST(&s->leaving));
         serve_all_locked(s);
+        fine_serve_all_locked(s);
     }
     manager_unlock(m);
     return NULL;
@@ -402,6 +380,8 @@ static int stable_open_locked(struct terrace *m)
     LIST_INIT(&s->regions);
     TAILQ_INIT(&s->faulted);
     TAILQ_INIT(&s->leaving);
+    TAILQ_INIT(&s->paged);
+    LIST_INIT(&s->slabs);
     char reason[200];
     int r = uffd_open(&s->uffd, reason, sizeof reason);
     if (r)
@@ -477,6 +457,7 @@ static void block_retire_locked(struct stable *s, struct terrace_tensor *t)
     if (t->faulted)
         TAILQ_REMOVE(&s->faulted, t, fault);
     t->faulted = false;
+    fine_retire_locked(s, t);
     if (t->transfer)
         t->transfer->stale = true;
     while (copy_unpin_locked(block_copy(t)))
@@ -508,9 +489,12 @@ static void region_free_locked(struct region *r)
     for (size_t i = 0; i < r->blocks; i++)
         if (r->block[i]) {
             r->block[i]->leaving = false;
+            fine_free_locked(s, r->block[i]);
             r->block[i]->busy--;
             tensor_reap_locked(r->block[i]);
         }
+    if (LIST_EMPTY(&s->regions))
+        fine_trim_locked(s);
     free(r->label);
     free(r);
 }
@@ -523,6 +507,7 @@ void stable_close(struct terrace *m)
     manager_lock(m);
     while (!LIST_EMPTY(&s->regions))
         region_free_locked(LIST_FIRST(&s->regions));
+    fine_close_locked(s);
     m->stable = NULL;
     manager_unlock(m);
     uffd_close(&s->uffd);

@@ -19,6 +19,9 @@ void stable_kick(struct terrace *m);
 void stable_recall_locked(struct copy *c);
 void stable_stop(struct terrace *m);  /* ends the service thread */
 void stable_close(struct terrace *m); /* gives all regions back; the lanes have stopped */
+/* Somebody waits for the whole block; the service's thread. */
+struct stable;
+void block_fault_locked(struct stable *s, struct terrace_tensor *t);
 const char *region_label(const struct region *r);
 
 #endif

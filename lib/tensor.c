@@ -14,6 +14,8 @@ const char *tensor_name(const struct terrace_tensor *t)
 {
     if (t->region)
         return region_label(t->region);
+    if (t->slab)
+        return "pages of stable memory";
     if (t->group)
         return "a group of small tensors";
     return t->label ? t->label : "(unnamed)";
@@ -79,6 +81,7 @@ static void tensor_free(struct terrace_tensor *t)
     free(t->path);
     free(t->error_text);
     free(t->file_seals);
+    free(t->slab);
     free(t);
 }
 
@@ -228,7 +231,7 @@ void tensor_reap_locked(struct terrace_tensor *t)
     for (unsigned i = 0; i < m->tiers; i++)
         copy_drop_locked(&t->copy[i]);
     LIST_REMOVE(t, all);
-    if (!t->region && !t->group) {
+    if (!t->region && !t->group && !t->slab) {
         m->stats.tensors--;
         m->stats.tensor_bytes -= t->bytes;
     }

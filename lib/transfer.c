@@ -116,6 +116,8 @@ void writebacks_hurry_locked(struct terrace *m)
         struct lane *lane = m->tier[i].lane;
         while (lane && !TAILQ_EMPTY(&lane->queue[PRIORITY_WRITEBACK]))
             transfer_hurry_locked(TAILQ_FIRST(&lane->queue[PRIORITY_WRITEBACK]));
+        if (lane)
+            TAILQ_CONCAT(&lane->raws[PRIORITY_DEMAND], &lane->raws[PRIORITY_WRITEBACK], link);
     }
 }
 

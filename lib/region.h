@@ -1,0 +1,69 @@
+/* region.h - what the files of address-stable memory share: its regions, the
+ * state of the service, and the lists that connect the two.
+ * May call: core.h, uffd.h. */
+#ifndef TERRACE_LIB_REGION_H
+#define TERRACE_LIB_REGION_H
+
+#include "core.h"
+#include "uffd.h"
+
+enum { PAGE = 4096, BLOCK_PAGES = 512 };
+
+struct region {
+    LIST_ENTRY(region) link;
+    struct tier *tier;
+    void *mapping;    /* a granule more than `reserved`, for the alignment */
+    char *base;
+    size_t bytes;     /* as asked for */
+    size_t reserved;  /* blocks * block_bytes, from base */
+    size_t block_bytes;
+    size_t blocks;
+    char *label;
+    int role;
+    bool dying;
+    size_t last;      /* block of the last fault */
+    long stride;      /* from the one before it, in blocks */
+    unsigned run;     /* faults at this stride so far */
+    struct terrace_tensor *block[]; /* NULL: never touched */
+};
+
+struct fine;
+struct slab;
+
+struct stable {
+    struct uffd uffd;
+    int event;
+    pthread_t thread;
+    bool stop;
+    bool kicked;
+    LIST_HEAD(, region) regions;
+    TAILQ_HEAD(, terrace_tensor) faulted; /* somebody waits for the block */
+    TAILQ_HEAD(, terrace_tensor) leaving; /* to be taken back: blocks and slabs */
+    TAILQ_HEAD(, fine) paged;             /* somebody waits for single pages */
+    LIST_HEAD(, slab) slabs;
+    struct slab *open[MAX_TIERS];         /* gives out frames */
+    struct slab *spare[MAX_TIERS];        /* the next to */
+};
+
+static inline struct copy *block_copy(struct terrace_tensor *t)
+{
+    return &t->copy[t->region->tier - t->manager->tier];
+}
+
+static inline char *block_address(const struct terrace_tensor *t)
+{
+    return t->region->base + t->index * t->region->block_bytes;
+}
+
+static inline XXH128_hash_t checksum(const void *p, size_t bytes)
+{
+    return XXH3_128bits(p, bytes);
+}
+
+/* There is something for the service thread to do. */
+static inline void work_locked(struct terrace *m)
+{
+    m->stable->kicked = true;
+}
+
+#endif
