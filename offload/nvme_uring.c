@@ -20,6 +20,7 @@ struct uring {
     /* Entries the kernel has not taken yet, in order. */
     struct io_uring_sqe *queued[RING_ENTRIES];
     unsigned queued_count;
+    bool queued_write;  /* has been among them since they were last empty */
     unsigned in_flight; /* copies taken and not handed back */
     struct queue finished;
     int wake_fd; /* an eventfd; a read of it is always in the ring */
@@ -44,6 +45,7 @@ static bool uring_queue(struct uring *r, terrace_io *io)
         return false;
     char *host = (char *)io->host + op->done;
     unsigned bytes = (unsigned)nvme_op_left(io);
+    r->queued_write |= io->op == TERRACE_IO_WRITE;
     if (io->op == TERRACE_IO_READ)
         io_uring_prep_read(sqe, op->fd, host, bytes, op->offset + op->done);
     else
@@ -88,7 +90,9 @@ static void uring_flush(struct uring *r)
 {
     struct xfsz x;
     int n = 1;
-    nvme_xfsz_block(&x);
+    bool guard = r->queued_write; /* only a write can raise the signal */
+    if (guard)
+        nvme_xfsz_block(&x);
     while (r->queued_count && n > 0) {
         n = io_uring_submit(&r->ring);
         if (n > 0) {
@@ -98,7 +102,9 @@ static void uring_flush(struct uring *r)
             uring_withdraw(r, -n);
         }
     }
-    nvme_xfsz_restore(&x);
+    r->queued_write &= r->queued_count != 0;
+    if (guard)
+        nvme_xfsz_restore(&x);
 }
 
 static void uring_harvest(struct uring *r)
