@@ -78,6 +78,7 @@ struct fine {
     TAILQ_ENTRY(fine) link;     /* in stable.paged */
     struct terrace_tensor *block;
     bool listed;
+    bool leaving;               /* all its pages are to leave */
     bool bad;                   /* has pages that cannot be read: comes by pages */
     unsigned pages;             /* that have frames */
     int stride, window, end;    /* the walk: distance, pages at once, last page asked for */
@@ -145,12 +146,23 @@ static struct fine *fine_of(struct terrace_tensor *t)
     return t->fine;
 }
 
+static void expel_locked(struct stable *s, struct terrace_tensor *t);
+
 static void list_locked(struct stable *s, struct fine *fine)
 {
     if (!fine->listed)
         TAILQ_INSERT_TAIL(&s->paged, fine, link);
     fine->listed = true;
     work_locked(fine->block->manager);
+}
+
+/* The block is not needed by a call any more, of which its region's end may wait. */
+static void rest_locked(struct terrace_tensor *t)
+{
+    t->busy--;
+    if (t->doomed)
+        manager_changed_locked(t->manager);
+    tensor_reap_locked(t);
 }
 
 /* ---- slabs and frames -------------------------------------------------- */
@@ -236,7 +248,7 @@ static void slab_check_locked(struct stable *s, struct slab *slab)
         t->leaving = false;
         slab->tier->draining -= slab_copy(slab)->node.bytes;
         slab_free_locked(s, slab);
-    } else if (slab->used == SLAB_PAGES) {
+    } else {
         slab_free_locked(s, slab);
     }
 }
@@ -301,7 +313,6 @@ static void frame_map_locked(struct stable *s, struct frame *f)
     manager_unlock(m);
     int e = uffd_move(&s->uffd, page_address(t, f->page), frame_address(f), PAGE, &moved);
     manager_lock(m);
-    t->busy--;
     slab_of(f)->tensor->busy--;
     f->state = e ? FRAME_HELD : FRAME_MAPPED;
     if (e)
@@ -309,7 +320,7 @@ static void frame_map_locked(struct stable *s, struct frame *f)
     else
         bit_set(t->fine->wanted, f->page, false);
     slab_check_locked(s, slab_of(f));
-    tensor_reap_locked(t);
+    rest_locked(t);
 }
 
 /* ---- reading ----------------------------------------------------------- */
@@ -318,9 +329,8 @@ static void io_end_locked(struct frame_io *io)
 {
     struct terrace_tensor *t = io->block;
     t->raws--;
-    t->busy--;
     manager_changed_locked(t->manager);
-    tensor_reap_locked(t);
+    rest_locked(t);
     free(io);
 }
 
@@ -474,8 +484,7 @@ static void poison_locked(struct stable *s, struct frame *f)
     uffd_poison(&s->uffd, page_address(t, page), PAGE);
     uffd_wake(&s->uffd, page_address(t, page), PAGE);
     manager_lock(t->manager);
-    t->busy--;
-    tensor_reap_locked(t);
+    rest_locked(t);
 }
 
 /* The whole block is wanted, by those who waited for pages, too. */
@@ -539,8 +548,7 @@ static void serve_locked(struct stable *s, struct fine *fine)
                 list_locked(s, fine);
             break;
         }
-    t->busy--;
-    tensor_reap_locked(t);
+    rest_locked(t);
 }
 
 void fine_serve_all_locked(struct stable *s)
@@ -552,7 +560,10 @@ void fine_serve_all_locked(struct stable *s)
     while (n-- && (fine = TAILQ_FIRST(&s->paged)) != NULL) {
         TAILQ_REMOVE(&s->paged, fine, link);
         fine->listed = false;
-        serve_locked(s, fine);
+        if (fine->leaving)
+            expel_locked(s, fine->block);
+        else
+            serve_locked(s, fine);
     }
 }
 
@@ -612,7 +623,7 @@ static void walk_inherit(const struct terrace_tensor *t, struct fine *fine, int 
 }
 
 /* Follows the faults of a block. Returns how many pages are to be read. */
-static int walk_locked(const struct terrace_tensor *t, struct fine *fine, int page)
+static int walk(const struct terrace_tensor *t, struct fine *fine, int page)
 {
     if (!fine->window || next_fault(fine) != page)
         walk_inherit(t, fine, page);
@@ -623,7 +634,7 @@ static int walk_locked(const struct terrace_tensor *t, struct fine *fine, int pa
         fine->window = 1;
     }
     fine->end = page;
-    return fine->bad || !t->manager->prefetch_limit ? 1 : fine->window;
+    return fine->bad ? 1 : fine->window;
 }
 
 /* Reads the pages of a walk ahead of it. */
@@ -663,7 +674,7 @@ bool fine_fault_locked(struct stable *s, struct terrace_tensor *t, unsigned page
     fine = fine_of(t);
     if (!fine)
         return false;
-    int n = walk_locked(t, fine, (int)page);
+    int n = walk(t, fine, (int)page);
     if (can_come && n == MOST_WINDOW && (fine->stride == 1 || fine->stride == -1))
         return false;
     bit_set(fine->wanted, page, true);
@@ -674,8 +685,7 @@ bool fine_fault_locked(struct stable *s, struct terrace_tensor *t, unsigned page
         list_locked(s, fine);
     else if (n > 1 && !t->faulted && !t->doomed)
         ahead_locked(s, t, n);
-    t->busy--;
-    tensor_reap_locked(t);
+    rest_locked(t);
     return true;
 }
 
@@ -714,7 +724,7 @@ static bool recall_locked(struct stable *s, struct terrace *m, struct frame **li
     manager_lock(m);
     for (unsigned i = 0; i < k; i++) {
         struct frame *f = moving[i];
-        f->block->busy--;
+        rest_locked(f->block);
         slab_of(f)->tensor->busy--;
         f->state = kept[i] ? FRAME_MAPPED : FRAME_HELD;
         f->summed &= kept[i] || f->same;
@@ -776,7 +786,7 @@ static int space_locked(struct terrace_tensor *t)
         return 0;
     t->busy++;
     int r = disk->extent ? 0 : space_take_locked(&x);
-    t->busy--;
+    rest_locked(t);
     if (r == 0) {
         copy_set_locked(disk, COPY_VALID);
         t->blank = false;
@@ -875,16 +885,28 @@ static unsigned frames_of(const struct fine *fine, unsigned *from, struct frame 
     return n;
 }
 
-void fine_expel_locked(struct stable *s, struct terrace_tensor *t)
+static void expel_locked(struct stable *s, struct terrace_tensor *t)
 {
     struct frame *list[SLAB_PAGES];
     unsigned from = 0, n;
-    if (!t->fine)
-        return;
+    t->fine->leaving = false;
     t->busy++;
     while ((n = frames_of(t->fine, &from, list)) != 0)
         leave_locked(s, t->manager, list, n);
-    t->busy--;
+    fine_trim_locked(s);
+    rest_locked(t);
+    t->demoted = true; /* what was changed may have gone into the arena's copy */
+    demote_pending_locked(t);
+}
+
+void fine_expel_locked(struct stable *s, struct terrace_tensor *t)
+{
+    if (t->fine && t->fine->pages) {
+        t->fine->leaving = true;
+        list_locked(s, t->fine);
+    } else {
+        fine_trim_locked(s);
+    }
 }
 
 /* ---- turning whole ----------------------------------------------------- */
@@ -913,7 +935,7 @@ bool fine_fold_locked(struct stable *s, struct terrace_tensor *t)
     t->busy++;
     while ((n = frames_of(fine, &from, list)) != 0)
         all &= recall_locked(s, t->manager, list, n);
-    t->busy--;
+    rest_locked(t);
     if (!all || t->raws)
         return false;
     for (unsigned i = 0; i < BLOCK_PAGES; i++)

@@ -17,7 +17,7 @@ void fine_serve_all_locked(struct stable *s);
 bool fine_fold_locked(struct stable *s, struct terrace_tensor *t);
 /* Takes a slab's pages back, and writes down those that were changed. */
 void fine_unmap_slab_locked(struct stable *s, struct terrace_tensor *t);
-/* Has the block's single pages leave memory. */
+/* Has the block's single pages leave memory; any thread. */
 void fine_expel_locked(struct stable *s, struct terrace_tensor *t);
 /* The block cannot be read as a whole. True: its pages will be, one by one. */
 bool fine_spoilt_locked(struct stable *s, struct terrace_tensor *t);

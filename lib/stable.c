@@ -39,7 +39,7 @@
 #include "mover.h"
 #include "region.h"
 
-enum { FAULTS = 16, MOST_AHEAD = 8 };
+enum { FAULTS = 16, MOST_AHEAD = 8, PATIENCE_US = 5000 };
 
 const char *region_label(const struct region *r)
 {
@@ -107,6 +107,7 @@ static void served_locked(struct stable *s, struct terrace_tensor *t)
         copy_unpin_locked(c);
     }
     copy_settle_locked(c);
+    demote_pending_locked(t);
     t->manager->releases++;
     manager_changed_locked(t->manager);
     lanes_poke_locked(t->manager);
@@ -133,6 +134,7 @@ static void map_locked(struct stable *s, struct terrace_tensor *t)
     t->busy--;
     if (e) { /* in use by somebody's I/O, or the address space is changing: again */
         work_locked(m);
+        manager_changed_locked(m);
         return;
     }
     t->mapped = true;
@@ -196,6 +198,7 @@ static void give_up_locked(struct stable *s, struct terrace_tensor *t)
     uffd_wake(&s->uffd, block_address(t), t->region->block_bytes);
     manager_lock(m);
     t->busy--;
+    manager_changed_locked(m);
 }
 
 /* Brings one faulted block a step further; it stays listed until it is mapped. */
@@ -285,14 +288,14 @@ static void fault_locked(struct stable *s, uint64_t address)
     size_t i = (address - (uintptr_t)r->base) / r->block_bytes;
     struct terrace_tensor *t = block_locked(r, i);
     m->stats.faults++;
-    if (t)
-        look_ahead_locked(r, i);
     if (t && (t->faulted || fine_fault_locked(s, t, (unsigned)((address - (uintptr_t)block_address(t)) / PAGE))))
         return;
-    if (t)
+    if (t) {
+        look_ahead_locked(r, i);
         block_fault_locked(s, t);
-    else
+    } else {
         uffd_wake(&s->uffd, r->base + i * r->block_bytes, r->block_bytes);
+    }
 }
 
 void block_fault_locked(struct stable *s, struct terrace_tensor *t)
@@ -329,10 +332,15 @@ static void *service(void *arg)
     struct terrace *m = arg;
     struct stable *s = m->stable;
     struct pollfd fds[] = {{.fd = s->uffd.fd, .events = POLLIN}, {.fd = s->event, .events = POLLIN}};
+    uint64_t failures = 0;
     manager_lock(m);
     while (!s->stop) {
         uint64_t address[FAULTS];
+        bool failing = m->failures != failures;
+        failures = m->failures;
         manager_unlock(m);
+        if (failing)
+            usleep(PATIENCE_US); /* who waits for room asks again: not without end at full speed */
         poll(fds, 2, -1);
         eventfd_t count;
         if (fds[1].revents)
@@ -596,6 +604,7 @@ static void advise_block_locked(struct region *r, size_t i, int advice)
     if (advice == TERRACE_ADVISE_WILLNEED && block_copy(t)->state == COPY_ABSENT && !t->blank) {
         lane_hint_locked(t, r->tier);
     } else if (advice == TERRACE_ADVISE_DONTNEED) {
+        fine_expel_locked(r->tier->manager->stable, t);
         t->demoted = true;
         demote_pending_locked(t);
     } else if (advice == TERRACE_ADVISE_UNPIN) {
