@@ -674,7 +674,7 @@ bool fine_fault_locked(struct stable *s, struct terrace_tensor *t, unsigned page
     fine = fine_of(t);
     if (!fine)
         return false;
-    int n = walk(t, fine, (int)page);
+    int n = fine->frame[page] ? 1 : walk(t, fine, (int)page); /* what is on its way is part of the walk */
     if (can_come && n == MOST_WINDOW && (fine->stride == 1 || fine->stride == -1))
         return false;
     bit_set(fine->wanted, page, true);

@@ -9,7 +9,13 @@
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/types.h>
+
+#include <linux/userfaultfd.h>
+
+#include "../lib/uffd.h"
 
 static atomic_int armed_call, armed_error;
 static atomic_uint calls_left; /* until it strikes; 0: it has */
@@ -169,4 +175,26 @@ REAL(unsigned, io_uring_peek_batch_cqe, struct io_uring *ring, struct io_uring_c
             cqe[i]->res = -error;
     }
     return n;
+}
+
+static atomic_bool copying;
+
+void fault_copy_then_drop(bool on)
+{
+    atomic_store(&copying, on);
+}
+
+/* Out of a region its pages are ordinary memory to the arena; into one,
+ * UFFDIO_COPY is the way. */
+REAL(int, uffd_move, const struct uffd *u, void *to, void *from, size_t bytes, size_t *moved)
+{
+    struct uffdio_copy c = {.dst = (uintptr_t)to, .src = (uintptr_t)from, .len = bytes};
+    if (!atomic_load(&copying))
+        return __real_uffd_move(u, to, from, bytes, moved);
+    *moved = 0;
+    if (ioctl(u->fd, UFFDIO_COPY, &c))
+        return errno;
+    madvise(from, bytes, MADV_DONTNEED);
+    *moved = bytes;
+    return 0;
 }

@@ -9,7 +9,7 @@
  *   -Wl,--wrap=fallocate -Wl,--wrap=pread -Wl,--wrap=pwrite -Wl,--wrap=eventfd
  *   -Wl,--wrap=pthread_create -Wl,--wrap=io_uring_queue_init
  *   -Wl,--wrap=io_uring_submit -Wl,--wrap=io_uring_wait_cqe_timeout
- *   -Wl,--wrap=io_uring_peek_batch_cqe
+ *   -Wl,--wrap=io_uring_peek_batch_cqe -Wl,--wrap=uffd_move
  *
  * Calls made by those objects, the test's own included, are counted; calls
  * made inside shared libraries are not seen. A sweep looks like
@@ -52,6 +52,10 @@ enum { FAULT_SHORT = -1 };
 
 /* The nth (from 1) call of this kind from now on fails with an errno. */
 void fault_arm(enum fault_call call, unsigned nth, int error);
+
+/* Instead of being moved, pages are copied, then dropped where they were: wrong
+ * where somebody writes to them meanwhile. */
+void fault_copy_then_drop(bool on);
 
 /* Ends it; true: it struck. */
 bool fault_disarm(void);

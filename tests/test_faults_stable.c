@@ -1,0 +1,92 @@
+/* test_faults_stable.c - address-stable memory under faults: that the test of lost
+ * writes can fail, and what is said of a page of a real file that cannot be read. */
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <signal.h>
+
+#include "faults.h"
+#include "manager.h"
+#include "writers.h"
+
+enum { BLOCK = 2 * MIB, PAGE = 4 * KIB };
+
+static unsigned char *stable_of(terrace *m, size_t bytes)
+{
+    void *p = terrace_malloc(m, bytes, host_of(m), NULL);
+    if (!p && strstr(terrace_last_error(), "address-stable memory needs"))
+        cr_skip_test("%s", terrace_last_error());
+    cr_assert_not_null(p, "%s", terrace_last_error());
+    return p;
+}
+
+static unsigned long lost_writes(uint64_t seed, bool broken)
+{
+    terrace *m = open_with("numa:0,nvme:0", 16 * MIB, NULL);
+    unsigned char *p = stable_of(m, 48 * MIB);
+    unsigned long writes, lost;
+    fault_copy_then_drop(broken);
+    lost = writers_run(m, host_of(m), p, 48 * MIB, seed, broken ? 1 : writers_seconds(2), &writes);
+    fault_copy_then_drop(false);
+    cr_assert_gt(writes, 1000);
+    terrace_free(m, p);
+    terrace_close(m);
+    return lost;
+}
+
+Test(faults_stable, no_write_is_lost, .timeout = 3600)
+{
+    cr_assert_eq(lost_writes(3, false), 0);
+}
+
+/* The same threads notice where pages are copied and then dropped. */
+Test(faults_stable, copying_and_dropping_loses_writes, .timeout = 120)
+{
+    unsigned long lost = 0;
+    for (uint64_t seed = 1; seed <= 20 && !lost; seed++)
+        lost = lost_writes(seed, true);
+    cr_assert_gt(lost, 0, "the test of lost writes cannot fail");
+}
+
+static sigjmp_buf bus;
+
+static void on_bus(int signal)
+{
+    siglongjmp(bus, signal);
+}
+
+static int touch_expecting_bus(volatile unsigned char *p)
+{
+    struct sigaction action = {.sa_handler = on_bus}, old;
+    sigaction(SIGBUS, &action, &old);
+    int got = sigsetjmp(bus, 1);
+    if (got == 0)
+        (void)*p;
+    sigaction(SIGBUS, &old, NULL);
+    return got;
+}
+
+Test(faults_stable, a_page_that_cannot_be_read_is_named, .timeout = 60)
+{
+    char path[] = "/var/tmp/terrace-test-XXXXXX", conf[160], text[1024] = "";
+    int log = mkstemp(path);
+    snprintf(conf, sizeof conf, "io=threads;nvme_path=/var/tmp;log_file=%s", path);
+    terrace *m = open_with("numa:0,nvme:0", 8 * MIB, conf);
+    unsigned char *p = stable_of(m, 32 * MIB);
+    memset(p, 7, 32 * MIB);
+    assert_ok(terrace_advise(m, p, 32 * MIB, TERRACE_ADVISE_DONTNEED, host_of(m)));
+    eventually(tier_stats_of(m, 0).tensors == 0);
+    fault_arm(FAULT_PREAD, 1, EIO);
+    cr_assert_eq(touch_expecting_bus(p + 9 * MIB + 5 * PAGE), SIGBUS);
+    cr_assert(fault_disarm());
+    cr_assert_gt(pread(log, text, sizeof text - 1, 0), 0);
+    const char *offset = strstr(text, "offset ");
+    cr_assert(strstr(text, "poisoned") && strstr(text, "/var/tmp") && offset, "%s", text);
+    cr_assert_eq(strtoul(offset + 7, NULL, 10) % (2 * MIB), MIB + 5 * PAGE, "%s", text);
+    cr_assert_eq(p[9 * MIB], 7);
+    cr_assert_eq(p[9 * MIB + 6 * PAGE], 7);
+    terrace_free(m, p);
+    terrace_close(m);
+    close(log);
+    unlink(path);
+}
