@@ -159,6 +159,11 @@ typedef struct terrace_backend {
      * TERRACE_ECHANGED. May block. Sets the failure sentence by host->fail. */
     int (*attach)(void *unit, const char *path, uint64_t offset, uint64_t bytes, uint64_t *base);
     void (*detach)(void *unit, uint64_t base, uint64_t bytes);
+
+    /* From now on a wait, in progress or later, also returns when the descriptor
+     * becomes readable. At most once per unit; by the thread that waits; the
+     * descriptor may be closed before the unit. Errors: ENOTSUP, ESYSTEM. */
+    int (*watch)(void *unit, int fd);
 } terrace_backend;
 
 /* Built-in backends announce themselves to the core with this, once per file,

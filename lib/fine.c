@@ -261,10 +261,17 @@ static void stock_locked(struct stable *s, struct tier *tier)
         s->open[i] = s->spare[i];
         s->spare[i] = NULL;
     }
+    if (s->open[i] && s->spare[i])
+        return;
+    struct slab *slab = slab_new_locked(s, tier);
     if (!s->open[i])
-        s->open[i] = slab_new_locked(s, tier);
-    if (s->open[i] && !s->spare[i])
-        s->spare[i] = slab_new_locked(s, tier);
+        s->open[i] = slab;
+    else if (!s->spare[i])
+        s->spare[i] = slab;
+    else if (slab)
+        slab_free_locked(s, slab); /* somebody else had one made meanwhile */
+    if (slab && !s->spare[i] && s->open[i] == slab)
+        stock_locked(s, tier);
 }
 
 /* A frame for a page; NULL: there is none now. */
@@ -504,6 +511,8 @@ static bool page_serve_locked(struct stable *s, struct terrace_tensor *t, unsign
     switch (f ? f->state : FRAME_DEAD) {
     case FRAME_READING:
         return true;
+    case FRAME_MOVING: /* whoever does that sees that it is wanted */
+        return true;
     case FRAME_MAPPED:
         bit_set(fine->wanted, page, false);
         uffd_wake(&s->uffd, page_address(t, page), PAGE);
@@ -728,6 +737,8 @@ static bool recall_locked(struct stable *s, struct terrace *m, struct frame **li
         slab_of(f)->tensor->busy--;
         f->state = kept[i] ? FRAME_MAPPED : FRAME_HELD;
         f->summed &= kept[i] || f->same;
+        if (bit(f->block->fine->wanted, f->page))
+            list_locked(s, f->block->fine);
         all &= !kept[i];
     }
     return all;
@@ -743,36 +754,43 @@ static void write_failed_locked(struct terrace *m, struct slab *slab, int error,
     slab->tier->credit = 0;
 }
 
+/* Of WRITING frames, adjacent in slab and block. */
+static void write_ended_locked(struct stable *s, struct frame *first, unsigned n, bool failed)
+{
+    struct fine *fine = first->block->fine;
+    struct slab *slab = slab_of(first);
+    slab->tensor->busy++;
+    for (unsigned i = 0; i < n; i++) {
+        struct frame *f = &first[i], *now = fine->frame[f->page];
+        if (!failed)
+            bit_set(fine->hole, f->page, false);
+        if (now != f && now) { /* a copy of it has been made */
+            now->behind = false;
+            now->summed &= !failed;
+        }
+        if (now == f && failed)
+            f->state = FRAME_HELD;
+        else
+            frame_drop_locked(s, f);
+    }
+    slab->tensor->busy--;
+    if (fine->listed)
+        work_locked(first->block->manager);
+    slab_check_locked(s, slab);
+}
+
 static void write_done_locked(struct raw *raw)
 {
     struct frame_io *io = (struct frame_io *)raw;
     struct terrace_tensor *t = io->block;
     struct terrace *m = t->manager;
     struct stable *s = m->stable;
-    struct slab *slab = slab_of(io->first);
     if (raw->error)
-        write_failed_locked(m, slab, raw->error, raw->text);
+        write_failed_locked(m, slab_of(io->first), raw->error, raw->text);
     m->stats.writeback_bytes += raw->error ? 0 : raw->bytes;
     t->region->tier->out_bytes += raw->bytes;
     spill_tier(m)->in_bytes += raw->bytes;
-    slab->tensor->busy++;
-    for (unsigned i = 0; i < io->n; i++) {
-        struct frame *f = &io->first[i], *now = t->fine->frame[f->page];
-        if (!raw->error)
-            bit_set(t->fine->hole, f->page, false);
-        if (now != f && now) { /* a copy of it has been made */
-            now->behind = false;
-            now->summed &= !raw->error;
-        }
-        if (now == f && raw->error)
-            f->state = FRAME_HELD;
-        else
-            frame_drop_locked(s, f);
-    }
-    slab->tensor->busy--;
-    if (t->fine->listed)
-        work_locked(m);
-    slab_check_locked(s, slab);
+    write_ended_locked(s, io->first, io->n, raw->error != 0);
     io_end_locked(io);
 }
 
@@ -813,15 +831,18 @@ static bool save_locked(struct stable *s, struct frame *f, unsigned n)
         copy_settle_locked(c);
         return true;
     }
+    for (unsigned i = 0; i < n; i++)
+        f[i].state = FRAME_WRITING;
+    t->raws++; /* no fill is begun */
     struct frame_io *io = malloc(sizeof *io);
     int r = io ? space_locked(t) : error_set(-TERRACE_ENOMEM, "no host memory to write pages down");
+    t->raws--;
     if (r) {
         free(io);
         write_failed_locked(m, slab_of(f), r, terrace_last_error());
+        write_ended_locked(s, f, n, true);
         return false;
     }
-    for (unsigned i = 0; i < n; i++)
-        f[i].state = FRAME_WRITING;
     io->raw.landed = NULL;
     io->raw.done_locked = write_done_locked;
     io_start_locked(io, f, n, TERRACE_IO_WRITE);
@@ -853,7 +874,8 @@ static void leave_locked(struct stable *s, struct terrace *m, struct frame **lis
             continue;
         }
         run = write_run(&list[i], n - i);
-        if (!save_locked(s, list[i], run) && m->failures == slab_of(list[i])->tensor->failed_at)
+        uint64_t failures = m->failures;
+        if (!save_locked(s, list[i], run) && m->failures != failures)
             return;
     }
 }

@@ -370,9 +370,12 @@ static void lane_turn_locked(struct lane *lane)
         pick_locked(lane);
     }
     bool rest = lane->stop && lane->in_flight == 0;
+    int watch = lane->watching || lane->stop ? -1 : stable_descriptor_locked(m, disk);
     int64_t patience = lane->again ? 0 : -1; /* work may have come while the lock was given up */
     lane->sleeping = true;
     manager_unlock(m);
+    if (watch >= 0)
+        lane->watching = disk->backend->watch(disk->unit, watch) == 0;
     bool taken = submit(lane, sealed);
     if (taken && !rest)
         n = disk->backend->wait(disk->unit, lane->done, lane->depth, patience);
@@ -380,6 +383,8 @@ static void lane_turn_locked(struct lane *lane)
         piece_check(lane, lane->done[i]->user);
     manager_lock(m);
     lane->sleeping = false;
+    if (lane->watching)
+        stable_faults_locked(m, watch >= 0);
     if (!taken)
         abandon_locked(lane);
     for (int i = 0; i < n; i++)

@@ -49,6 +49,7 @@ struct lane {
     struct tier *disk;
     pthread_t thread;
     bool running, sleeping, stop;
+    bool watching;        /* faults of stable memory, too */
     bool again;           /* kicked since it last looked for work */
     TAILQ_HEAD(, transfer) queue[PRIORITIES];
     TAILQ_HEAD(raws, raw) raws[PRIORITIES];

@@ -36,6 +36,7 @@ struct stable {
     pthread_t thread;
     bool stop;
     bool kicked;
+    bool watched;     /* a lane looks for faults */
     LIST_HEAD(, region) regions;
     TAILQ_HEAD(, terrace_tensor) faulted; /* somebody waits for the block */
     TAILQ_HEAD(, terrace_tensor) leaving; /* to be taken back: blocks and slabs */

@@ -311,6 +311,7 @@ void block_fault_locked(struct stable *s, struct terrace_tensor *t)
     t->error = 0; /* an old one says nothing about the fill to come */
     t->faulted = true;
     TAILQ_INSERT_TAIL(&s->faulted, t, fault);
+    work_locked(t->manager);
 }
 
 /* Each once; the list may change while one is served. */
@@ -327,6 +328,27 @@ static void serve_all_locked(struct stable *s)
     }
 }
 
+int stable_descriptor_locked(const struct terrace *m, const struct tier *disk)
+{
+    return m->stable && disk->backend->watch && spill_tier((struct terrace *)m) == disk ? m->stable->uffd.fd : -1;
+}
+
+void stable_faults_locked(struct terrace *m, bool first)
+{
+    struct stable *s = m->stable;
+    uint64_t address[FAULTS];
+    int n;
+    if (first) {
+        s->watched = true;
+        work_locked(m); /* the service leaves it to the lane */
+    }
+    do {
+        n = uffd_faults(&s->uffd, address, FAULTS);
+        for (int i = 0; i < n; i++)
+            fault_locked(s, address[i]);
+    } while (n == FAULTS);
+}
+
 static void *service(void *arg)
 {
     struct terrace *m = arg;
@@ -338,6 +360,7 @@ static void *service(void *arg)
         uint64_t address[FAULTS];
         bool failing = m->failures != failures;
         failures = m->failures;
+        fds[0].fd = s->watched ? -1 : s->uffd.fd;
         manager_unlock(m);
         if (failing)
             usleep(PATIENCE_US); /* who waits for room asks again: not without end at full speed */
@@ -345,7 +368,7 @@ static void *service(void *arg)
         eventfd_t count;
         if (fds[1].revents)
             (void)eventfd_read(s->event, &count);
-        int n = fds[0].revents ? uffd_faults(&s->uffd, address, FAULTS) : 0;
+        int n = fds[0].fd >= 0 && fds[0].revents ? uffd_faults(&s->uffd, address, FAULTS) : 0;
         manager_lock(m);
         for (int i = 0; i < n; i++)
             fault_locked(s, address[i]);
@@ -406,6 +429,8 @@ static int stable_open_locked(struct terrace *m)
     m->stable = s;
     if (r == 0)
         r = service_start(m, s);
+    for (unsigned i = 0; r == 0 && i < m->tiers; i++)
+        manager_kick_locked(m, &m->tier[i]); /* lanes may look for faults */
     if (r == 0)
         return 0;
     m->stable = NULL;

@@ -19,7 +19,13 @@ void stable_kick(struct terrace *m);
 void stable_recall_locked(struct copy *c);
 void stable_stop(struct terrace *m);  /* ends the service thread */
 void stable_close(struct terrace *m); /* gives all regions back; the lanes have stopped */
-/* Somebody waits for the whole block; the service's thread. */
+/* What the lane of this disk may watch, so that single pages are asked for
+ * without a detour by the service's thread; -1: nothing. */
+int stable_descriptor_locked(const struct terrace *m, const struct tier *disk);
+/* Looks for faults; by the lane that watches. first: it has just begun to. */
+void stable_faults_locked(struct terrace *m, bool first);
+
+/* Somebody waits for the whole block. */
 struct stable;
 void block_fault_locked(struct stable *s, struct terrace_tensor *t);
 const char *region_label(const struct region *r);

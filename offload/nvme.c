@@ -373,6 +373,12 @@ static void nvme_wake(void *unit)
     ((struct nvme *)unit)->engine->wake(unit);
 }
 
+static int nvme_watch(void *unit, int fd)
+{
+    const struct engine *engine = ((struct nvme *)unit)->engine;
+    return engine->watch ? engine->watch(unit, fd) : -TERRACE_ENOTSUP;
+}
+
 static const char *result_text(const terrace_io *io)
 {
     if (io->os_error)
@@ -420,5 +426,6 @@ static const terrace_backend nvme_backend = {
     .explain = nvme_explain,
     .attach = nvme_attach,
     .detach = nvme_detach,
+    .watch = nvme_watch,
 };
 TERRACE_BACKEND_BUILTIN(nvme_backend);

@@ -74,6 +74,7 @@ struct engine {
     int (*submit)(void *unit, terrace_io *const *list, unsigned n);
     int (*wait)(void *unit, terrace_io **done, unsigned max, int64_t timeout_ns);
     void (*wake)(void *unit);
+    int (*watch)(void *unit, int fd); /* or NULL */
 };
 
 static inline int64_t now_ns(void)

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <liburing.h>
+#include <poll.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,7 +14,7 @@
 
 /* Every copy, the wake-up, and as many withdrawn entries. */
 enum { RING_ENTRIES = 4 * IO_DEPTH };
-enum { TAG_NOTHING = 0, TAG_WAKE = 1 }; /* user_data of what is not a copy */
+enum { TAG_NOTHING = 0, TAG_WAKE = 1, TAG_WATCH = 2 }; /* user_data of what is not a copy */
 
 struct uring {
     struct io_uring ring;
@@ -26,6 +27,8 @@ struct uring {
     int wake_fd; /* an eventfd; a read of it is always in the ring */
     uint64_t wake_value;
     bool wake_armed;
+    int watch_fd; /* or -1; a poll of it is always in the ring */
+    bool watch_armed;
     atomic_bool woken;
 };
 
@@ -56,8 +59,19 @@ static bool uring_queue(struct uring *r, terrace_io *io)
     return true;
 }
 
+static void uring_arm_watch(struct uring *r)
+{
+    struct io_uring_sqe *sqe = r->watch_fd < 0 || r->watch_armed ? NULL : uring_entry(r);
+    if (!sqe)
+        return;
+    io_uring_prep_poll_multishot(sqe, r->watch_fd, POLLIN);
+    sqe->user_data = TAG_WATCH;
+    r->watch_armed = true;
+}
+
 static void uring_arm(struct uring *r)
 {
+    uring_arm_watch(r);
     struct io_uring_sqe *sqe = r->wake_armed ? NULL : uring_entry(r);
     if (!sqe)
         return;
@@ -76,6 +90,8 @@ static void uring_withdraw(struct uring *r, int error)
         r->queued[i]->user_data = TAG_NOTHING;
         if (tag == TAG_WAKE)
             r->wake_armed = false;
+        else if (tag == TAG_WATCH)
+            r->watch_armed = false;
         else if (tag != TAG_NOTHING) {
             terrace_io *io = (terrace_io *)(uintptr_t)tag;
             nvme_op_end(io, error, nvme_errno(error));
@@ -107,6 +123,15 @@ static void uring_flush(struct uring *r)
         nvme_xfsz_restore(&x);
 }
 
+static void uring_watched(struct uring *r, const struct io_uring_cqe *cqe)
+{
+    if (cqe->res < 0)
+        r->watch_fd = -1; /* closed, or polls are not possible */
+    if (!(cqe->flags & IORING_CQE_F_MORE))
+        r->watch_armed = false;
+    atomic_store(&r->woken, true);
+}
+
 static void uring_harvest(struct uring *r)
 {
     struct io_uring_cqe *cqe[RING_ENTRIES];
@@ -115,6 +140,8 @@ static void uring_harvest(struct uring *r)
         terrace_io *io = (terrace_io *)(uintptr_t)cqe[i]->user_data;
         if (cqe[i]->user_data == TAG_WAKE)
             r->wake_armed = false;
+        else if (cqe[i]->user_data == TAG_WATCH)
+            uring_watched(r, cqe[i]);
         else if (cqe[i]->user_data != TAG_NOTHING &&
                  (nvme_op_step(io, cqe[i]->res) || (!uring_queue(r, io) && nvme_op_end(io, EBUSY, -TERRACE_EIO))))
             queue_push(&r->finished, io);
@@ -185,6 +212,13 @@ static void uring_wake(void *unit)
     eventfd_write(r->wake_fd, 1);
 }
 
+static int uring_watch(void *unit, int fd)
+{
+    struct uring *r = ((struct nvme *)unit)->state;
+    r->watch_fd = fd;
+    return 0;
+}
+
 /* Reads the probe file through the ring: setting one up may be allowed where
  * using it is not. */
 static int uring_try(struct uring *r, int probe)
@@ -238,6 +272,7 @@ static int uring_open(struct nvme *u, int probe)
     struct uring *r = calloc(1, sizeof *r);
     if (!r)
         return -ENOMEM;
+    r->watch_fd = -1;
     int error = uring_setup(r);
     if (error)
         goto free_state;
@@ -255,6 +290,6 @@ free_state:
 }
 
 const struct engine nvme_uring = {
-    "io_uring", uring_open, uring_close, uring_submit, uring_wait, uring_wake,
+    "io_uring", uring_open, uring_close, uring_submit, uring_wait, uring_wake, uring_watch,
 };
 
