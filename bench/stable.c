@@ -106,6 +106,7 @@ static void *walk(void *arg)
 struct result {
     size_t visits;
     double seconds;
+    uint64_t sum;
 };
 
 /* One pass by some threads, each over a share of it. */
@@ -114,12 +115,11 @@ static struct result pass(const struct memory *memory, char order, bool write, u
 {
     static size_t cursor;
     static uint64_t seed = 88172645463325252u;
-    static volatile uint64_t sink;
     struct walker w[MOST_THREADS];
     pthread_t thread[MOST_THREADS];
     double start = now();
     size_t first = order == 's' ? 0 : cursor;
-    struct result r = {0, 0};
+    struct result r = {0};
     for (unsigned i = 0; i < threads; i++) {
         w[i] = (struct walker){.memory = memory, .order = order, .write = write,
                                .from = first + memory->pages / threads * i,
@@ -131,7 +131,7 @@ static struct result pass(const struct memory *memory, char order, bool write, u
     for (unsigned i = 0; i < threads; i++) {
         pthread_join(thread[i], NULL);
         r.visits += w[i].visits;
-        sink += w[i].sum;
+        r.sum += w[i].sum;
     }
     cursor = first + r.visits;
     r.seconds = now() - start;
@@ -146,15 +146,19 @@ static terrace_statistics stats(const struct memory *memory)
     return s;
 }
 
-static void measure(const struct memory *memory, const char *line)
+static void measure(const struct memory *memory, char *line)
 {
-    char order[16], kind[8], advice[16];
-    unsigned threads;
-    double seconds;
-    if (sscanf(line, "%15s %7s %u %lf %15s", order, kind, &threads, &seconds, advice) != 5 ||
-        threads < 1 || threads > MOST_THREADS)
-        fail("a line of input is not ORDER read|write THREADS SECONDS ADVICE");
-    bool write = *kind == 'w';
+    enum { ORDER, KIND, THREADS, SECONDS, ADVICE, WORDS };
+    char *word[WORDS], *rest = NULL;
+    for (int i = 0; i < WORDS; i++)
+        if (!(word[i] = strtok_r(i ? NULL : line, " \n", &rest)))
+            fail("a line of input is not ORDER read|write THREADS SECONDS ADVICE");
+    const char *order = word[ORDER], *advice = word[ADVICE];
+    unsigned threads = (unsigned)strtoul(word[THREADS], NULL, 10);
+    double seconds = strtod(word[SECONDS], NULL);
+    if (threads < 1 || threads > MOST_THREADS)
+        fail("that many threads cannot be had");
+    bool write = *word[KIND] == 'w';
     char how = (char)(order[0] == 's' && order[1] == 't' ? 't' : order[0]);
     if (memory->file)
         madvise(memory->p, memory->pages * PAGE,
@@ -164,11 +168,11 @@ static void measure(const struct memory *memory, const char *line)
     struct result r = pass(memory, how, write, threads, seconds);
     terrace_statistics after = stats(memory);
     printf("{\"visits\": %zu, \"seconds\": %.4f, \"MiBps\": %.3f, \"read_bytes\": %llu, "
-           "\"written_bytes\": %llu, \"faults\": %llu}\n",
+           "\"written_bytes\": %llu, \"faults\": %llu, \"sum\": %llu}\n",
            r.visits, r.seconds, (double)(r.visits * PAGE) / r.seconds / MIB,
            (unsigned long long)(after.fill_bytes - before.fill_bytes),
            (unsigned long long)(after.writeback_bytes - before.writeback_bytes),
-           (unsigned long long)(after.faults - before.faults));
+           (unsigned long long)(after.faults - before.faults), (unsigned long long)r.sum);
     fflush(stdout);
     if (memory->file) /* not while others are measured */
         msync(memory->p, memory->pages * PAGE, MS_SYNC);

@@ -510,7 +510,6 @@ static bool page_serve_locked(struct stable *s, struct terrace_tensor *t, unsign
     struct copy *c = block_copy(t);
     switch (f ? f->state : FRAME_DEAD) {
     case FRAME_READING:
-        return true;
     case FRAME_MOVING: /* whoever does that sees that it is wanted */
         return true;
     case FRAME_MAPPED:
