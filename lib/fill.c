@@ -41,8 +41,17 @@ static int fill_locked(struct copy *c, unsigned mode, bool wait, bool ahead)
     if (r)
         return r;
     c->node.bytes = c->extent->bytes;
-    if (mode & TERRACE_OVERWRITE)
+    if (mode & TERRACE_OVERWRITE) {
         c->hollow = thread_token(); /* until the acquire has succeeded as a whole */
+        return want.waited;
+    }
+    while (c->tensor->transfer && wait) { /* of another copy: one at a time */
+        transfer_hurry_locked(c->tensor->transfer);
+        manager_wait(copy_manager(c));
+        want.waited = true;
+    }
+    if (c->tensor->transfer)
+        r = -TERRACE_EAGAIN;
     else if (c->tensor->blank)
         fill_with_zeros_locked(c);
     else

@@ -1,4 +1,4 @@
-/* lane.c - the thread that moves bytes to and from one disk tier.
+/* lane.c - the thread that moves bytes to and from one tier.
  *
  * A lane cuts transfers into pieces, keeps the backend's queue filled with
  * them, and finishes what comes back. Transfers wait in three queues: demand
@@ -46,21 +46,41 @@ static int seals_take(struct seal **seals, const struct tier *disk, uint64_t byt
     return *seals ? 0 : error_set(-TERRACE_ENOMEM, "no host memory for checksums");
 }
 
+/* Room in a memory tier for a write-back, as far as it can be had at once. */
+static int goal_prepare_locked(struct transfer *x)
+{
+    struct copy *goal = x->other;
+    struct room want = {.tensor = x->tensor};
+    struct grant grant;
+    copy_set_locked(goal, COPY_FILLING);
+    int r = room_take_locked(copy_tier(goal), &want, &grant);
+    if (r == 0)
+        r = grant_fulfil_locked(copy_tier(goal), &grant, &goal->extent);
+    if (r == 0) {
+        goal->node.bytes = goal->extent->bytes;
+        return 0;
+    }
+    copy_drop_locked(goal);
+    transfer_redirect_locked(x);
+    return 0;
+}
+
 /* What a transfer needs before its first piece. Gives up the lock. */
 static int transfer_prepare_locked(struct transfer *x)
 {
     struct terrace *m = x->tensor->manager;
     int r = 0;
-    if (x->op == TERRACE_IO_WRITE) {
-        if (!x->disk->extent)
-            r = space_take_locked(x);
-        if (r == 0) {
-            copy_set_locked(x->disk, COPY_FILLING);
-            if (m->sealer)
-                r = seals_take(&x->disk->seals, copy_tier(x->disk), x->bytes);
-        }
-    } else if (!x->disk && sealer_checks_files(m->sealer)) {
-        r = seals_take(&x->tensor->file_seals, transfer_lane(x)->disk, x->bytes);
+    if (!x->writeback)
+        return !x->other && sealer_checks_files(m->sealer)
+                   ? seals_take(&x->tensor->file_seals, x->lane->tier, x->bytes) : 0;
+    if (tier_is_memory(copy_tier(x->other)))
+        return goal_prepare_locked(x);
+    if (!x->other->extent)
+        r = space_take_locked(x);
+    if (r == 0) {
+        copy_set_locked(x->other, COPY_FILLING);
+        if (m->sealer)
+            r = seals_take(&x->other->seals, copy_tier(x->other), x->bytes);
     }
     return r;
 }
@@ -70,26 +90,33 @@ static uint64_t piece_bytes(const struct transfer *x, const terrace_unit_info *i
     uint64_t n = x->bytes - x->next;
     if (n > info->io_chunk)
         n = info->io_chunk;
-    uint64_t until = info->io_boundary && x->disk ? info->io_boundary - address % info->io_boundary : n;
+    uint64_t until = info->io_boundary && x->other ? info->io_boundary - address % info->io_boundary : n;
     return n < until ? n : until;
+}
+
+/* The end of a transfer that lies in its lane's tier; NULL: the user's file. */
+static struct copy *lane_end(const struct transfer *x)
+{
+    return copy_tier(x->copy) == x->lane->tier ? x->copy : x->other;
 }
 
 static void piece_start_locked(struct lane *lane, struct transfer *x)
 {
     struct terrace *m = x->tensor->manager;
     struct piece *p = lane->free_pieces;
-    uint64_t base = x->disk ? x->disk->extent->address : x->tensor->file_base;
-    uint64_t address = base + x->next;
-    uint64_t bytes = piece_bytes(x, &lane->disk->info, address);
-    struct seal *seals = x->disk ? x->disk->seals : x->tensor->file_seals;
+    const struct copy *end = lane_end(x);
+    uint64_t address = (end ? end->extent->address : x->tensor->file_base) + x->next;
+    uint64_t bytes = piece_bytes(x, &lane->tier->info, address);
+    struct seal *seals = end ? end->seals : x->tensor->file_seals;
+    bool into = x->writeback == (end != x->copy); /* the lane's tier is where the bytes go */
 
     lane->free_pieces = p->next_free;
     p->transfer = x;
-    p->data = (char *)copy_address(x->memory) + x->next;
+    p->data = (char *)copy_address(end == x->copy ? x->other : x->copy) + x->next;
     p->seal = m->sealer && seals ? &seals[x->piece] : NULL;
-    bool staged = x->op == TERRACE_IO_WRITE && sealer_encrypts(m->sealer);
-    p->io = (terrace_io){.address = address, .bytes = bytes, .op = x->op, .user = p,
-                         .host = staged ? p->staging : p->data};
+    p->io = (terrace_io){.address = address, .bytes = bytes, .user = p,
+                         .op = into ? TERRACE_IO_WRITE : TERRACE_IO_READ,
+                         .host = into && p->staging ? p->staging : p->data};
     x->next += bytes;
     x->piece++;
     x->in_flight++;
@@ -119,7 +146,9 @@ static void pick_locked(struct lane *lane)
             if (r)
                 transfer_fail(x, r, terrace_last_error());
         }
-        if (!x->error && !x->stale)
+        if (x->lane != lane)
+            continue; /* it was given another goal */
+        if (!x->error && !x->stale && x->next < x->bytes)
             piece_start_locked(lane, x);
         if (x->error || x->stale || x->next == x->bytes) {
             TAILQ_REMOVE(&lane->queue[x->priority], x, link);
@@ -160,14 +189,14 @@ static void piece_check(struct lane *lane, struct piece *p)
     int error = p->io.result;
     bool intact = true;
     if (error == 0 && p->io.op == TERRACE_IO_READ && p->seal)
-        intact = x->disk ? seal_open(m->sealer, p->seal, p->data, p->io.bytes)
+        intact = x->other ? seal_open(m->sealer, p->seal, p->data, p->io.bytes)
                          : seal_file(p->seal, p->data, p->io.bytes);
     if (error == 0 && intact)
         return;
-    lane->disk->backend->explain(lane->disk->unit, &p->io, what, sizeof what);
+    lane->tier->backend->explain(lane->tier->unit, &p->io, what, sizeof what);
     if (error == 0)
         error = -TERRACE_ECORRUPT;
-    snprintf(text, sizeof text, "'%s' on %s: %s%s", tensor_name(x->tensor), lane->disk->name, what,
+    snprintf(text, sizeof text, "'%s' on %s: %s%s", tensor_name(x->tensor), lane->tier->name, what,
              intact ? "" : ": the bytes read back are not the bytes written");
     transfer_fail(x, error, text);
 }
@@ -176,15 +205,15 @@ static void piece_check(struct lane *lane, struct piece *p)
 
 void lane_hint_locked(struct terrace_tensor *t, struct tier *memory)
 {
-    struct copy *disk;
-    struct tier *source = transfer_source_locked(t, &disk);
-    if (!source || t->hinted)
+    struct copy *from;
+    struct lane *lane = transfer_source_locked(t, memory, &from);
+    if (!lane || t->hinted)
         return;
     t->hinted = true;
     t->hint_tier = (unsigned char)(memory - t->manager->tier);
-    t->hint_lane = (unsigned char)(source - t->manager->tier);
-    TAILQ_INSERT_TAIL(&source->lane->hints, t, hint);
-    manager_kick_locked(t->manager, source);
+    t->hint_lane = (unsigned char)(lane->tier - t->manager->tier);
+    TAILQ_INSERT_TAIL(&lane->hints, t, hint);
+    manager_kick_locked(t->manager, lane->tier);
 }
 
 void lane_unhint_locked(struct terrace_tensor *t)
@@ -203,16 +232,25 @@ void lanes_poke_locked(struct terrace *m)
             manager_kick_locked(m, spill_tier(m));
 }
 
+/* Whether a copy is being written by its holder: bytes brought now would be old ones. */
+static bool being_written(const struct terrace_tensor *t)
+{
+    for (unsigned i = 0; i < t->manager->tiers; i++)
+        if (copy_pinned_to_write(&t->copy[i]))
+            return true;
+    return false;
+}
+
 /* Starts the fills that were hinted at, in order, while there is room. */
 static void follow_hints_locked(struct lane *lane)
 {
-    struct terrace *m = lane->disk->manager;
+    struct terrace *m = lane->tier->manager;
     struct terrace_tensor *t;
     while ((t = TAILQ_FIRST(&lane->hints)) != NULL) {
         struct tier *tier = &m->tier[t->hint_tier];
         struct copy *c = &t->copy[t->hint_tier];
         uint64_t most = m->prefetch_limit == UINT64_MAX ? tier->arena.limit / 2 : m->prefetch_limit;
-        bool wanted = c->state == COPY_ABSENT && !t->transfer && !t->doomed && !t->blank;
+        bool wanted = c->state == COPY_ABSENT && !t->transfer && !t->doomed && !t->blank && !being_written(t);
         if (wanted && tier->ahead && tier->ahead + arena_round(&tier->arena, t->bytes) > most)
             return; /* until some of it is used */
         TAILQ_REMOVE(&lane->hints, t, hint);
@@ -234,12 +272,12 @@ static void follow_hints_locked(struct lane *lane)
 /* Writes back what will have to leave soon, as far as the credit goes. */
 static void write_ahead_locked(struct lane *lane)
 {
-    struct terrace *m = lane->disk->manager;
-    if (spill_tier(m) != lane->disk)
+    struct terrace *m = lane->tier->manager;
+    if (spill_tier(m) != lane->tier)
         return;
     for (unsigned i = 0; i < m->tiers; i++) {
         struct tier *tier = &m->tier[i];
-        if (!tier_is_memory(tier))
+        if (!tier_is_memory(tier) || tier_below(tier))
             continue;
         uint64_t target = tier->arena.limit / 4;
         for (;;) {
@@ -254,7 +292,7 @@ static void write_ahead_locked(struct lane *lane)
                 stable_recall_locked(c);
                 continue;
             }
-            if (transfer_writeback_locked(c, PRIORITY_WRITEBACK, false))
+            if (transfer_writeback_locked(c, lane->tier, PRIORITY_WRITEBACK, false))
                 break;
             tier->credit -= n->bytes;
         }
@@ -268,7 +306,7 @@ static void write_ahead_locked(struct lane *lane)
  * the whole batch has failed. */
 static bool submit(struct lane *lane, unsigned sealed)
 {
-    struct tier *disk = lane->disk;
+    struct tier *disk = lane->tier;
     if (lane->batched == 0)
         return true;
     for (unsigned i = sealed; i < lane->batched; i++)
@@ -301,7 +339,7 @@ static void abandon_locked(struct lane *lane)
 
 static void lane_turn_locked(struct lane *lane)
 {
-    struct tier *disk = lane->disk;
+    struct tier *disk = lane->tier;
     struct terrace *m = disk->manager;
     unsigned sealed = lane->batched; /* left over from the last turn */
     int n = 0;
@@ -331,7 +369,7 @@ static void lane_turn_locked(struct lane *lane)
 static void *lane_main(void *arg)
 {
     struct lane *lane = arg;
-    struct terrace *m = lane->disk->manager;
+    struct terrace *m = lane->tier->manager;
     manager_lock(m);
     while (!lane->stop || lane->in_flight)
         lane_turn_locked(lane);
@@ -344,8 +382,8 @@ static void *lane_main(void *arg)
 /* Staging for ciphertext comes out of the first memory tier's budget. */
 static int staging_open(struct lane *lane)
 {
-    struct terrace *m = lane->disk->manager;
-    size_t chunk = lane->disk->info.io_chunk;
+    struct terrace *m = lane->tier->manager;
+    size_t chunk = lane->tier->info.io_chunk;
     struct tier *host = NULL;
     for (unsigned i = 0; i < m->tiers && !host; i++)
         if (m->tier[i].backend->caps & TERRACE_CAP_CPU)
@@ -383,7 +421,7 @@ static int lane_start(struct lane *lane)
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     if (e)
         return error_set(-TERRACE_ESYSTEM, "no thread to move bytes to and from %s: %s",
-                         lane->disk->name, strerror(e));
+                         lane->tier->name, strerror(e));
     lane->running = true;
     return 0;
 }
@@ -393,7 +431,7 @@ int lane_open(struct tier *disk)
     struct lane *lane = calloc(1, sizeof *lane);
     if (!lane)
         return error_set(-TERRACE_ENOMEM, "no host memory");
-    lane->disk = disk;
+    lane->tier = disk;
     lane->depth = disk->info.io_depth;
     for (int q = 0; q < PRIORITIES; q++)
         TAILQ_INIT(&lane->queue[q]);
@@ -407,7 +445,7 @@ int lane_open(struct tier *disk)
         r = -TERRACE_ENOMEM;
         error_set(r, "no host memory");
     }
-    if (r == 0 && sealer_encrypts(disk->manager->sealer))
+    if (r == 0 && !tier_is_memory(disk) && sealer_encrypts(disk->manager->sealer))
         r = staging_open(lane);
     for (unsigned i = 0; r == 0 && i < lane->depth; i++) {
         lane->pieces[i].next_free = lane->free_pieces;

@@ -165,7 +165,7 @@ static void map_locked(struct stable *s, struct terrace_tensor *t)
     struct terrace *m = t->manager;
     struct copy *c = block_copy(t);
     struct policy *policy = &copy_tier(c)->policy;
-    bool clean = !copy_dirty_locked(c) && !t->blank, watch = clean && !t->changes;
+    bool clean = copy_backed_locked(c) && !t->blank, watch = clean && !t->changes;
     t->busy++;
     manager_unlock(m);
     if (watch)
@@ -244,7 +244,7 @@ static void serve_locked(struct stable *s, struct terrace_tensor *t)
         if (t->leaving)
             return; /* unmapped first, in its turn */
         if (t->transfer) { /* its pages are the kernel's until it ends */
-            if (t->transfer->op == TERRACE_IO_WRITE)
+            if (t->transfer->writeback)
                 t->transfer->stale = true;
             transfer_hurry_locked(t->transfer);
             return;
@@ -611,8 +611,7 @@ static void advise_block_locked(struct region *r, size_t i, int advice)
     if (advice == TERRACE_ADVISE_WILLNEED && block_copy(t)->state == COPY_ABSENT && !t->blank) {
         lane_hint_locked(t, r->tier);
     } else if (advice == TERRACE_ADVISE_DONTNEED) {
-        t->demoted = true;
-        demote_pending_locked(t);
+        demote_ask_locked(t, NULL);
     } else if (advice == TERRACE_ADVISE_UNPIN) {
         copy_unpin_locked(block_copy(t));
         copy_settle_locked(block_copy(t));
