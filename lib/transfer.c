@@ -134,9 +134,13 @@ int transfer_writeback_locked(struct copy *c, struct tier *to, enum priority pri
     if (!to)
         return error_set(-TERRACE_EBUDGET, "there is no disk tier to move '%s' to: "
                          "TERRACE_TIERS names none", tensor_name(t));
+    struct lane *lane = lane_between(copy_tier(c), to);
+    if (!lane)
+        return error_set(-TERRACE_ENOTSUP, "no route from %s to %s for the bytes of '%s'", copy_tier(c)->name,
+                         to->name, tensor_name(t));
     int r = transfer_start_locked((struct transfer){.copy = c, .other = &t->copy[to - t->manager->tier],
-                                                    .lane = lane_between(copy_tier(c), to), .writeback = true,
-                                                    .priority = priority, .drop = drop});
+                                                    .lane = lane, .writeback = true, .priority = priority,
+                                                    .drop = drop});
     if (r == 0)
         copy_tier(c)->draining += c->node.bytes;
     return r;
