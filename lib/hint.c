@@ -53,6 +53,11 @@ static void demote_copy_locked(struct copy *c, struct tier *goal)
     struct terrace_tensor *t = c->tensor;
     struct terrace *m = t->manager;
     struct policy *policy = &copy_tier(c)->policy;
+    struct copy *way = transfer_lane(copy_tier(c), goal) ? NULL : transfer_way(t, copy_tier(c));
+    if (way) { /* and then it is that one's turn */
+        goal = copy_tier(way);
+        t->demoted = true;
+    }
     bool there = tier_is_memory(goal) && t->copy[goal - m->tier].state == COPY_VALID;
     policy_remove(policy, &c->node);
     policy_cool(&c->node);

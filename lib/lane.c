@@ -61,8 +61,7 @@ static int goal_prepare_locked(struct transfer *x)
         return 0;
     }
     copy_drop_locked(goal);
-    transfer_redirect_locked(x);
-    return 0;
+    return transfer_redirect_locked(x) ? 0 : r;
 }
 
 /* What a transfer needs before its first piece. Gives up the lock. */
@@ -136,6 +135,27 @@ static struct transfer *next_transfer(struct lane *lane)
     return NULL;
 }
 
+/* Room for the transfer is being made: others go on meanwhile. */
+static void park_locked(struct lane *lane, struct transfer *x)
+{
+    TAILQ_REMOVE(&lane->queue[x->priority], x, link);
+    TAILQ_INSERT_TAIL(&lane->parked, x, link);
+    x->parked = true;
+    lane->parked_at = x->tensor->manager->releases;
+}
+
+static void unpark_locked(struct lane *lane)
+{
+    struct transfer *x;
+    if (TAILQ_EMPTY(&lane->parked) || lane->parked_at == lane->tier->manager->releases)
+        return;
+    while ((x = TAILQ_FIRST(&lane->parked)) != NULL) {
+        TAILQ_REMOVE(&lane->parked, x, link);
+        TAILQ_INSERT_TAIL(&lane->queue[x->priority], x, link);
+        x->parked = false;
+    }
+}
+
 /* Queues pieces for submission until the depth or the work is exhausted. */
 static void pick_locked(struct lane *lane)
 {
@@ -143,6 +163,10 @@ static void pick_locked(struct lane *lane)
     while ((x = next_transfer(lane)) != NULL) {
         if (x->next == 0 && !x->stale) {
             int r = transfer_prepare_locked(x);
+            if (r == -TERRACE_EAGAIN) {
+                park_locked(lane, x);
+                continue;
+            }
             if (r)
                 transfer_fail(x, r, terrace_last_error());
         }
@@ -207,6 +231,8 @@ void lane_hint_locked(struct terrace_tensor *t, struct tier *memory)
 {
     struct copy *from;
     struct lane *lane = transfer_source_locked(t, memory, &from);
+    if (!lane && !t->blank && transfer_way(t, memory))
+        lane = memory->lane;
     if (!lane || t->hinted)
         return;
     t->hinted = true;
@@ -226,7 +252,7 @@ void lane_unhint_locked(struct terrace_tensor *t)
 void lanes_poke_locked(struct terrace *m)
 {
     for (unsigned i = 0; i < m->tiers; i++)
-        if (m->tier[i].lane && !TAILQ_EMPTY(&m->tier[i].lane->hints))
+        if (m->tier[i].lane && (!TAILQ_EMPTY(&m->tier[i].lane->hints) || !TAILQ_EMPTY(&m->tier[i].lane->parked)))
             manager_kick_locked(m, &m->tier[i]);
         else if (m->tier[i].credit && policy_dirty(&m->tier[i].policy) && spill_tier(m))
             manager_kick_locked(m, spill_tier(m));
@@ -347,6 +373,7 @@ static void lane_turn_locked(struct lane *lane)
     if (!lane->stop) {
         follow_hints_locked(lane);
         write_ahead_locked(lane);
+        unpark_locked(lane);
         pick_locked(lane);
     }
     bool rest = lane->stop && lane->in_flight == 0;
@@ -436,6 +463,7 @@ int lane_open(struct tier *disk)
     for (int q = 0; q < PRIORITIES; q++)
         TAILQ_INIT(&lane->queue[q]);
     TAILQ_INIT(&lane->hints);
+    TAILQ_INIT(&lane->parked);
     lane->pieces = calloc(lane->depth, sizeof *lane->pieces);
     lane->batch = calloc(lane->depth, sizeof(terrace_io *));
     lane->done = calloc(lane->depth, sizeof(terrace_io *));
@@ -473,6 +501,8 @@ void lane_stop(struct tier *disk)
     for (int q = 0; q < PRIORITIES; q++)
         while (!TAILQ_EMPTY(&lane->queue[q]))
             transfer_forget_locked(lane, TAILQ_FIRST(&lane->queue[q]));
+    while (!TAILQ_EMPTY(&lane->parked))
+        transfer_forget_locked(lane, TAILQ_FIRST(&lane->parked));
     manager_unlock(disk->manager);
 }
 

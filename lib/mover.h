@@ -19,6 +19,7 @@ struct transfer {
     bool writeback;
     enum priority priority;
     bool queued;
+    bool parked;          /* in lane.parked instead */
     bool drop;            /* write-back: drop the copy in memory afterwards */
     bool stale;           /* the bytes changed meanwhile, discard the result */
     bool ahead;           /* fill: started ahead of use */
@@ -38,6 +39,8 @@ struct lane {
     bool running, sleeping, stop;
     bool again;           /* kicked since it last looked for work */
     TAILQ_HEAD(, transfer) queue[PRIORITIES];
+    TAILQ_HEAD(, transfer) parked; /* wait for room where they go to */
+    uint64_t parked_at;   /* manager.releases when that was last looked for */
     TAILQ_HEAD(, terrace_tensor) hints;
     struct piece *pieces, *free_pieces;
     terrace_io **batch;  /* picked, not yet taken by the backend */
@@ -57,8 +60,11 @@ void transfer_fail(struct transfer *x, int error, const char *text);
 void transfer_finish_locked(struct transfer *x);
 /* Ends a queued transfer that will not be carried out; the lane has stopped. */
 void transfer_forget_locked(struct lane *lane, struct transfer *x);
-/* The write-back's goal, a memory tier, has no room after all: it goes to disk. */
-void transfer_redirect_locked(struct transfer *x);
+/* The lane that moves bytes between two tiers, NULL: there is no direct route. */
+struct lane *transfer_lane(const struct tier *a, const struct tier *b);
+/* The write-back's goal, a memory tier, has no room after all: it goes to disk.
+ * False: there is no route to one. */
+bool transfer_redirect_locked(struct transfer *x);
 /* Blocks on disk for a write-back. Gives up the lock. Errors: ENOSPC, EIO. */
 int space_take_locked(struct transfer *x);
 /* Where a tensor's bytes go when they leave memory: the fastest disk, or NULL. */
@@ -82,6 +88,8 @@ void writebacks_hurry_locked(struct terrace *m);
  * take them from, NULL: the user's file. NULL: there is no route. */
 struct lane *transfer_source_locked(const struct terrace_tensor *t, const struct tier *to,
                                     struct copy **from);
+/* Without one: the copy in a host tier by way of which they get there, or NULL. */
+struct copy *transfer_way(struct terrace_tensor *t, const struct tier *to);
 /* Queues a hint for the lane that would carry it out. */
 void lane_hint_locked(struct terrace_tensor *t, struct tier *memory);
 void lane_unhint_locked(struct terrace_tensor *t);

@@ -6,8 +6,9 @@
  * started from as the valid one; a fill that failed leaves the lower one.
  *
  * Between two tiers bytes move directly where one's addresses are plain
- * pointers and the other has a lane. What leaves a memory tier goes to the next
- * slower one that has room, else to disk.
+ * pointers and the other has a lane; else by way of a host tier. What leaves a
+ * memory tier goes to the next slower one that has room, else to disk; where
+ * there is no direct route to a disk, it waits for room.
  *
  * May call: core.h, mover.h. */
 #include <stdio.h>
@@ -17,8 +18,7 @@
 
 /* ---- routes ------------------------------------------------------------ */
 
-/* The lane that moves bytes between two tiers, NULL: there is no direct route. */
-static struct lane *lane_between(const struct tier *a, const struct tier *b)
+struct lane *transfer_lane(const struct tier *a, const struct tier *b)
 {
     if ((a->backend->caps & TERRACE_CAP_CPU) && b->lane)
         return b->lane;
@@ -33,13 +33,25 @@ struct lane *transfer_source_locked(const struct terrace_tensor *t, const struct
     struct terrace *m = t->manager;
     *from = NULL;
     for (unsigned i = 0; i < m->tiers; i++) { /* fastest first */
-        struct lane *lane = &m->tier[i] != to ? lane_between(to, &m->tier[i]) : NULL;
+        struct lane *lane = &m->tier[i] != to ? transfer_lane(to, &m->tier[i]) : NULL;
         if (!lane || t->copy[i].state != COPY_VALID)
             continue;
         *from = (struct copy *)&t->copy[i];
         return lane;
     }
-    return t->file_valid ? lane_between(to, &m->tier[(unsigned char)t->file_tier]) : NULL;
+    return t->file_valid ? transfer_lane(to, &m->tier[(unsigned char)t->file_tier]) : NULL;
+}
+
+struct copy *transfer_way(struct terrace_tensor *t, const struct tier *to)
+{
+    struct terrace *m = t->manager;
+    for (unsigned i = 0; i < m->tiers; i++) {
+        const struct tier *tier = &m->tier[i];
+        if (tier != to && (tier->backend->caps & TERRACE_CAP_CPU) && transfer_lane(to, tier) &&
+            arena_round(&tier->arena, t->bytes) <= tier->arena.limit)
+            return &t->copy[i];
+    }
+    return NULL;
 }
 
 struct tier *spill_tier(struct terrace *m)
@@ -55,7 +67,7 @@ static struct tier *next_below(const struct tier *tier, const struct tier *after
 {
     struct terrace *m = tier->manager;
     for (unsigned i = (unsigned)(after - m->tier) + 1; i < m->tiers; i++)
-        if (tier_is_memory(&m->tier[i]) && m->tier[i].arena.limit && lane_between(tier, &m->tier[i]))
+        if (tier_is_memory(&m->tier[i]) && m->tier[i].arena.limit && transfer_lane(tier, &m->tier[i]))
             return &m->tier[i];
     return NULL;
 }
@@ -78,10 +90,16 @@ static struct tier *goal_locked(const struct copy *c)
 {
     struct terrace_tensor *t = c->tensor;
     struct terrace *m = t->manager;
-    for (struct tier *b = tier_below(copy_tier(c)); b; b = next_below(copy_tier(c), b))
-        if (t->copy[b - m->tier].state == COPY_ABSENT && has_room_locked(b, t->bytes))
+    struct tier *disk = spill_tier(m), *full = NULL;
+    for (struct tier *b = tier_below(copy_tier(c)); b; b = next_below(copy_tier(c), b)) {
+        if (t->copy[b - m->tier].state != COPY_ABSENT)
+            continue;
+        if (has_room_locked(b, t->bytes))
             return b;
-    return spill_tier(m);
+        if (!full && arena_round(&b->arena, t->bytes) <= b->arena.limit)
+            full = b;
+    }
+    return disk && transfer_lane(copy_tier(c), disk) ? disk : full;
 }
 
 /* ---- starting a transfer ----------------------------------------------- */
@@ -134,7 +152,7 @@ int transfer_writeback_locked(struct copy *c, struct tier *to, enum priority pri
     if (!to)
         return error_set(-TERRACE_EBUDGET, "there is no disk tier to move '%s' to: "
                          "TERRACE_TIERS names none", tensor_name(t));
-    struct lane *lane = lane_between(copy_tier(c), to);
+    struct lane *lane = transfer_lane(copy_tier(c), to);
     if (!lane)
         return error_set(-TERRACE_ENOTSUP, "no route from %s to %s for the bytes of '%s'", copy_tier(c)->name,
                          to->name, tensor_name(t));
@@ -146,17 +164,19 @@ int transfer_writeback_locked(struct copy *c, struct tier *to, enum priority pri
     return r;
 }
 
-void transfer_redirect_locked(struct transfer *x)
+bool transfer_redirect_locked(struct transfer *x)
 {
     struct tier *disk = spill_tier(x->tensor->manager);
     if (tensor_stored_locked(x->tensor)) {
         x->other = NULL;
         x->bytes = 0;
-        return;
+        return true;
     }
-    if (!disk || disk->lane->stop) {
+    if (!disk || !transfer_lane(copy_tier(x->copy), disk))
+        return false;
+    if (disk->lane->stop) {
         x->stale = true;
-        return;
+        return true;
     }
     TAILQ_REMOVE(&x->lane->queue[x->priority], x, link);
     x->lane = disk->lane;
@@ -164,13 +184,14 @@ void transfer_redirect_locked(struct transfer *x)
     x->bytes = round_up(x->tensor->bytes, disk->info.page);
     TAILQ_INSERT_TAIL(&x->lane->queue[x->priority], x, link);
     manager_kick_locked(disk->manager, disk);
+    return true;
 }
 
 void transfer_hurry_locked(struct transfer *x)
 {
     if (!x || x->priority == PRIORITY_DEMAND)
         return;
-    if (x->queued) {
+    if (x->queued && !x->parked) {
         TAILQ_REMOVE(&x->lane->queue[x->priority], x, link);
         TAILQ_INSERT_TAIL(&x->lane->queue[PRIORITY_DEMAND], x, link);
         manager_kick_locked(x->tensor->manager, x->lane->tier);
@@ -218,6 +239,8 @@ static void fill_finish_locked(struct transfer *x)
     stats->file_bytes += x->other ? 0 : x->bytes;
     tier->in_bytes += x->bytes;
     (x->other ? copy_tier(x->other) : x->lane->tier)->out_bytes += x->bytes;
+    if (x->other)
+        copy_not_ahead_locked(x->other); /* it was brought there for this */
 }
 
 /* What a write-back that came to nothing leaves of its goal. */
@@ -242,7 +265,8 @@ static void writeback_failed_locked(struct transfer *x)
     x->tensor->failed_at = ++m->failures;
     m->failure = x->error;
     snprintf(m->failure_text, sizeof m->failure_text, "%s", x->text);
-    tensor_failed_locked(x->tensor, x->error, x->text);
+    if (x->error != -TERRACE_EBUDGET) /* then nothing is wrong with this one */
+        tensor_failed_locked(x->tensor, x->error, x->text);
     policy_used(&copy_tier(x->copy)->policy, &x->copy->node); /* others are tried before it */
     copy_tier(x->copy)->credit = 0; /* and nothing ahead of need for a while */
 }
@@ -295,15 +319,20 @@ void transfer_finish_locked(struct transfer *x)
             copy_drop_locked(&t->copy[i]);
     copies_settle_locked(t);
     free(x);
+    m->releases++; /* what was written may leave now */
     demote_pending_locked(t);
     tensor_reap_locked(t);
+    lanes_poke_locked(m);
     manager_changed_locked(m);
 }
 
 void transfer_forget_locked(struct lane *lane, struct transfer *x)
 {
-    TAILQ_REMOVE(&lane->queue[x->priority], x, link);
-    x->queued = false;
+    if (x->parked)
+        TAILQ_REMOVE(&lane->parked, x, link);
+    else
+        TAILQ_REMOVE(&lane->queue[x->priority], x, link);
+    x->queued = x->parked = false;
     x->stale = true;
     transfer_finish_locked(x);
 }

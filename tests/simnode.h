@@ -1,10 +1,11 @@
-/* simnode.h - a simulated memory tier for tests of the core, "simnode:0".
+/* simnode.h - simulated memory tiers for tests of the core.
  *
- * It stands for the memory of another node: a slower host tier, whose addresses
- * are plain pointers, copied to and from by its own queue. It can be held
- * (nothing completes until it is let go) and counts what it was asked. A test
- * program that includes this file has the tier in every manager it opens; name
- * the tiers wanted in TERRACE_TIERS ("numa:0,simnode:0,simdisk:0").
+ * "simnode:0" stands for the memory of another node: a slower host tier, whose
+ * addresses are plain pointers. "simdev:0" stands for a device's memory, whose
+ * addresses the CPU cannot use. Both are copied to and from by a queue that can
+ * be held (nothing completes until it is let go) and counts what it was asked.
+ * A test program that includes this file has them in every manager it opens;
+ * name the tiers wanted in TERRACE_TIERS ("simdev:0,numa:0,simnode:0,simdisk:0").
  * Nothing here is hardware. */
 #ifndef TERRACE_TESTS_SIMNODE_H
 #define TERRACE_TESTS_SIMNODE_H
@@ -19,7 +20,8 @@
 
 enum { SIMNODE_CHUNK = 64 << 10, SIMNODE_DEPTH = 8 };
 
-static struct simnode {
+struct simnode {
+    uint64_t shift; /* an address of the tier is a pointer and this */
     pthread_mutex_t lock;
     pthread_cond_t changed;
     terrace_io *queue[SIMNODE_DEPTH];
@@ -27,7 +29,16 @@ static struct simnode {
     bool woken;
     bool held;                        /* nothing completes */
     uint64_t read_bytes, written_bytes; /* from the node, to it */
-} simnode = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+};
+static struct simnode simnode = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+static struct simnode simdev = {.shift = 1ull << 62, .lock = PTHREAD_MUTEX_INITIALIZER,
+                                .changed = PTHREAD_COND_INITIALIZER};
+
+/* Where the bytes at an address of a tier are. */
+static void *simnode_at(const struct simnode *n, uint64_t address)
+{
+    return (void *)(uintptr_t)(address - n->shift);
+}
 
 static int simnode_count(const terrace_host *host)
 {
@@ -35,19 +46,31 @@ static int simnode_count(const terrace_host *host)
     return 1;
 }
 
-static int simnode_open(const terrace_host *host, int index, terrace_unit_info *info, void **unit)
+static int simnode_describe(terrace_unit_info *info)
 {
-    (void)host, (void)index;
     info->capacity = 1ull << 30;
     snprintf(info->capacity_reason, sizeof info->capacity_reason, "simulated");
     info->page = 4096;
     info->granule = 2 << 20;
     info->io_chunk = SIMNODE_CHUNK;
     info->io_depth = SIMNODE_DEPTH;
-    snprintf(info->location, sizeof info->location, "simulated node");
+    snprintf(info->location, sizeof info->location, "simulated memory");
     snprintf(info->engine, sizeof info->engine, "simulated");
-    *unit = &simnode;
     return 0;
+}
+
+static int simnode_open(const terrace_host *host, int index, terrace_unit_info *info, void **unit)
+{
+    (void)host, (void)index;
+    *unit = &simnode;
+    return simnode_describe(info);
+}
+
+static int simdev_open(const terrace_host *host, int index, terrace_unit_info *info, void **unit)
+{
+    (void)host, (void)index;
+    *unit = &simdev;
+    return simnode_describe(info);
 }
 
 static void simnode_close(void *unit)
@@ -57,19 +80,19 @@ static void simnode_close(void *unit)
 
 static int simnode_reserve(void *unit, uint64_t bytes, unsigned flags, uint64_t *base)
 {
-    (void)unit, (void)flags;
+    (void)flags;
     void *p = mmap(NULL, bytes + (2 << 20), PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED)
         return -TERRACE_ENOMEM;
     *base = ((uint64_t)(uintptr_t)p + (2 << 20) - 1) & ~(uint64_t)((2 << 20) - 1);
+    *base += ((struct simnode *)unit)->shift;
     return 0;
 }
 
 static void simnode_release(void *unit, uint64_t base, uint64_t bytes)
 {
-    (void)unit;
-    munmap((void *)(uintptr_t)base, bytes);
+    munmap(simnode_at(unit, base), bytes);
 }
 
 static int simnode_commit(void *unit, uint64_t address, uint64_t bytes)
@@ -80,18 +103,17 @@ static int simnode_commit(void *unit, uint64_t address, uint64_t bytes)
 
 static void simnode_decommit(void *unit, uint64_t address, uint64_t bytes)
 {
-    (void)unit;
-    madvise((void *)(uintptr_t)address, bytes, MADV_DONTNEED);
+    madvise(simnode_at(unit, address), bytes, MADV_DONTNEED);
 }
 
 static int simnode_submit(void *unit, terrace_io *const *list, unsigned n)
 {
-    (void)unit;
+    struct simnode *d = unit;
     unsigned i;
-    pthread_mutex_lock(&simnode.lock);
-    for (i = 0; i < n && simnode.queued < SIMNODE_DEPTH; i++)
-        simnode.queue[simnode.queued++] = list[i];
-    pthread_mutex_unlock(&simnode.lock);
+    pthread_mutex_lock(&d->lock);
+    for (i = 0; i < n && d->queued < SIMNODE_DEPTH; i++)
+        d->queue[d->queued++] = list[i];
+    pthread_mutex_unlock(&d->lock);
     return (int)i;
 }
 
@@ -104,33 +126,33 @@ __attribute__((noinline, no_sanitize("thread"))) static void simnode_copy(void *
 
 static int simnode_wait(void *unit, terrace_io **done, unsigned max, int64_t timeout_ns)
 {
-    (void)unit;
+    struct simnode *d = unit;
     unsigned n = 0;
-    pthread_mutex_lock(&simnode.lock);
-    while (timeout_ns && !simnode.woken && (simnode.held || simnode.queued == 0))
-        pthread_cond_wait(&simnode.changed, &simnode.lock);
-    simnode.woken = false;
-    while (!simnode.held && simnode.queued && n < max) {
-        terrace_io *io = simnode.queue[0];
-        void *tier = (void *)(uintptr_t)io->address;
+    pthread_mutex_lock(&d->lock);
+    while (timeout_ns && !d->woken && (d->held || d->queued == 0))
+        pthread_cond_wait(&d->changed, &d->lock);
+    d->woken = false;
+    while (!d->held && d->queued && n < max) {
+        terrace_io *io = d->queue[0];
+        void *tier = simnode_at(d, io->address);
         bool into = io->op == TERRACE_IO_WRITE;
         simnode_copy(into ? tier : io->host, into ? io->host : tier, io->bytes);
-        *(into ? &simnode.written_bytes : &simnode.read_bytes) += io->bytes;
+        *(into ? &d->written_bytes : &d->read_bytes) += io->bytes;
         io->result = 0;
         done[n++] = io;
-        memmove(simnode.queue, simnode.queue + 1, --simnode.queued * sizeof simnode.queue[0]);
+        memmove(d->queue, d->queue + 1, --d->queued * sizeof d->queue[0]);
     }
-    pthread_mutex_unlock(&simnode.lock);
+    pthread_mutex_unlock(&d->lock);
     return (int)n;
 }
 
 static void simnode_wake(void *unit)
 {
-    (void)unit;
-    pthread_mutex_lock(&simnode.lock);
-    simnode.woken = true;
-    pthread_cond_signal(&simnode.changed);
-    pthread_mutex_unlock(&simnode.lock);
+    struct simnode *d = unit;
+    pthread_mutex_lock(&d->lock);
+    d->woken = true;
+    pthread_cond_signal(&d->changed);
+    pthread_mutex_unlock(&d->lock);
 }
 
 static void simnode_explain(void *unit, const terrace_io *io, char *buf, size_t len)
@@ -157,25 +179,43 @@ static const terrace_backend simnode_backend = {
     .wake = simnode_wake,
     .explain = simnode_explain,
 };
+static const terrace_backend simdev_backend = {
+    .abi = TERRACE_BACKEND_ABI,
+    .size = sizeof(terrace_backend),
+    .name = "simdev",
+    .tier_class = TERRACE_CLASS_DEVICE,
+    .count = simnode_count,
+    .open = simdev_open,
+    .close = simnode_close,
+    .reserve = simnode_reserve,
+    .release = simnode_release,
+    .commit = simnode_commit,
+    .decommit = simnode_decommit,
+    .submit = simnode_submit,
+    .wait = simnode_wait,
+    .wake = simnode_wake,
+    .explain = simnode_explain,
+};
+
 /* As TERRACE_BACKEND_BUILTIN, which may stand once in a file: the disk's is there. */
 __attribute__((used, section("terrace_backends"))) static const terrace_backend
-    *const simnode_entry = &simnode_backend;
+    *const simnode_entry[] = {&simnode_backend, &simdev_backend};
 
-static inline void simnode_hold(bool held)
+static inline void simnode_hold(struct simnode *d, bool held)
 {
-    pthread_mutex_lock(&simnode.lock);
-    simnode.held = held;
-    pthread_cond_signal(&simnode.changed);
-    pthread_mutex_unlock(&simnode.lock);
+    pthread_mutex_lock(&d->lock);
+    d->held = held;
+    pthread_cond_signal(&d->changed);
+    pthread_mutex_unlock(&d->lock);
 }
 
-/* Waits until `n` copies lie in the queue of the held node; false after 5 s. */
-static inline bool simnode_await_queued(unsigned n)
+/* Waits until `n` copies lie in the queue of what is held; false after 5 s. */
+static inline bool simnode_await_queued(struct simnode *d, unsigned n)
 {
     for (int i = 0; i < 5000; i++) {
-        pthread_mutex_lock(&simnode.lock);
-        bool there = simnode.queued >= n;
-        pthread_mutex_unlock(&simnode.lock);
+        pthread_mutex_lock(&d->lock);
+        bool there = d->queued >= n;
+        pthread_mutex_unlock(&d->lock);
         if (there)
             return true;
         usleep(1000);

@@ -173,10 +173,10 @@ Test(nodes, overwritten_elsewhere_while_it_is_copied, .timeout = 60)
     assert_ok(terrace_wait(t));
     expect_pattern(t, NEAR, SIZE, 8);
 
-    simnode_hold(true);
+    simnode_hold(&simnode, true);
     assert_ok(terrace_demote(t, FAR));
     usleep(1000);
-    simnode_hold(false);
+    simnode_hold(&simnode, false);
     assert_ok(terrace_wait(t));
     simdisk_hold();
     assert_ok(terrace_demote(t, disk_of(m)));
@@ -197,15 +197,15 @@ Test(nodes, a_prefetch_from_node_to_node, .timeout = 60)
     terrace *m = open_nodes(8 * MIB, 8 * MIB, "");
     terrace_tensor *t = tensor_of(m, SIZE, "t");
     write_pattern(t, FAR, SIZE, 10);
-    simnode_hold(true);
+    simnode_hold(&simnode, true);
     assert_ok(terrace_prefetch(t, NEAR));
-    cr_assert(simnode_await_queued(1));
+    cr_assert(simnode_await_queued(&simnode, 1));
     void *p;
     cr_assert_eq(terrace_acquire(t, NEAR, TERRACE_READ | TERRACE_NOWAIT, NULL, &p, NULL), -TERRACE_EAGAIN);
     assert_ok(terrace_acquire(t, FAR, TERRACE_WRITE, NULL, &p, NULL)); /* what is coming is out of date */
     pattern_fill(p, SIZE, 11);
     assert_ok(terrace_release(t, p, NULL));
-    simnode_hold(false);
+    simnode_hold(&simnode, false);
     assert_ok(terrace_wait(t));
     expect_pattern(t, NEAR, SIZE, 11);
     terrace_close(m);

@@ -133,9 +133,15 @@ static void slot_unlock(struct slot *s)
     pthread_rwlock_unlock(&s->lock);
 }
 
-static bool same(const struct slot *s, const void *at, size_t from, size_t bytes)
+/* Where the CPU finds what lies at an address of whichever tier. */
+static void *seen(void *at)
 {
-    const unsigned char *p = at;
+    return (uintptr_t)at & simdev.shift ? simnode_at(&simdev, (uintptr_t)at) : at;
+}
+
+static bool same(const struct slot *s, void *at, size_t from, size_t bytes)
+{
+    const unsigned char *p = seen(at);
     if (memcmp(p + from, s->oracle + from, bytes) == 0)
         return true;
     while (p[from] == s->oracle[from])
@@ -144,7 +150,7 @@ static bool same(const struct slot *s, const void *at, size_t from, size_t bytes
 }
 
 /* Both ends and a window, now and then everything. */
-static bool verify(struct worker *k, const struct slot *s, const void *at)
+static bool verify(struct worker *k, const struct slot *s, void *at)
 {
     if (draw(k, 32) == 0)
         return same(s, at, 0, s->bytes);
@@ -161,7 +167,7 @@ static void scribble(struct worker *k, struct slot *s, void *at, size_t from, si
     }
     for (; i < from + bytes; i++)
         s->oracle[i] = (unsigned char)draw(k, 256);
-    memcpy((char *)at + from, s->oracle + from, bytes);
+    memcpy((char *)seen(at) + from, s->oracle + from, bytes);
 }
 
 /* What a holder does with the bytes, by mode. */
@@ -402,9 +408,10 @@ static void run(const char *tiers, const char *conf, unsigned long operations)
     for (size_t i = 0; i < SLOTS; i++)
         bytes += w.slot[i].bytes = random_size(self);
     char nodes[200];
-    snprintf(nodes, sizeof nodes, "%s;limit_simnode=%llu", conf, (unsigned long long)bytes / 10);
+    snprintf(nodes, sizeof nodes, "%s;limit_simnode=%llu;limit_simdev=%llu", conf,
+             (unsigned long long)bytes / 10, (unsigned long long)bytes / 20);
     w.m = open_with(tiers, bytes / 10, nodes);
-    w.nodes = strstr(tiers, "simnode") ? 2 : 1;
+    w.nodes = 1 + (strstr(tiers, "simnode") != NULL) + (strstr(tiers, "simdev") != NULL);
     w.host = host_of(w.m);
     w.disk = disk_of(w.m);
     for (size_t i = 0; i < SLOTS; i++) {
@@ -439,6 +446,8 @@ static void run(const char *tiers, const char *conf, unsigned long operations)
 
 #define SIM "numa:0,simdisk:0"
 #define NODES "numa:0,simnode:0,simdisk:0"
+#define DEVICE "simdev:0,numa:0,simdisk:0"
+#define EVERY "simdev:0,numa:0,simnode:0,simdisk:0"
 #define DISK "numa:0,nvme:0"
 
 Test(random, simulated, .timeout = 240) { run(SIM, "log=error", 800000); }
@@ -468,6 +477,16 @@ Test(random, nodes_nearly_full, .timeout = 240)
     w.faults = true;
     simdisk.blocks = 40 * MIB;
     run(NODES, "log=off", 40000);
+}
+
+Test(random, device, .timeout = 240) { run(DEVICE, "log=error", 150000); }
+Test(random, device_and_nodes, .timeout = 240) { run(EVERY, "log=error", 150000); }
+Test(random, device_encrypted, .timeout = 240) { run(DEVICE, "log=error;encrypt=1", 60000); }
+
+Test(random, device_with_failures, .timeout = 240)
+{
+    w.faults = true;
+    run(EVERY, "log=off", 100000);
 }
 
 Test(random, simulated_with_failures, .timeout = 240)
