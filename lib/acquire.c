@@ -71,8 +71,21 @@ static int mode_check(unsigned mode)
     return 0;
 }
 
-/* The tier to acquire on: where the bytes are, else the fastest that could
- * ever hold them. */
+/* Whether tier a should rather take so many bytes than b, which is as fast or
+ * faster: where b has to evict for them, and a has not or has more to evict that
+ * costs no write. */
+static bool roomier_locked(const struct tier *a, const struct tier *b, uint64_t bytes)
+{
+    uint64_t in_a = arena_round(&a->arena, bytes), in_b = arena_round(&b->arena, bytes);
+    if (in_a > a->arena.limit || in_b > b->arena.limit)
+        return in_a <= a->arena.limit;
+    if (b->arena.used + in_b <= b->arena.limit)
+        return false;
+    return a->arena.used + in_a <= a->arena.limit ||
+           policy_clean_bytes(&a->policy) > policy_clean_bytes(&b->policy);
+}
+
+/* The tier to acquire on: where the bytes are, else the fastest that has room. */
 static int choose_locked(const struct entry *e, struct copy **out)
 {
     struct terrace_tensor *t = e->tensor;
@@ -94,9 +107,7 @@ static int choose_locked(const struct entry *e, struct copy **out)
             best = c;
             break;
         }
-        if (!best && arena_round(&m->tier[i].arena, t->bytes) <= m->tier[i].arena.limit)
-            best = c;
-        if (!best)
+        if (!best || roomier_locked(&m->tier[i], copy_tier(best), t->bytes))
             best = c;
     }
     if (!best)
@@ -181,13 +192,13 @@ static int present_locked(struct request *q, struct entry *e, bool wait)
         if (doomed_locked(e))
             return gone(e);
         /* Bytes being sealed may not change: they would not match their seal. */
-        bool sealing = q->m->sealer && t->transfer && t->transfer->op == TERRACE_IO_WRITE &&
+        bool sealing = q->m->sealer && t->transfer && t->transfer->writeback &&
                        (mode_locked(e) & WRITES);
         if (c->state == COPY_VALID && !sealing)
             return 0;
         if (c->state == COPY_FILLING && c->hollow == thread_token())
             return 0;
-        if (c->state == COPY_ABSENT) {
+        if (c->state == COPY_ABSENT && !t->transfer) {
             int r = 0;
             if (t->errors != errors || (q->nowait && unfilled_locked(e)))
                 r = report_locked(e);
@@ -203,7 +214,7 @@ static int present_locked(struct request *q, struct entry *e, bool wait)
         e->hit = false;
         if (sealing)
             t->transfer->stale = true;
-        transfer_hurry_locked(t->transfer);
+        transfer_hurry_locked(t->transfer); /* also another copy's: one at a time */
         if (!wait)
             return not_yet(e);
         stall_begins(q);

@@ -19,9 +19,27 @@ void copy_set_locked(struct copy *c, enum copy_state state)
     c->state = (unsigned char)state;
 }
 
+/* Whether another memory tier, at `from` or after it, has the bytes. */
+static bool elsewhere_locked(const struct copy *c, unsigned from)
+{
+    const struct terrace *m = copy_manager(c);
+    for (unsigned i = from; i < m->tiers; i++)
+        if (i != c->tier && tier_is_memory(&m->tier[i]) && c->tensor->copy[i].state == COPY_VALID)
+            return true;
+    return false;
+}
+
+bool copy_backed_locked(const struct copy *c)
+{
+    return tensor_stored_locked(c->tensor) || elsewhere_locked(c, 0);
+}
+
 bool copy_dirty_locked(const struct copy *c)
 {
-    return c->state == COPY_VALID && !tensor_backed_locked(c->tensor);
+    if (c->state != COPY_VALID || c->tensor->blank || elsewhere_locked(c, c->tier))
+        return false;
+    /* What goes to memory goes there also where a disk has the bytes. */
+    return tier_below(copy_tier(c)) || !copy_backed_locked(c);
 }
 
 void copy_settle_locked(struct copy *c)
@@ -29,10 +47,20 @@ void copy_settle_locked(struct copy *c)
     struct tier *tier = copy_tier(c);
     if (!tier_is_memory(tier))
         return;
+    bool listed = c->state == COPY_VALID && !c->pins && !c->tensor->transfer && !c->tensor->doomed &&
+                  !c->tensor->leaving && !(c->tensor->flags & TERRACE_ATTR_UNMOVABLE);
+    bool dirty = listed && copy_dirty_locked(c);
+    if (listed && c->node.listed && c->node.dirty == dirty)
+        return;
     policy_remove(&tier->policy, &c->node);
-    if (c->state == COPY_VALID && !c->pins && !c->tensor->transfer && !c->tensor->doomed && !c->tensor->leaving &&
-        !(c->tensor->flags & TERRACE_ATTR_UNMOVABLE))
-        policy_add(&tier->policy, &c->node, copy_dirty_locked(c));
+    if (listed)
+        policy_add(&tier->policy, &c->node, dirty);
+}
+
+void copies_settle_locked(struct terrace_tensor *t)
+{
+    for (unsigned i = 0; i < t->manager->tiers; i++)
+        copy_settle_locked(&t->copy[i]);
 }
 
 void copy_not_ahead_locked(struct copy *c)
@@ -59,6 +87,7 @@ void copy_drop_locked(struct copy *c)
     c->extent = NULL;
     free(c->seals);
     c->seals = NULL;
+    copies_settle_locked(c->tensor); /* others may be the only ones now */
 }
 
 void copy_written_locked(struct copy *c)
@@ -75,11 +104,12 @@ void copy_written_locked(struct copy *c)
         struct copy *other = &t->copy[i];
         if (other == c || other->state != COPY_VALID)
             continue;
-        if (tier_is_memory(&t->manager->tier[i]))
-            copy_drop_locked(other);
+        if (!tier_is_memory(&t->manager->tier[i]) || t->transfer)
+            copy_set_locked(other, COPY_STALE); /* its blocks serve the next write-back, or are in use */
         else
-            copy_set_locked(other, COPY_STALE); /* its blocks serve the next write-back */
+            copy_drop_locked(other);
     }
+    copies_settle_locked(t);
 }
 
 /* ---- pins -------------------------------------------------------------- */

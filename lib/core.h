@@ -1,9 +1,9 @@
 /* core.h - the manager, its tiers, its tensors, and the states they are in.
  *
  * A tensor has one `copy` per tier. A copy is ABSENT (no memory), FILLING (the
- * bytes are on their way in), VALID, or STALE (disk only: the blocks are kept,
- * their contents are out of date). At most one transfer per tensor is under
- * way. A copy in a memory tier is on the policy's lists exactly when it is
+ * bytes are on their way in), VALID, or STALE (out of date: on disk the blocks
+ * are kept for the next write-back; in memory it goes when the transfer that
+ * uses it has ended). At most one transfer per tensor is under way. A copy in a memory tier is on the policy's lists exactly when it is
  * VALID, not pinned and in no transfer: copy_settle() sees to it.
  *
  * Locking: manager.lock protects everything below but the fields marked
@@ -75,7 +75,8 @@ struct terrace_tensor {
     bool hinted;        /* in lane.hints */
     bool doomed;        /* destroyed; freed when the last user is gone */
     unsigned char hint_tier, hint_lane;
-    bool demoted;       /* asked to leave memory while that could not be done */
+    bool demoted;       /* asked to leave for a lower tier while that could not be done */
+    unsigned char demote_to;
     uint32_t busy;      /* calls inside the library that need the handle */
     struct transfer *transfer; /* under way, or NULL */
     /* A block of stable memory. */
@@ -133,7 +134,7 @@ struct tier {
     uint64_t ahead;     /* memory tiers: bytes brought, or coming, ahead of use */
     unsigned coming;    /* memory tiers: fills under way that were started ahead of use */
     uint64_t credit;    /* memory tiers: bytes that may be written back ahead */
-    struct lane *lane;  /* moves its bytes; disk tiers */
+    struct lane *lane;  /* moves its bytes, or NULL */
 };
 
 struct terrace {
@@ -205,7 +206,7 @@ int tier_check(const struct terrace *m, terrace_tier which);
 
 /* ---- tensor.c ---- */
 
-bool tensor_backed_locked(const struct terrace_tensor *t); /* a lower tier has the bytes */
+bool tensor_stored_locked(const struct terrace_tensor *t); /* a disk has the bytes, or they are zeros */
 /* Frees the tensor if it is doomed and nothing uses it any more. */
 void tensor_reap_locked(struct terrace_tensor *t);
 void tensor_failed_locked(struct terrace_tensor *t, int error, const char *text);
@@ -226,7 +227,11 @@ const char *tensor_name(const struct terrace_tensor *t); /* its label, or "(unna
 void copy_set_locked(struct copy *c, enum copy_state state);
 /* Puts the copy on the policy's lists, or takes it off, as its state wants. */
 void copy_settle_locked(struct copy *c);
-/* The only valid copy of bytes that matter. */
+/* Every copy of the tensor. */
+void copies_settle_locked(struct terrace_tensor *t);
+/* The bytes are somewhere else, too. */
+bool copy_backed_locked(const struct copy *c);
+/* Before it leaves, the bytes are to be copied to where such copies go next. */
 bool copy_dirty_locked(const struct copy *c);
 /* Frees the copy's memory; its bytes are elsewhere or not wanted any more. */
 void copy_drop_locked(struct copy *c);

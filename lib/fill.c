@@ -30,20 +30,67 @@ static void fill_with_zeros_locked(struct copy *c)
     copy_settle_locked(c);
 }
 
+/* Whether the bytes have to come by way of a host tier, and then that copy. */
+static struct copy *way_locked(const struct copy *c)
+{
+    struct copy *from;
+    bool zeros = c->tensor->blank && (copy_tier(c)->backend->caps & TERRACE_CAP_CPU);
+    return zeros || transfer_source_locked(c->tensor, copy_tier(c), &from) ? NULL
+                                                                          : transfer_way(c->tensor, copy_tier(c));
+}
+
+/* Brings the bytes into memory that has a route to the copy's tier. */
+static int fill_way_locked(const struct copy *c, bool wait, bool ahead)
+{
+    struct terrace_tensor *t = c->tensor;
+    uint64_t errors = t->errors;
+    struct copy *way;
+    while ((way = way_locked(c)) != NULL) {
+        int r = 0;
+        if (way->state == COPY_ABSENT && !t->transfer)
+            r = fill_start_locked(way, TERRACE_READ, wait, ahead);
+        if (r < 0)
+            return r;
+        if (t->errors != errors)
+            return tensor_report_locked(t);
+        if (way->state == COPY_VALID)
+            continue;
+        if (!wait)
+            return -TERRACE_EAGAIN;
+        transfer_hurry_locked(t->transfer);
+        manager_wait(t->manager);
+    }
+    return 0;
+}
+
 static int fill_locked(struct copy *c, unsigned mode, bool wait, bool ahead)
 {
     struct tier *tier = copy_tier(c);
     struct room want = {.tensor = c->tensor, .wait = wait, .ahead = ahead};
     struct grant grant;
-    int r = room_take_locked(tier, &want, &grant);
+    int r = wait || mode & TERRACE_OVERWRITE ? 0 : fill_way_locked(c, false, ahead); /* before room is taken */
+    if (r == 0)
+        r = room_take_locked(tier, &want, &grant);
     if (r == 0)
         r = grant_fulfil_locked(tier, &grant, &c->extent);
     if (r)
         return r;
     c->node.bytes = c->extent->bytes;
-    if (mode & TERRACE_OVERWRITE)
+    if (mode & TERRACE_OVERWRITE) {
         c->hollow = thread_token(); /* until the acquire has succeeded as a whole */
-    else if (c->tensor->blank)
+        return want.waited;
+    }
+    do {
+        while (c->tensor->transfer && wait) { /* of another copy: one at a time */
+            transfer_hurry_locked(c->tensor->transfer);
+            manager_wait(copy_manager(c));
+            want.waited = true;
+        }
+        r = c->tensor->transfer ? -TERRACE_EAGAIN : fill_way_locked(c, wait, ahead);
+    } while (r == 0 && c->tensor->transfer);
+    if (r)
+        return r;
+    if (c->tensor->blank && (tier->backend->caps & TERRACE_CAP_CPU))
         fill_with_zeros_locked(c);
     else
         r = transfer_fill_locked(c, ahead);

@@ -21,8 +21,9 @@
  * A page that is being written down, alone or with its block, and is touched
  * again is copied: nobody waits for the disk to finish.
  *
- * Pieces on disk that are checked or encrypted are larger than a page: then all
- * blocks come whole.
+ * Pieces on disk that are checked or encrypted are larger than a page, and where
+ * another memory tier is next a page has no place of its own: then all blocks come
+ * whole.
  *
  * Frames belong to the service thread, but from the start of their I/O until it
  * has ended to the lane's.
@@ -663,14 +664,15 @@ static void ahead_locked(struct stable *s, struct terrace_tensor *t, int n)
 static bool may_be_fine(const struct terrace_tensor *t)
 {
     struct terrace *m = t->manager;
-    return !m->sealer && spill_tier(m) && t->bytes == (size_t)BLOCK_PAGES * PAGE &&
-           t->region->tier->policy.kind != POLICY_NONE;
+    const struct tier *tier = t->region->tier;
+    return !m->sealer && spill_tier(m) && !tier_below(tier) && t->bytes == (size_t)BLOCK_PAGES * PAGE &&
+           tier->policy.kind != POLICY_NONE;
 }
 
 bool fine_fault_locked(struct stable *s, struct terrace_tensor *t, unsigned page)
 {
     struct copy *c = block_copy(t);
-    bool writing = t->transfer && t->transfer->op == TERRACE_IO_WRITE;
+    bool writing = t->transfer && t->transfer->writeback;
     if (!may_be_fine(t))
         return false;
     struct fine *fine = t->fine;
@@ -797,8 +799,8 @@ static void write_done_locked(struct raw *raw)
 static int space_locked(struct terrace_tensor *t)
 {
     struct copy *disk = disk_copy(t);
-    struct transfer x = {.tensor = t, .memory = block_copy(t), .disk = disk, .op = TERRACE_IO_WRITE,
-                         .bytes = BLOCK_PAGES * PAGE};
+    struct transfer x = {.tensor = t, .copy = block_copy(t), .other = disk, .lane = copy_tier(disk)->lane,
+                         .writeback = true, .bytes = BLOCK_PAGES * PAGE};
     if (disk->state == COPY_VALID)
         return 0;
     t->busy++;
@@ -916,8 +918,7 @@ static void expel_locked(struct stable *s, struct terrace_tensor *t)
         leave_locked(s, t->manager, list, n);
     fine_trim_locked(s);
     rest_locked(t);
-    t->demoted = true; /* what was changed may have gone into the arena's copy */
-    demote_pending_locked(t);
+    demote_ask_locked(t, NULL); /* what was changed may have gone into the arena's copy */
 }
 
 void fine_expel_locked(struct stable *s, struct terrace_tensor *t)

@@ -47,29 +47,45 @@ int terrace_prefetch(terrace_tensor *t, terrace_tier which)
     return 0;
 }
 
-/* Bytes that are valid below are dropped from memory, others written down first. */
+/* One copy leaves for the goal, at once where that has the bytes. */
+static void demote_copy_locked(struct copy *c, struct tier *goal)
+{
+    struct terrace_tensor *t = c->tensor;
+    struct terrace *m = t->manager;
+    struct policy *policy = &copy_tier(c)->policy;
+    struct copy *way = transfer_lane(copy_tier(c), goal) ? NULL : transfer_way(t, copy_tier(c));
+    if (way) { /* and then it is that one's turn */
+        goal = copy_tier(way);
+        t->demoted = true;
+    }
+    bool there = tier_is_memory(goal) && t->copy[goal - m->tier].state == COPY_VALID;
+    policy_remove(policy, &c->node);
+    policy_cool(&c->node);
+    int r = there ? 1 : transfer_writeback_locked(c, goal, PRIORITY_WRITEBACK, true);
+    if (r > 0) {
+        copy_drop_locked(c);
+        m->releases++;
+        lanes_poke_locked(m);
+    }
+    copy_settle_locked(c); /* where it stays, it is the first to leave */
+}
+
+/* Every copy above the goal leaves, one after the other. */
 static void demote_locked(struct terrace_tensor *t)
 {
     struct terrace *m = t->manager;
+    struct tier *goal = &m->tier[t->demote_to];
     lane_unhint_locked(t);
-    for (unsigned i = 0; i < m->tiers; i++) {
+    for (unsigned i = 0; i < t->demote_to && !(t->flags & TERRACE_ATTR_UNMOVABLE); i++) {
         struct copy *c = &t->copy[i];
-        struct tier *tier = &m->tier[i];
-        if (c->state != COPY_VALID || !tier_is_memory(tier) || (t->flags & TERRACE_ATTR_UNMOVABLE))
+        if (c->state != COPY_VALID || !tier_is_memory(&m->tier[i]))
             continue;
-        if (t->mapped) {
-            t->demoted = true; /* once it has been taken back */
+        if (t->mapped || t->transfer)
+            t->demoted = true; /* once it has been taken back, or that has ended */
+        if (t->mapped)
             stable_recall_locked(c);
-        } else if (!copy_dirty_locked(c)) {
-            copy_drop_locked(c);
-            m->releases++;
-            lanes_poke_locked(m);
-        } else {
-            policy_remove(&tier->policy, &c->node);
-            policy_cool(&c->node);
-            if (transfer_writeback_locked(c, PRIORITY_WRITEBACK, true))
-                copy_settle_locked(c); /* it stays, the first to leave */
-        }
+        else if (!t->transfer)
+            demote_copy_locked(c, goal);
     }
     manager_changed_locked(m);
 }
@@ -85,11 +101,17 @@ void demote_pending_locked(struct terrace_tensor *t)
     demote_locked(t);
 }
 
-void demote_ask_locked(struct terrace_tensor *t)
+void demote_ask_locked(struct terrace_tensor *t, const struct tier *goal)
 {
-    if (t->transfer && t->transfer->op == TERRACE_IO_WRITE)
+    struct terrace *m = t->manager;
+    if (!goal)
+        goal = spill_tier(m);
+    if (!goal)
+        return; /* there is nothing below */
+    if (t->transfer && t->transfer->writeback && t->transfer->lane->tier == goal)
         t->transfer->drop = true;
     t->demoted = true;
+    t->demote_to = (unsigned char)(goal - m->tier);
     demote_pending_locked(t);
 }
 
@@ -99,14 +121,10 @@ int terrace_demote(terrace_tensor *t, terrace_tier which)
     if (r)
         return r;
     struct terrace *m = t->manager;
-    bool to_disk = false;
-    for (unsigned i = 0; i < m->tiers; i++)
-        to_disk |= tier_matches(m, (int)i, which) && !tier_is_memory(&m->tier[i]);
-    if (!to_disk) /* nothing is above the host tiers yet: the bytes are there already */
-        return 0;
+    struct tier *goal = memory_tier(m, which); /* NULL: a disk */
     manager_lock(m);
     if (!t->small || small_demoted_locked(small_of(t)))
-        demote_ask_locked(small_group(t));
+        demote_ask_locked(small_group(t), goal);
     manager_unlock(m);
     return 0;
 }

@@ -1,4 +1,4 @@
-/* lane.c - the thread that moves bytes to and from one disk tier.
+/* lane.c - the thread that moves bytes to and from one tier.
  *
  * A lane cuts transfers into pieces, keeps the backend's queue filled with
  * them, and finishes what comes back. Transfers wait in three queues: demand
@@ -47,21 +47,40 @@ static int seals_take(struct seal **seals, const struct tier *disk, uint64_t byt
     return *seals ? 0 : error_set(-TERRACE_ENOMEM, "no host memory for checksums");
 }
 
+/* Room in a memory tier for a write-back, as far as it can be had at once. */
+static int goal_prepare_locked(struct transfer *x)
+{
+    struct copy *goal = x->other;
+    struct room want = {.tensor = x->tensor};
+    struct grant grant;
+    copy_set_locked(goal, COPY_FILLING);
+    int r = room_take_locked(copy_tier(goal), &want, &grant);
+    if (r == 0)
+        r = grant_fulfil_locked(copy_tier(goal), &grant, &goal->extent);
+    if (r == 0) {
+        goal->node.bytes = goal->extent->bytes;
+        return 0;
+    }
+    copy_drop_locked(goal);
+    return transfer_redirect_locked(x) ? 0 : r;
+}
+
 /* What a transfer needs before its first piece. Gives up the lock. */
 static int transfer_prepare_locked(struct transfer *x)
 {
     struct terrace *m = x->tensor->manager;
     int r = 0;
-    if (x->op == TERRACE_IO_WRITE) {
-        if (!x->disk->extent)
-            r = space_take_locked(x);
-        if (r == 0) {
-            copy_set_locked(x->disk, COPY_FILLING);
-            if (m->sealer)
-                r = seals_take(&x->disk->seals, copy_tier(x->disk), x->bytes);
-        }
-    } else if (!x->disk && sealer_checks_files(m->sealer)) {
-        r = seals_take(&x->tensor->file_seals, transfer_lane(x)->disk, x->bytes);
+    if (!x->writeback)
+        return !x->other && sealer_checks_files(m->sealer)
+                   ? seals_take(&x->tensor->file_seals, x->lane->tier, x->bytes) : 0;
+    if (tier_is_memory(copy_tier(x->other)))
+        return goal_prepare_locked(x);
+    if (!x->other->extent)
+        r = space_take_locked(x);
+    if (r == 0) {
+        copy_set_locked(x->other, COPY_FILLING);
+        if (m->sealer)
+            r = seals_take(&x->other->seals, copy_tier(x->other), x->bytes);
     }
     return r;
 }
@@ -71,27 +90,34 @@ static uint64_t piece_bytes(const struct transfer *x, const terrace_unit_info *i
     uint64_t n = x->bytes - x->next;
     if (n > info->io_chunk)
         n = info->io_chunk;
-    uint64_t until = info->io_boundary && x->disk ? info->io_boundary - address % info->io_boundary : n;
+    uint64_t until = info->io_boundary && x->other ? info->io_boundary - address % info->io_boundary : n;
     return n < until ? n : until;
+}
+
+/* The end of a transfer that lies in its lane's tier; NULL: the user's file. */
+static struct copy *lane_end(const struct transfer *x)
+{
+    return copy_tier(x->copy) == x->lane->tier ? x->copy : x->other;
 }
 
 static void piece_start_locked(struct lane *lane, struct transfer *x)
 {
     struct terrace *m = x->tensor->manager;
     struct piece *p = lane->free_pieces;
-    uint64_t base = x->disk ? x->disk->extent->address : x->tensor->file_base;
-    uint64_t address = base + x->next;
-    uint64_t bytes = piece_bytes(x, &lane->disk->info, address);
-    struct seal *seals = x->disk ? x->disk->seals : x->tensor->file_seals;
+    const struct copy *end = lane_end(x);
+    uint64_t address = (end ? end->extent->address : x->tensor->file_base) + x->next;
+    uint64_t bytes = piece_bytes(x, &lane->tier->info, address);
+    struct seal *seals = end ? end->seals : x->tensor->file_seals;
+    bool into = x->writeback == (end != x->copy); /* the lane's tier is where the bytes go */
 
     lane->free_pieces = p->next_free;
     p->transfer = x;
+    p->data = (char *)copy_address(end == x->copy ? x->other : x->copy) + x->next;
     p->raw = NULL;
-    p->data = (char *)copy_address(x->memory) + x->next;
     p->seal = m->sealer && seals ? &seals[x->piece] : NULL;
-    bool staged = x->op == TERRACE_IO_WRITE && sealer_encrypts(m->sealer);
-    p->io = (terrace_io){.address = address, .bytes = bytes, .op = x->op, .user = p,
-                         .host = staged ? p->staging : p->data};
+    p->io = (terrace_io){.address = address, .bytes = bytes, .user = p,
+                         .op = into ? TERRACE_IO_WRITE : TERRACE_IO_READ,
+                         .host = into && p->staging ? p->staging : p->data};
     x->next += bytes;
     x->piece++;
     x->in_flight++;
@@ -114,7 +140,7 @@ static struct transfer *next_transfer(struct lane *lane)
 void lane_raw_locked(struct lane *lane, struct raw *r, enum priority priority)
 {
     TAILQ_INSERT_TAIL(&lane->raws[priority], r, link);
-    manager_kick_locked(lane->disk->manager, lane->disk);
+    manager_kick_locked(lane->tier->manager, lane->tier);
 }
 
 static void pick_raws_locked(struct lane *lane, enum priority priority)
@@ -135,6 +161,27 @@ static void pick_raws_locked(struct lane *lane, enum priority priority)
     }
 }
 
+/* Room for the transfer is being made: others go on meanwhile. */
+static void park_locked(struct lane *lane, struct transfer *x)
+{
+    TAILQ_REMOVE(&lane->queue[x->priority], x, link);
+    TAILQ_INSERT_TAIL(&lane->parked, x, link);
+    x->parked = true;
+    lane->parked_at = x->tensor->manager->releases;
+}
+
+static void unpark_locked(struct lane *lane)
+{
+    struct transfer *x;
+    if (TAILQ_EMPTY(&lane->parked) || lane->parked_at == lane->tier->manager->releases)
+        return;
+    while ((x = TAILQ_FIRST(&lane->parked)) != NULL) {
+        TAILQ_REMOVE(&lane->parked, x, link);
+        TAILQ_INSERT_TAIL(&lane->queue[x->priority], x, link);
+        x->parked = false;
+    }
+}
+
 /* Queues pieces for submission until the depth or the work is exhausted. */
 static void pick_locked(struct lane *lane)
 {
@@ -143,10 +190,16 @@ static void pick_locked(struct lane *lane)
     while ((x = next_transfer(lane)) != NULL) {
         if (x->next == 0 && !x->stale) {
             int r = transfer_prepare_locked(x);
+            if (r == -TERRACE_EAGAIN) {
+                park_locked(lane, x);
+                continue;
+            }
             if (r)
                 transfer_fail(x, r, terrace_last_error());
         }
-        if (!x->error && !x->stale)
+        if (x->lane != lane)
+            continue; /* it was given another goal */
+        if (!x->error && !x->stale && x->next < x->bytes)
             piece_start_locked(lane, x);
         if (x->error || x->stale || x->next == x->bytes) {
             TAILQ_REMOVE(&lane->queue[x->priority], x, link);
@@ -161,7 +214,7 @@ static void pick_locked(struct lane *lane)
 static void piece_finish_locked(struct lane *lane, struct piece *p)
 {
     struct transfer *x = p->transfer;
-    terrace_statistics *stats = &lane->disk->manager->stats;
+    terrace_statistics *stats = &lane->tier->manager->stats;
     stats->cpu_copy_bytes += p->io.cpu_copied;
     p->next_free = lane->free_pieces;
     lane->free_pieces = p;
@@ -188,8 +241,8 @@ static void raw_check(struct lane *lane, struct piece *p)
     char what[300];
     r->error = p->io.result;
     if (r->error) {
-        lane->disk->backend->explain(lane->disk->unit, &p->io, what, sizeof what);
-        snprintf(r->text, sizeof r->text, "%s: %s", lane->disk->name, what);
+        lane->tier->backend->explain(lane->tier->unit, &p->io, what, sizeof what);
+        snprintf(r->text, sizeof r->text, "%s: %s", lane->tier->name, what);
     }
     if (r->landed)
         r->landed(r);
@@ -200,7 +253,7 @@ static void raw_check(struct lane *lane, struct piece *p)
 static void piece_check(struct lane *lane, struct piece *p)
 {
     struct transfer *x = p->transfer;
-    struct terrace *m = lane->disk->manager;
+    struct terrace *m = lane->tier->manager;
     char what[300], text[ERROR_TEXT];
     int error = p->io.result;
     if (p->raw) {
@@ -209,14 +262,14 @@ static void piece_check(struct lane *lane, struct piece *p)
     }
     bool intact = true;
     if (error == 0 && p->io.op == TERRACE_IO_READ && p->seal)
-        intact = x->disk ? seal_open(m->sealer, p->seal, p->data, p->io.bytes)
+        intact = x->other ? seal_open(m->sealer, p->seal, p->data, p->io.bytes)
                          : seal_file(p->seal, p->data, p->io.bytes);
     if (error == 0 && intact)
         return;
-    lane->disk->backend->explain(lane->disk->unit, &p->io, what, sizeof what);
+    lane->tier->backend->explain(lane->tier->unit, &p->io, what, sizeof what);
     if (error == 0)
         error = -TERRACE_ECORRUPT;
-    snprintf(text, sizeof text, "'%s' on %s: %s%s", tensor_name(x->tensor), lane->disk->name, what,
+    snprintf(text, sizeof text, "'%s' on %s: %s%s", tensor_name(x->tensor), lane->tier->name, what,
              intact ? "" : ": the bytes read back are not the bytes written");
     transfer_fail(x, error, text);
 }
@@ -225,15 +278,17 @@ static void piece_check(struct lane *lane, struct piece *p)
 
 void lane_hint_locked(struct terrace_tensor *t, struct tier *memory)
 {
-    struct copy *disk;
-    struct tier *source = transfer_source_locked(t, &disk);
-    if (!source || t->hinted)
+    struct copy *from;
+    struct lane *lane = transfer_source_locked(t, memory, &from);
+    if (!lane && !t->blank && transfer_way(t, memory))
+        lane = memory->lane;
+    if (!lane || t->hinted)
         return;
     t->hinted = true;
     t->hint_tier = (unsigned char)(memory - t->manager->tier);
-    t->hint_lane = (unsigned char)(source - t->manager->tier);
-    TAILQ_INSERT_TAIL(&source->lane->hints, t, hint);
-    manager_kick_locked(t->manager, source);
+    t->hint_lane = (unsigned char)(lane->tier - t->manager->tier);
+    TAILQ_INSERT_TAIL(&lane->hints, t, hint);
+    manager_kick_locked(t->manager, lane->tier);
 }
 
 void lane_unhint_locked(struct terrace_tensor *t)
@@ -246,22 +301,32 @@ void lane_unhint_locked(struct terrace_tensor *t)
 void lanes_poke_locked(struct terrace *m)
 {
     for (unsigned i = 0; i < m->tiers; i++)
-        if (m->tier[i].lane && !TAILQ_EMPTY(&m->tier[i].lane->hints))
+        if (m->tier[i].lane && (!TAILQ_EMPTY(&m->tier[i].lane->hints) || !TAILQ_EMPTY(&m->tier[i].lane->parked)))
             manager_kick_locked(m, &m->tier[i]);
         else if (m->tier[i].credit && policy_dirty(&m->tier[i].policy) && spill_tier(m))
             manager_kick_locked(m, spill_tier(m));
 }
 
+/* Whether a copy is being written by its holder: bytes brought now would be old ones. */
+static bool being_written(const struct terrace_tensor *t)
+{
+    for (unsigned i = 0; i < t->manager->tiers; i++)
+        if (copy_pinned_to_write(&t->copy[i]))
+            return true;
+    return false;
+}
+
 /* Starts the fills that were hinted at, in order, while there is room. */
 static void follow_hints_locked(struct lane *lane)
 {
-    struct terrace *m = lane->disk->manager;
+    struct terrace *m = lane->tier->manager;
     struct terrace_tensor *t;
     while ((t = TAILQ_FIRST(&lane->hints)) != NULL) {
         struct tier *tier = &m->tier[t->hint_tier];
         struct copy *c = &t->copy[t->hint_tier];
         uint64_t most = m->prefetch_limit == UINT64_MAX ? tier->arena.limit / 2 : m->prefetch_limit;
-        bool wanted = c->state == COPY_ABSENT && !t->transfer && !t->doomed && !t->blank && !t->raws;
+        bool wanted = c->state == COPY_ABSENT && !t->transfer && !t->doomed && !t->blank && !t->raws &&
+                      !being_written(t);
         if (wanted && tier->ahead && tier->ahead + arena_round(&tier->arena, t->bytes) > most)
             return; /* until some of it is used */
         TAILQ_REMOVE(&lane->hints, t, hint);
@@ -283,12 +348,12 @@ static void follow_hints_locked(struct lane *lane)
 /* Writes back what will have to leave soon, as far as the credit goes. */
 static void write_ahead_locked(struct lane *lane)
 {
-    struct terrace *m = lane->disk->manager;
-    if (spill_tier(m) != lane->disk)
+    struct terrace *m = lane->tier->manager;
+    if (spill_tier(m) != lane->tier)
         return;
     for (unsigned i = 0; i < m->tiers; i++) {
         struct tier *tier = &m->tier[i];
-        if (!tier_is_memory(tier))
+        if (!tier_is_memory(tier) || tier_below(tier))
             continue;
         uint64_t target = tier->arena.limit / 4;
         for (;;) {
@@ -303,7 +368,7 @@ static void write_ahead_locked(struct lane *lane)
                 stable_recall_locked(c);
                 continue;
             }
-            if (transfer_writeback_locked(c, PRIORITY_WRITEBACK, false))
+            if (transfer_writeback_locked(c, lane->tier, PRIORITY_WRITEBACK, false))
                 break;
             tier->credit -= n->bytes;
         }
@@ -327,7 +392,7 @@ static void piece_fail(struct piece *p, int error, const char *text)
  * the whole batch has failed. */
 static bool submit(struct lane *lane, unsigned sealed)
 {
-    struct tier *disk = lane->disk;
+    struct tier *disk = lane->tier;
     if (lane->batched == 0)
         return true;
     for (unsigned i = sealed; i < lane->batched; i++)
@@ -359,7 +424,7 @@ static void abandon_locked(struct lane *lane)
 
 static void lane_turn_locked(struct lane *lane)
 {
-    struct tier *disk = lane->disk;
+    struct tier *disk = lane->tier;
     struct terrace *m = disk->manager;
     unsigned sealed = lane->batched; /* left over from the last turn */
     int n = 0;
@@ -367,6 +432,7 @@ static void lane_turn_locked(struct lane *lane)
     if (!lane->stop) {
         follow_hints_locked(lane);
         write_ahead_locked(lane);
+        unpark_locked(lane);
         pick_locked(lane);
     }
     bool rest = lane->stop && lane->in_flight == 0;
@@ -394,7 +460,7 @@ static void lane_turn_locked(struct lane *lane)
 static void *lane_main(void *arg)
 {
     struct lane *lane = arg;
-    struct terrace *m = lane->disk->manager;
+    struct terrace *m = lane->tier->manager;
     manager_lock(m);
     while (!lane->stop || lane->in_flight)
         lane_turn_locked(lane);
@@ -407,8 +473,8 @@ static void *lane_main(void *arg)
 /* Staging for ciphertext comes out of the first memory tier's budget. */
 static int staging_open(struct lane *lane)
 {
-    struct terrace *m = lane->disk->manager;
-    size_t chunk = lane->disk->info.io_chunk;
+    struct terrace *m = lane->tier->manager;
+    size_t chunk = lane->tier->info.io_chunk;
     struct tier *host = NULL;
     for (unsigned i = 0; i < m->tiers && !host; i++)
         if (m->tier[i].backend->caps & TERRACE_CAP_CPU)
@@ -446,7 +512,7 @@ static int lane_start(struct lane *lane)
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     if (e)
         return error_set(-TERRACE_ESYSTEM, "no thread to move bytes to and from %s: %s",
-                         lane->disk->name, strerror(e));
+                         lane->tier->name, strerror(e));
     lane->running = true;
     return 0;
 }
@@ -456,13 +522,14 @@ int lane_open(struct tier *disk)
     struct lane *lane = calloc(1, sizeof *lane);
     if (!lane)
         return error_set(-TERRACE_ENOMEM, "no host memory");
-    lane->disk = disk;
+    lane->tier = disk;
     lane->depth = disk->info.io_depth;
     for (int q = 0; q < PRIORITIES; q++) {
         TAILQ_INIT(&lane->queue[q]);
         TAILQ_INIT(&lane->raws[q]);
     }
     TAILQ_INIT(&lane->hints);
+    TAILQ_INIT(&lane->parked);
     lane->pieces = calloc(lane->depth, sizeof *lane->pieces);
     lane->batch = calloc(lane->depth, sizeof(terrace_io *));
     lane->done = calloc(lane->depth, sizeof(terrace_io *));
@@ -472,7 +539,7 @@ int lane_open(struct tier *disk)
         r = -TERRACE_ENOMEM;
         error_set(r, "no host memory");
     }
-    if (r == 0 && sealer_encrypts(disk->manager->sealer))
+    if (r == 0 && !tier_is_memory(disk) && sealer_encrypts(disk->manager->sealer))
         r = staging_open(lane);
     for (unsigned i = 0; r == 0 && i < lane->depth; i++) {
         lane->pieces[i].next_free = lane->free_pieces;
@@ -513,6 +580,8 @@ void lane_stop(struct tier *disk)
             transfer_forget_locked(lane, TAILQ_FIRST(&lane->queue[q]));
     for (int q = 0; q < PRIORITIES; q++)
         raws_forget_locked(&lane->raws[q]);
+    while (!TAILQ_EMPTY(&lane->parked))
+        transfer_forget_locked(lane, TAILQ_FIRST(&lane->parked));
     manager_unlock(disk->manager);
 }
 

@@ -1,4 +1,4 @@
-/* mover.h - transfers between memory tiers and disk tiers.
+/* mover.h - transfers between tiers.
  * May call: core.h, seal.h, the backend's table. */
 #ifndef TERRACE_LIB_MOVER_H
 #define TERRACE_LIB_MOVER_H
@@ -8,17 +8,20 @@
 /* Order of service. */
 enum priority { PRIORITY_DEMAND, PRIORITY_PREFETCH, PRIORITY_WRITEBACK, PRIORITIES };
 
-/* One tensor's bytes on their way, cut into pieces of the disk's liking. */
+/* One tensor's bytes on their way, cut into pieces of the lane's liking: a fill,
+ * or a write-back to a lower tier. */
 struct transfer {
     TAILQ_ENTRY(transfer) link; /* in a lane's queue while pieces are left to start */
     struct terrace_tensor *tensor;
-    struct copy *memory;  /* the end in memory */
-    struct copy *disk;    /* the other end, NULL: the user's file */
-    int op;               /* TERRACE_IO_READ (fill) or TERRACE_IO_WRITE (write-back) */
+    struct copy *copy;    /* what is filled or written back */
+    struct copy *other;   /* where its bytes come from or go to, NULL: the user's file */
+    struct lane *lane;    /* that carries it */
+    bool writeback;
     enum priority priority;
     bool queued;
+    bool parked;          /* in lane.parked instead */
     bool drop;            /* write-back: drop the copy in memory afterwards */
-    bool stale;           /* write-back: the bytes changed meanwhile, discard the result */
+    bool stale;           /* the bytes changed meanwhile, discard the result */
     bool ahead;           /* fill: started ahead of use */
     uint64_t bytes;
     uint64_t next;        /* first byte not started yet */
@@ -43,16 +46,18 @@ struct raw {
     char text[ERROR_TEXT]; /* where there was an error */
 };
 
-/* One lane per disk tier: a thread that feeds the backend's queue. Everything
- * from `pieces` on is the thread's own. */
+/* A thread that feeds one backend's queue: every tier has one but the first whose
+ * addresses are plain pointers. Everything from `pieces` on is the thread's own. */
 struct lane {
-    struct tier *disk;
+    struct tier *tier;
     pthread_t thread;
     bool running, sleeping, stop;
     bool watching;        /* faults of stable memory, too */
     bool again;           /* kicked since it last looked for work */
     TAILQ_HEAD(, transfer) queue[PRIORITIES];
     TAILQ_HEAD(raws, raw) raws[PRIORITIES];
+    TAILQ_HEAD(, transfer) parked; /* wait for room where they go to */
+    uint64_t parked_at;   /* manager.releases when that was last looked for */
     TAILQ_HEAD(, terrace_tensor) hints;
     struct piece *pieces, *free_pieces;
     terrace_io **batch;  /* picked, not yet taken by the backend */
@@ -62,9 +67,9 @@ struct lane {
     struct tier *staging_tier;
 };
 
-int  lane_open(struct tier *disk);  /* creates it and starts the thread */
-void lane_stop(struct tier *disk);  /* finishes what is in flight, forgets the rest */
-void lane_close(struct tier *disk); /* frees it; after all tensors are gone */
+int  lane_open(struct tier *tier);  /* creates it and starts the thread */
+void lane_stop(struct tier *tier);  /* finishes what is in flight, forgets the rest */
+void lane_close(struct tier *tier); /* frees it; after all tensors are gone */
 
 void lane_raw_locked(struct lane *lane, struct raw *r, enum priority priority);
 
@@ -74,24 +79,36 @@ void transfer_fail(struct transfer *x, int error, const char *text);
 void transfer_finish_locked(struct transfer *x);
 /* Ends a queued transfer that will not be carried out; the lane has stopped. */
 void transfer_forget_locked(struct lane *lane, struct transfer *x);
-struct lane *transfer_lane(const struct transfer *x);
+/* The lane that moves bytes between two tiers, NULL: there is no direct route. */
+struct lane *transfer_lane(const struct tier *a, const struct tier *b);
+/* The write-back's goal, a memory tier, has no room after all: it goes to disk.
+ * False: there is no route to one. */
+bool transfer_redirect_locked(struct transfer *x);
 /* Blocks on disk for a write-back. Gives up the lock. Errors: ENOSPC, EIO. */
 int space_take_locked(struct transfer *x);
 /* Where a tensor's bytes go when they leave memory: the fastest disk, or NULL. */
 struct tier *spill_tier(struct terrace *m);
+/* The memory tier that takes what leaves this one, NULL: none does, a disk is next. */
+struct tier *tier_below(const struct tier *tier);
 
-/* Starts reading the bytes into a FILLING copy from disk or file. Errors: ENOMEM. */
-int transfer_fill_locked(struct copy *memory, bool ahead);
-/* Starts writing the bytes of a VALID, dirty copy down. Errors: ENOMEM, EBUDGET
- * (there is no disk tier to write to). */
-int transfer_writeback_locked(struct copy *memory, enum priority priority, bool drop);
+/* Starts bringing the bytes into a FILLING copy. The tensor must have no other
+ * transfer. Errors: ENOMEM, ENOTSUP (no route from where they are). */
+int transfer_fill_locked(struct copy *c, bool ahead);
+/* Starts copying the bytes of a VALID, dirty copy to a lower tier: `to`, or with
+ * NULL to the next that has room. 1: it may be dropped as it is. Errors: ENOMEM,
+ * EBUDGET (there is no disk tier to write to). */
+int transfer_writeback_locked(struct copy *c, struct tier *to, enum priority priority, bool drop);
 /* Somebody waits for it now. */
 void transfer_hurry_locked(struct transfer *x);
 /* Somebody waits for room: all write-backs are urgent. */
 void writebacks_hurry_locked(struct terrace *m);
 
-/* The disk tier that has the tensor's current bytes, or reads its file; NULL: none. */
-struct tier *transfer_source_locked(const struct terrace_tensor *t, struct copy **disk);
+/* The lane that would bring the tensor's bytes to the tier, and the copy it would
+ * take them from, NULL: the user's file. NULL: there is no route. */
+struct lane *transfer_source_locked(const struct terrace_tensor *t, const struct tier *to,
+                                    struct copy **from);
+/* Without one: the copy in a host tier by way of which they get there, or NULL. */
+struct copy *transfer_way(struct terrace_tensor *t, const struct tier *to);
 /* Queues a hint for the lane that would carry it out. */
 void lane_hint_locked(struct terrace_tensor *t, struct tier *memory);
 void lane_unhint_locked(struct terrace_tensor *t);
@@ -99,7 +116,8 @@ void lane_unhint_locked(struct terrace_tensor *t);
 void lanes_poke_locked(struct terrace *m);
 /* Carries out the demotion that was asked for while it could not be done. */
 void demote_pending_locked(struct terrace_tensor *t);
-/* Has the tensor leave memory, now or as soon as that can be done. */
-void demote_ask_locked(struct terrace_tensor *t);
+/* Has the tensor leave the tiers above the goal, NULL: memory, now or as soon as
+ * that can be done. */
+void demote_ask_locked(struct terrace_tensor *t, const struct tier *goal);
 
 #endif

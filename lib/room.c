@@ -28,6 +28,8 @@ static void evict_locked(struct tier *tier, struct copy *c)
 
 static void earn_credit(struct tier *tier, uint64_t bytes)
 {
+    if (tier_below(tier))
+        return; /* memory is fast enough to copy to on demand */
     tier->credit += 2 * bytes;
     if (tier->credit > tier->arena.limit / 4)
         tier->credit = tier->arena.limit / 4;
@@ -133,15 +135,17 @@ int room_take_locked(struct tier *tier, struct room *want, struct grant *grant)
             evict_locked(tier, copy_of(n));
             continue;
         }
-        if (n && !mapped && tier->draining < tier->wanted) {
+        if (n && !mapped && tier->draining < tier->wanted) { /* no room yet for all who wait */
             struct copy *victim = copy_of(n);
             if (victim->tensor->failed_at > failures) {
                 clean_only = true; /* every dirty one has been tried */
                 continue;
             }
             earn_credit(tier, n->bytes);
-            int begun = transfer_writeback_locked(victim, PRIORITY_DEMAND, false);
-            clean_only |= begun != 0; /* nowhere to write to */
+            int begun = transfer_writeback_locked(victim, NULL, PRIORITY_DEMAND, false);
+            if (begun > 0)
+                evict_locked(tier, victim);
+            clean_only |= begun < 0; /* nowhere to write to */
             no_memory |= begun == -TERRACE_ENOMEM;
             continue;
         }

@@ -334,7 +334,7 @@ void small_reap_locked(struct small *s)
     uncount_locked(s);
     LIST_REMOVE(s, of_group);
     if (g->live && !g->hot && g->cold) /* it was the last not to be demoted */
-        demote_ask_locked(g);
+        demote_ask_locked(g, NULL);
     manager_unlock(m);
     heap_free(m->smalls->heap, address);
     handle_free(s);

@@ -22,14 +22,12 @@ static void reclaim_locked(struct tier *disk, bool duplicates)
         if (!spare || t->transfer)
             continue;
         copy_drop_locked(c);
-        for (unsigned i = 0; i < m->tiers; i++)
-            copy_settle_locked(&t->copy[i]);
     }
 }
 
 static int disk_full(const struct transfer *x)
 {
-    const struct tier *disk = copy_tier(x->disk);
+    const struct tier *disk = copy_tier(x->other);
     char need[BYTES_TEXT], limit[BYTES_TEXT], used[BYTES_TEXT], variable[NAME_TEXT];
     tier_limit_name(disk, variable);
     return error_set(-TERRACE_ENOSPC,
@@ -42,14 +40,14 @@ static int disk_full(const struct transfer *x)
 
 int space_take_locked(struct transfer *x)
 {
-    struct tier *disk = copy_tier(x->disk);
+    struct tier *disk = copy_tier(x->other);
     struct grant grant;
     for (int attempt = 0;; attempt++) {
         int r = arena_take(&disk->arena, x->bytes, 0, &grant);
         if (r == -TERRACE_EBUDGET)
             r = disk_full(x);
         else if (r == 0)
-            r = grant_fulfil_locked(disk, &grant, &x->disk->extent);
+            r = grant_fulfil_locked(disk, &grant, &x->other->extent);
         if (r != -TERRACE_ENOSPC || attempt == 2)
             return r;
         /* First what is out of date, then, but not for a write-back that nobody

@@ -124,7 +124,7 @@ static void map_locked(struct stable *s, struct terrace_tensor *t)
             work_locked(m); /* pages in use by somebody's I/O for a moment: again */
         return;
     }
-    bool clean = !copy_dirty_locked(c) && !t->blank, watch = clean && !t->changes;
+    bool clean = copy_backed_locked(c) && !t->blank, watch = clean && !t->changes;
     t->busy++;
     manager_unlock(m);
     if (watch)
@@ -209,7 +209,7 @@ static void serve_locked(struct stable *s, struct terrace_tensor *t)
         if (t->leaving)
             return; /* unmapped first, in its turn */
         if (t->transfer) { /* its pages are the kernel's until it ends */
-            if (t->transfer->op == TERRACE_IO_WRITE)
+            if (t->transfer->writeback)
                 t->transfer->stale = true;
             transfer_hurry_locked(t->transfer);
             return;
@@ -630,8 +630,7 @@ static void advise_block_locked(struct region *r, size_t i, int advice)
         lane_hint_locked(t, r->tier);
     } else if (advice == TERRACE_ADVISE_DONTNEED) {
         fine_expel_locked(r->tier->manager->stable, t);
-        t->demoted = true;
-        demote_pending_locked(t);
+        demote_ask_locked(t, NULL);
     } else if (advice == TERRACE_ADVISE_UNPIN) {
         copy_unpin_locked(block_copy(t));
         copy_settle_locked(block_copy(t));

@@ -21,7 +21,7 @@ const char *tensor_name(const struct terrace_tensor *t)
     return t->label ? t->label : "(unnamed)";
 }
 
-bool tensor_backed_locked(const struct terrace_tensor *t)
+bool tensor_stored_locked(const struct terrace_tensor *t)
 {
     if (t->blank || t->file_valid)
         return true;

@@ -305,9 +305,13 @@ int tiers_open(struct terrace *m)
     int r = backends_open(m);
     if (r == 0)
         r = wanted_check(m);
-    for (unsigned i = 0; r == 0 && i < m->tiers; i++)
-        if (!tier_is_memory(&m->tier[i]))
+    bool host = false; /* the first tier of plain pointers is the other end of all lanes */
+    for (unsigned i = 0; r == 0 && i < m->tiers; i++) {
+        bool plain = tier_is_memory(&m->tier[i]) && (m->tier[i].backend->caps & TERRACE_CAP_CPU);
+        if (host || !plain)
             r = lane_open(&m->tier[i]);
+        host |= plain;
+    }
     if (r)
         tiers_close(m);
     return r;

@@ -1,9 +1,14 @@
-/* transfer.c - one tensor's bytes between memory and a disk: start and outcome.
+/* transfer.c - one tensor's bytes from tier to tier: route, start and outcome.
  *
  * A tensor has at most one transfer. Anybody starts one, makes it urgent, or
- * marks a write-back stale; only the lane's thread carries it out and finishes
- * it. A write-back whose bytes changed meanwhile, or which failed, leaves the
- * copy in memory as the valid one; a fill that failed leaves the one on disk.
+ * marks it stale; only the lane's thread carries it out and finishes it. A
+ * write-back whose bytes changed meanwhile, or which failed, leaves the copy it
+ * started from as the valid one; a fill that failed leaves the lower one.
+ *
+ * Between two tiers bytes move directly where one's addresses are plain
+ * pointers and the other has a lane; else by way of a host tier. What leaves a
+ * memory tier goes to the next slower one that has room, else to disk; where
+ * there is no direct route to a disk, it waits for room.
  *
  * May call: core.h, mover.h. */
 #include <stdio.h>
@@ -11,18 +16,42 @@
 
 #include "mover.h"
 
-/* ---- starting a transfer ----------------------------------------------- */
+/* ---- routes ------------------------------------------------------------ */
 
-struct tier *transfer_source_locked(const struct terrace_tensor *t, struct copy **disk)
+struct lane *transfer_lane(const struct tier *a, const struct tier *b)
+{
+    if ((a->backend->caps & TERRACE_CAP_CPU) && b->lane)
+        return b->lane;
+    if ((b->backend->caps & TERRACE_CAP_CPU) && a->lane)
+        return a->lane;
+    return NULL;
+}
+
+struct lane *transfer_source_locked(const struct terrace_tensor *t, const struct tier *to,
+                                    struct copy **from)
 {
     struct terrace *m = t->manager;
-    *disk = NULL;
-    for (unsigned i = 0; i < m->tiers; i++)
-        if (!tier_is_memory(&m->tier[i]) && t->copy[i].state == COPY_VALID) {
-            *disk = (struct copy *)&t->copy[i];
-            return &m->tier[i];
-        }
-    return t->file_valid ? &m->tier[(unsigned char)t->file_tier] : NULL;
+    *from = NULL;
+    for (unsigned i = 0; i < m->tiers; i++) { /* fastest first */
+        struct lane *lane = &m->tier[i] != to ? transfer_lane(to, &m->tier[i]) : NULL;
+        if (!lane || t->copy[i].state != COPY_VALID)
+            continue;
+        *from = (struct copy *)&t->copy[i];
+        return lane;
+    }
+    return t->file_valid ? transfer_lane(to, &m->tier[(unsigned char)t->file_tier]) : NULL;
+}
+
+struct copy *transfer_way(struct terrace_tensor *t, const struct tier *to)
+{
+    struct terrace *m = t->manager;
+    for (unsigned i = 0; i < m->tiers; i++) {
+        const struct tier *tier = &m->tier[i];
+        if (tier != to && (tier->backend->caps & TERRACE_CAP_CPU) && transfer_lane(to, tier) &&
+            arena_round(&tier->arena, t->bytes) <= tier->arena.limit)
+            return &t->copy[i];
+    }
+    return NULL;
 }
 
 struct tier *spill_tier(struct terrace *m)
@@ -33,79 +62,139 @@ struct tier *spill_tier(struct terrace *m)
     return NULL;
 }
 
-static struct transfer *transfer_start_locked(struct copy *memory, struct tier *disk,
-                                              struct transfer init)
+/* The next memory tier after `after` that could take what leaves `tier`. */
+static struct tier *next_below(const struct tier *tier, const struct tier *after)
 {
-    struct transfer *x = malloc(sizeof *x);
-    if (!x) {
-        error_set(-TERRACE_ENOMEM, "no host memory to move '%s'", tensor_name(memory->tensor));
-        return NULL;
-    }
-    *x = init;
-    x->tensor = memory->tensor;
-    x->memory = memory;
-    x->queued = true;
-    x->tensor->transfer = x;
-    TAILQ_INSERT_TAIL(&disk->lane->queue[x->priority], x, link);
-    manager_kick_locked(memory->tensor->manager, disk);
-    return x;
+    struct terrace *m = tier->manager;
+    for (unsigned i = (unsigned)(after - m->tier) + 1; i < m->tiers; i++)
+        if (tier_is_memory(&m->tier[i]) && m->tier[i].arena.limit && transfer_lane(tier, &m->tier[i]))
+            return &m->tier[i];
+    return NULL;
 }
 
-int transfer_fill_locked(struct copy *memory, bool ahead)
+struct tier *tier_below(const struct tier *tier)
 {
-    struct terrace_tensor *t = memory->tensor;
-    struct copy *from;
-    struct tier *disk = transfer_source_locked(t, &from);
-    struct transfer init = {.op = TERRACE_IO_READ, .disk = from, .ahead = ahead,
+    return next_below(tier, tier);
+}
+
+/* Whether the tier has room for the copy without a write. */
+static bool has_room_locked(const struct tier *tier, uint64_t bytes)
+{
+    const struct arena *a = &tier->arena;
+    bytes = arena_round(a, bytes);
+    return bytes <= a->limit && a->used + bytes <= a->limit + policy_clean_bytes(&tier->policy);
+}
+
+/* Where the bytes of a copy go; NULL: nowhere. */
+static struct tier *goal_locked(const struct copy *c)
+{
+    struct terrace_tensor *t = c->tensor;
+    struct terrace *m = t->manager;
+    struct tier *disk = spill_tier(m), *full = NULL;
+    for (struct tier *b = tier_below(copy_tier(c)); b; b = next_below(copy_tier(c), b)) {
+        if (t->copy[b - m->tier].state != COPY_ABSENT)
+            continue;
+        if (has_room_locked(b, t->bytes))
+            return b;
+        if (!full && arena_round(&b->arena, t->bytes) <= b->arena.limit)
+            full = b;
+    }
+    return disk && transfer_lane(copy_tier(c), disk) ? disk : full;
+}
+
+/* ---- starting a transfer ----------------------------------------------- */
+
+static int transfer_start_locked(struct transfer init)
+{
+    struct terrace_tensor *t = init.tensor = init.copy->tensor;
+    struct transfer *x = malloc(sizeof *x);
+    if (!x)
+        return error_set(-TERRACE_ENOMEM, "no host memory to move '%s'", tensor_name(t));
+    *x = init;
+    x->bytes = x->other ? round_up(t->bytes, x->lane->tier->info.page) : t->bytes;
+    x->queued = true;
+    t->transfer = x;
+    TAILQ_INSERT_TAIL(&x->lane->queue[x->priority], x, link);
+    manager_kick_locked(t->manager, x->lane->tier);
+    copies_settle_locked(t); /* off the lists until it has ended */
+    return 0;
+}
+
+int transfer_fill_locked(struct copy *c, bool ahead)
+{
+    struct terrace_tensor *t = c->tensor;
+    struct transfer init = {.copy = c, .ahead = ahead,
                             .priority = ahead ? PRIORITY_PREFETCH : PRIORITY_DEMAND};
-    if (!disk)
+    init.lane = transfer_source_locked(t, copy_tier(c), &init.other);
+    if (!init.lane)
         return error_set(-TERRACE_ENOTSUP, "no route to %s for the bytes of '%s'",
-                         copy_tier(memory)->name, tensor_name(t));
-    init.bytes = from ? round_up(t->bytes, disk->info.page) : t->bytes;
-    if (!transfer_start_locked(memory, disk, init))
-        return -TERRACE_ENOMEM;
-    memory->node.ahead = ahead;
+                         copy_tier(c)->name, tensor_name(t));
+    int r = transfer_start_locked(init);
+    if (r)
+        return r;
+    c->node.ahead = ahead;
     if (ahead) {
-        struct tier *tier = copy_tier(memory);
-        tier->ahead += memory->node.bytes;
+        struct tier *tier = copy_tier(c);
+        tier->ahead += c->node.bytes;
         tier->coming++;
         t->manager->stats.prefetches++;
     }
     return 0;
 }
 
-int transfer_writeback_locked(struct copy *memory, enum priority priority, bool drop)
+int transfer_writeback_locked(struct copy *c, struct tier *to, enum priority priority, bool drop)
 {
-    struct terrace_tensor *t = memory->tensor;
-    struct tier *disk = spill_tier(t->manager);
-    if (!disk)
+    struct terrace_tensor *t = c->tensor;
+    if (!to)
+        to = goal_locked(c);
+    if (to ? !tier_is_memory(to) && tensor_stored_locked(t) : tensor_stored_locked(t))
+        return 1;
+    if (!to)
         return error_set(-TERRACE_EBUDGET, "there is no disk tier to move '%s' to: "
                          "TERRACE_TIERS names none", tensor_name(t));
-    struct transfer init = {.op = TERRACE_IO_WRITE, .disk = &t->copy[disk - t->manager->tier],
-                            .priority = priority, .drop = drop};
-    init.bytes = round_up(t->bytes, disk->info.page);
-    if (!transfer_start_locked(memory, disk, init))
-        return -TERRACE_ENOMEM;
-    copy_tier(memory)->draining += memory->node.bytes;
-    copy_settle_locked(memory); /* off the lists until it is written */
-    return 0;
+    struct lane *lane = transfer_lane(copy_tier(c), to);
+    if (!lane)
+        return error_set(-TERRACE_ENOTSUP, "no route from %s to %s for the bytes of '%s'", copy_tier(c)->name,
+                         to->name, tensor_name(t));
+    int r = transfer_start_locked((struct transfer){.copy = c, .other = &t->copy[to - t->manager->tier],
+                                                    .lane = lane, .writeback = true, .priority = priority,
+                                                    .drop = drop});
+    if (r == 0)
+        copy_tier(c)->draining += c->node.bytes;
+    return r;
 }
 
-struct lane *transfer_lane(const struct transfer *x)
+bool transfer_redirect_locked(struct transfer *x)
 {
-    struct terrace *m = x->tensor->manager;
-    return x->disk ? copy_tier(x->disk)->lane : m->tier[(unsigned char)x->tensor->file_tier].lane;
+    struct tier *disk = spill_tier(x->tensor->manager);
+    if (tensor_stored_locked(x->tensor)) {
+        x->other = NULL;
+        x->bytes = 0;
+        return true;
+    }
+    if (!disk || !transfer_lane(copy_tier(x->copy), disk))
+        return false;
+    if (disk->lane->stop) {
+        x->stale = true;
+        return true;
+    }
+    TAILQ_REMOVE(&x->lane->queue[x->priority], x, link);
+    x->lane = disk->lane;
+    x->other = &x->tensor->copy[disk - disk->manager->tier];
+    x->bytes = round_up(x->tensor->bytes, disk->info.page);
+    TAILQ_INSERT_TAIL(&x->lane->queue[x->priority], x, link);
+    manager_kick_locked(disk->manager, disk);
+    return true;
 }
 
 void transfer_hurry_locked(struct transfer *x)
 {
     if (!x || x->priority == PRIORITY_DEMAND)
         return;
-    struct lane *lane = transfer_lane(x);
-    if (x->queued) {
-        TAILQ_REMOVE(&lane->queue[x->priority], x, link);
-        TAILQ_INSERT_TAIL(&lane->queue[PRIORITY_DEMAND], x, link);
-        manager_kick_locked(x->tensor->manager, lane->disk);
+    if (x->queued && !x->parked) {
+        TAILQ_REMOVE(&x->lane->queue[x->priority], x, link);
+        TAILQ_INSERT_TAIL(&x->lane->queue[PRIORITY_DEMAND], x, link);
+        manager_kick_locked(x->tensor->manager, x->lane->tier);
     }
     x->priority = PRIORITY_DEMAND;
 }
@@ -133,7 +222,7 @@ void transfer_fail(struct transfer *x, int error, const char *text)
 
 static void fill_finish_locked(struct transfer *x)
 {
-    struct copy *c = x->memory;
+    struct copy *c = x->copy;
     struct tier *tier = copy_tier(c);
     terrace_statistics *stats = &tier->manager->stats;
     tier->coming -= x->ahead;
@@ -149,9 +238,27 @@ static void fill_finish_locked(struct transfer *x)
     c->wrote = false;
     policy_arrived(&tier->policy, &c->node, c->node.ahead);
     stats->fill_bytes += x->bytes;
-    stats->file_bytes += x->disk ? 0 : x->bytes;
+    stats->file_bytes += x->other ? 0 : x->bytes;
     tier->in_bytes += x->bytes;
-    transfer_lane(x)->disk->out_bytes += x->bytes;
+    (x->other ? copy_tier(x->other) : x->lane->tier)->out_bytes += x->bytes;
+    if (x->other)
+        copy_not_ahead_locked(x->other); /* it was brought there for this */
+}
+
+/* What a write-back that came to nothing leaves of its goal. */
+static void goal_spoiled_locked(struct copy *c)
+{
+    if (c->extent && !tier_is_memory(copy_tier(c)))
+        copy_set_locked(c, COPY_STALE); /* its blocks serve the next write-back */
+    else
+        copy_drop_locked(c);
+}
+
+static void goal_reached_locked(struct copy *c)
+{
+    copy_set_locked(c, COPY_VALID);
+    if (tier_is_memory(copy_tier(c)))
+        policy_arrived(&copy_tier(c)->policy, &c->node, false);
 }
 
 static void writeback_failed_locked(struct transfer *x)
@@ -160,28 +267,28 @@ static void writeback_failed_locked(struct transfer *x)
     x->tensor->failed_at = ++m->failures;
     m->failure = x->error;
     snprintf(m->failure_text, sizeof m->failure_text, "%s", x->text);
-    tensor_failed_locked(x->tensor, x->error, x->text);
-    policy_used(&copy_tier(x->memory)->policy, &x->memory->node); /* others are tried before it */
-    copy_tier(x->memory)->credit = 0; /* and nothing ahead of need for a while */
+    if (x->error != -TERRACE_EBUDGET) /* then nothing is wrong with this one */
+        tensor_failed_locked(x->tensor, x->error, x->text);
+    policy_used(&copy_tier(x->copy)->policy, &x->copy->node); /* others are tried before it */
+    copy_tier(x->copy)->credit = 0; /* and nothing ahead of need for a while */
 }
 
 static void writeback_finish_locked(struct transfer *x)
 {
-    struct copy *c = x->memory;
+    struct copy *c = x->copy;
     struct tier *tier = copy_tier(c);
     terrace_statistics *stats = &tier->manager->stats;
     tier->draining -= c->node.bytes;
     if (x->error || x->stale) {
-        if (x->disk->extent)
-            copy_set_locked(x->disk, COPY_STALE);
-        else
-            copy_set_locked(x->disk, COPY_ABSENT);
+        if (x->other)
+            goal_spoiled_locked(x->other);
         if (x->error)
             writeback_failed_locked(x);
         else
             stats->wasted_bytes += x->next;
     } else {
-        copy_set_locked(x->disk, COPY_VALID);
+        if (x->other)
+            goal_reached_locked(x->other);
         c->wrote = true;
         /* Who waits for room gets it here: on a full disk the next write-back may
          * take the blocks of what is still in memory, which is then dirty again. */
@@ -196,31 +303,38 @@ static void writeback_finish_locked(struct transfer *x)
     }
     stats->writeback_bytes += x->next;
     tier->out_bytes += x->next;
-    copy_tier(x->disk)->in_bytes += x->next;
+    if (x->other)
+        copy_tier(x->other)->in_bytes += x->next;
 }
 
 void transfer_finish_locked(struct transfer *x)
 {
     struct terrace_tensor *t = x->tensor;
     struct terrace *m = t->manager;
-    struct copy *c = x->memory;
     t->transfer = NULL;
-    if (x->op == TERRACE_IO_READ)
-        fill_finish_locked(x);
-    else
+    if (x->writeback)
         writeback_finish_locked(x);
-    if (c->state == COPY_VALID)
-        copy_settle_locked(c);
+    else
+        fill_finish_locked(x);
+    for (unsigned i = 0; i < m->tiers; i++) /* written elsewhere while this transfer used it */
+        if (t->copy[i].state == COPY_STALE && tier_is_memory(&m->tier[i]))
+            copy_drop_locked(&t->copy[i]);
+    copies_settle_locked(t);
     free(x);
+    m->releases++; /* what was written may leave now */
     demote_pending_locked(t);
     tensor_reap_locked(t);
+    lanes_poke_locked(m);
     manager_changed_locked(m);
 }
 
 void transfer_forget_locked(struct lane *lane, struct transfer *x)
 {
-    TAILQ_REMOVE(&lane->queue[x->priority], x, link);
-    x->queued = false;
+    if (x->parked)
+        TAILQ_REMOVE(&lane->parked, x, link);
+    else
+        TAILQ_REMOVE(&lane->queue[x->priority], x, link);
+    x->queued = x->parked = false;
     x->stale = true;
     transfer_finish_locked(x);
 }

@@ -14,6 +14,7 @@
 
 #include "manager.h"
 #include "simdisk.h"
+#include "simnode.h"
 
 enum { THREADS = 4, SLOTS = 2000, HOT = 120, LIST = 4, WINDOW = 512, MOST = 1 * MIB };
 
@@ -41,6 +42,7 @@ struct slot {
 static struct world {
     terrace *m;
     terrace_tier host, disk;
+    unsigned nodes; /* memory tiers, the first ones */
     struct slot slot[SLOTS];
     bool faults; /* transfers may fail */
     atomic_bool stop;
@@ -104,6 +106,13 @@ static size_t random_size(struct worker *k)
     return draw(k, 8) ? bytes : (bytes + 4095) & ~(size_t)4095;
 }
 
+/* The class, or one of its tiers where there are several. */
+static terrace_tier random_host(struct worker *k)
+{
+    unsigned node = w.nodes > 1 ? (unsigned)draw(k, w.nodes + 1) : w.nodes;
+    return node < w.nodes ? (terrace_tier)node : w.host;
+}
+
 static struct slot *random_slot(struct worker *k)
 {
     return &w.slot[draw(k, draw(k, 10) < 7 ? HOT : SLOTS)];
@@ -124,9 +133,15 @@ static void slot_unlock(struct slot *s)
     pthread_rwlock_unlock(&s->lock);
 }
 
-static bool same(const struct slot *s, const void *at, size_t from, size_t bytes)
+/* Where the CPU finds what lies at an address of whichever tier. */
+static void *seen(void *at)
 {
-    const unsigned char *p = at;
+    return (uintptr_t)at & simdev.shift ? simnode_at(&simdev, (uintptr_t)at) : at;
+}
+
+static bool same(const struct slot *s, void *at, size_t from, size_t bytes)
+{
+    const unsigned char *p = seen(at);
     if (memcmp(p + from, s->oracle + from, bytes) == 0)
         return true;
     while (p[from] == s->oracle[from])
@@ -135,7 +150,7 @@ static bool same(const struct slot *s, const void *at, size_t from, size_t bytes
 }
 
 /* Both ends and a window, now and then everything. */
-static bool verify(struct worker *k, const struct slot *s, const void *at)
+static bool verify(struct worker *k, const struct slot *s, void *at)
 {
     if (draw(k, 32) == 0)
         return same(s, at, 0, s->bytes);
@@ -152,7 +167,7 @@ static void scribble(struct worker *k, struct slot *s, void *at, size_t from, si
     }
     for (; i < from + bytes; i++)
         s->oracle[i] = (unsigned char)draw(k, 256);
-    memcpy((char *)at + from, s->oracle + from, bytes);
+    memcpy((char *)seen(at) + from, s->oracle + from, bytes);
 }
 
 /* What a holder does with the bytes, by mode. */
@@ -215,7 +230,7 @@ static void op_use(struct worker *k)
     void *at;
     if (!slot_lock(k, s, changes(mode)))
         return;
-    int r = terrace_acquire(s->tensor, w.host, mode | wait, NULL, &at, NULL);
+    int r = terrace_acquire(s->tensor, random_host(k), mode | wait, NULL, &at, NULL);
     if (allowed(r, "acquire", s, wait ? 0 : TERRACE_EBUDGET) && use(k, s, at, mode))
         allowed(terrace_release(s->tensor, at, NULL), "release", s, 0);
     slot_unlock(s);
@@ -230,7 +245,7 @@ static void op_nowait(struct worker *k)
         return;
     int r = -TERRACE_EAGAIN;
     for (int tries = 0; tries < 3 && r == -TERRACE_EAGAIN; tries++)
-        r = terrace_acquire(s->tensor, w.host, mode | TERRACE_NOWAIT, NULL, &at, NULL);
+        r = terrace_acquire(s->tensor, random_host(k), mode | TERRACE_NOWAIT, NULL, &at, NULL);
     if (r != -TERRACE_EAGAIN && allowed(r, "acquire without waiting", s, TERRACE_EBUDGET) &&
         use(k, s, at, mode))
         allowed(terrace_release(s->tensor, at, NULL), "release", s, 0);
@@ -256,7 +271,7 @@ static void op_list(struct worker *k)
         if (!i || s[i] != s[distinct - 1])
             s[distinct++] = s[i];
     for (size_t i = 0; i < distinct; i++) {
-        list[i] = (terrace_access){.size = sizeof list[i], .tier = w.host, .mode = random_mode(k)};
+        list[i] = (terrace_access){.size = sizeof list[i], .tier = random_host(k), .mode = random_mode(k)};
         if (!slot_lock(k, s[i], changes(list[i].mode)))
             break;
         list[i].tensor = s[i]->tensor;
@@ -280,9 +295,9 @@ static void op_hint(struct worker *k)
     if (!slot_lock(k, s, false))
         return;
     if (kind < 9)
-        allowed(terrace_prefetch(s->tensor, w.host), "prefetch", s, 0);
+        allowed(terrace_prefetch(s->tensor, random_host(k)), "prefetch", s, 0);
     else if (kind < 14)
-        allowed(terrace_demote(s->tensor, w.disk), "demote", s, 0);
+        allowed(terrace_demote(s->tensor, draw(k, 4) ? w.disk : random_host(k)), "demote", s, 0);
     else
         allowed(terrace_wait(s->tensor), "wait", s, 0);
     slot_unlock(s);
@@ -295,7 +310,7 @@ static void op_replace(struct worker *k)
     if (!slot_lock(k, s, true))
         return;
     bool held = draw(k, 4) == 0 &&
-                allowed(terrace_acquire(s->tensor, w.host, TERRACE_READ, NULL, &at, NULL), "acquire", s,
+                allowed(terrace_acquire(s->tensor, random_host(k), TERRACE_READ, NULL, &at, NULL), "acquire", s,
                         TERRACE_EBUDGET);
     terrace_tensor *old = s->tensor;
     if (held) { /* its bytes live until the release */
@@ -323,7 +338,7 @@ static void op_keep(struct worker *k)
     s = random_slot(k);
     if (!slot_lock(k, s, false))
         return;
-    int r = terrace_acquire(s->tensor, w.host, TERRACE_READ, NULL, &k->kept_at, NULL);
+    int r = terrace_acquire(s->tensor, random_host(k), TERRACE_READ, NULL, &k->kept_at, NULL);
     if (allowed(r, "acquire", s, TERRACE_EBUDGET))
         k->kept = s;
     else
@@ -392,7 +407,11 @@ static void run(const char *tiers, const char *conf, unsigned long operations)
                                .operations = operations / THREADS};
     for (size_t i = 0; i < SLOTS; i++)
         bytes += w.slot[i].bytes = random_size(self);
-    w.m = open_with(tiers, bytes / 10, conf);
+    char nodes[200];
+    snprintf(nodes, sizeof nodes, "%s;limit_simnode=%llu;limit_simdev=%llu", conf,
+             (unsigned long long)bytes / 10, (unsigned long long)bytes / 20);
+    w.m = open_with(tiers, bytes / 10, nodes);
+    w.nodes = 1 + (strstr(tiers, "simnode") != NULL) + (strstr(tiers, "simdev") != NULL);
     w.host = host_of(w.m);
     w.disk = disk_of(w.m);
     for (size_t i = 0; i < SLOTS; i++) {
@@ -409,9 +428,11 @@ static void run(const char *tiers, const char *conf, unsigned long operations)
     pthread_mutex_unlock(&simdisk.lock);
     simdisk_fault(&simdisk.fail_read, 0);
     simdisk_fault(&simdisk.fail_write, 0);
-    terrace_tier_statistics host = tier_stats_of(w.m, 0);
-    cr_expect_leq(host.peak, host.limit);
-    cr_expect_eq(host.pinned, 0);
+    for (unsigned i = 0; i < w.nodes; i++) {
+        terrace_tier_statistics host = tier_stats_of(w.m, (terrace_tier)i);
+        cr_expect_leq(host.peak, host.limit);
+        cr_expect_eq(host.pinned, 0);
+    }
     terrace_statistics s = stats_of(w.m);
     cr_expect(s.evictions > 0 && s.fill_bytes > 0 && s.writeback_bytes > 0);
     expect_all(self);
@@ -424,6 +445,9 @@ static void run(const char *tiers, const char *conf, unsigned long operations)
 }
 
 #define SIM "numa:0,simdisk:0"
+#define NODES "numa:0,simnode:0,simdisk:0"
+#define DEVICE "simdev:0,numa:0,simdisk:0"
+#define EVERY "simdev:0,numa:0,simnode:0,simdisk:0"
 #define DISK "numa:0,nvme:0"
 
 Test(random, simulated, .timeout = 240) { run(SIM, "log=error", 800000); }
@@ -435,6 +459,34 @@ Test(random, simulated_striped, .timeout = 240)
 {
     simdisk.boundary = 2 * SIMDISK_CHUNK;
     run(SIM, "log=error;verify=all", 150000);
+}
+
+Test(random, nodes, .timeout = 240) { run(NODES, "log=error", 300000); }
+Test(random, nodes_lru, .timeout = 240) { run(NODES, "log=error;policy=lru;prefetch=1M", 150000); }
+Test(random, nodes_verified, .timeout = 240) { run(NODES, "log=error;verify=spill", 150000); }
+Test(random, nodes_encrypted, .timeout = 240) { run(NODES, "log=error;encrypt=1", 150000); }
+
+Test(random, nodes_with_failures, .timeout = 240)
+{
+    w.faults = true;
+    run(NODES, "log=off", 150000);
+}
+
+Test(random, nodes_nearly_full, .timeout = 240)
+{
+    w.faults = true;
+    simdisk.blocks = 40 * MIB;
+    run(NODES, "log=off", 40000);
+}
+
+Test(random, device, .timeout = 240) { run(DEVICE, "log=error", 150000); }
+Test(random, device_and_nodes, .timeout = 240) { run(EVERY, "log=error", 150000); }
+Test(random, device_encrypted, .timeout = 240) { run(DEVICE, "log=error;encrypt=1", 60000); }
+
+Test(random, device_with_failures, .timeout = 240)
+{
+    w.faults = true;
+    run(EVERY, "log=off", 100000);
 }
 
 Test(random, simulated_with_failures, .timeout = 240)

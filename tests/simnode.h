@@ -1,0 +1,226 @@
+/* simnode.h - simulated memory tiers for tests of the core.
+ *
+ * "simnode:0" stands for the memory of another node: a slower host tier, whose
+ * addresses are plain pointers. "simdev:0" stands for a device's memory, whose
+ * addresses the CPU cannot use. Both are copied to and from by a queue that can
+ * be held (nothing completes until it is let go) and counts what it was asked.
+ * A test program that includes this file has them in every manager it opens;
+ * name the tiers wanted in TERRACE_TIERS ("simdev:0,numa:0,simnode:0,simdisk:0").
+ * Nothing here is hardware. */
+#ifndef TERRACE_TESTS_SIMNODE_H
+#define TERRACE_TESTS_SIMNODE_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "terrace_backend.h"
+
+enum { SIMNODE_CHUNK = 64 << 10, SIMNODE_DEPTH = 8 };
+
+struct simnode {
+    uint64_t shift; /* an address of the tier is a pointer and this */
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    terrace_io *queue[SIMNODE_DEPTH];
+    unsigned queued;
+    bool woken;
+    bool held;                        /* nothing completes */
+    uint64_t read_bytes, written_bytes; /* from the node, to it */
+};
+static struct simnode simnode = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+static struct simnode simdev = {.shift = 1ull << 62, .lock = PTHREAD_MUTEX_INITIALIZER,
+                                .changed = PTHREAD_COND_INITIALIZER};
+
+/* Where the bytes at an address of a tier are. */
+static void *simnode_at(const struct simnode *n, uint64_t address)
+{
+    return (void *)(uintptr_t)(address - n->shift);
+}
+
+static int simnode_count(const terrace_host *host)
+{
+    (void)host;
+    return 1;
+}
+
+static int simnode_describe(terrace_unit_info *info)
+{
+    info->capacity = 1ull << 30;
+    snprintf(info->capacity_reason, sizeof info->capacity_reason, "simulated");
+    info->page = 4096;
+    info->granule = 2 << 20;
+    info->io_chunk = SIMNODE_CHUNK;
+    info->io_depth = SIMNODE_DEPTH;
+    snprintf(info->location, sizeof info->location, "simulated memory");
+    snprintf(info->engine, sizeof info->engine, "simulated");
+    return 0;
+}
+
+static int simnode_open(const terrace_host *host, int index, terrace_unit_info *info, void **unit)
+{
+    (void)host, (void)index;
+    *unit = &simnode;
+    return simnode_describe(info);
+}
+
+static int simdev_open(const terrace_host *host, int index, terrace_unit_info *info, void **unit)
+{
+    (void)host, (void)index;
+    *unit = &simdev;
+    return simnode_describe(info);
+}
+
+static void simnode_close(void *unit)
+{
+    (void)unit;
+}
+
+static int simnode_reserve(void *unit, uint64_t bytes, unsigned flags, uint64_t *base)
+{
+    (void)flags;
+    void *p = mmap(NULL, bytes + (2 << 20), PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED)
+        return -TERRACE_ENOMEM;
+    *base = ((uint64_t)(uintptr_t)p + (2 << 20) - 1) & ~(uint64_t)((2 << 20) - 1);
+    *base += ((struct simnode *)unit)->shift;
+    return 0;
+}
+
+static void simnode_release(void *unit, uint64_t base, uint64_t bytes)
+{
+    munmap(simnode_at(unit, base), bytes);
+}
+
+static int simnode_commit(void *unit, uint64_t address, uint64_t bytes)
+{
+    (void)unit, (void)address, (void)bytes;
+    return 0;
+}
+
+static void simnode_decommit(void *unit, uint64_t address, uint64_t bytes)
+{
+    madvise(simnode_at(unit, address), bytes, MADV_DONTNEED);
+}
+
+static int simnode_submit(void *unit, terrace_io *const *list, unsigned n)
+{
+    struct simnode *d = unit;
+    unsigned i;
+    pthread_mutex_lock(&d->lock);
+    for (i = 0; i < n && d->queued < SIMNODE_DEPTH; i++)
+        d->queue[d->queued++] = list[i];
+    pthread_mutex_unlock(&d->lock);
+    return (int)i;
+}
+
+/* The copy of bytes that change meanwhile is discarded by the core. */
+__attribute__((noinline, no_sanitize("thread"))) static void simnode_copy(void *to, const void *from, size_t bytes)
+{
+    for (size_t i = 0; i < bytes / sizeof(uint64_t); i++)
+        ((volatile uint64_t *)to)[i] = ((const volatile uint64_t *)from)[i];
+}
+
+static int simnode_wait(void *unit, terrace_io **done, unsigned max, int64_t timeout_ns)
+{
+    struct simnode *d = unit;
+    unsigned n = 0;
+    pthread_mutex_lock(&d->lock);
+    while (timeout_ns && !d->woken && (d->held || d->queued == 0))
+        pthread_cond_wait(&d->changed, &d->lock);
+    d->woken = false;
+    while (!d->held && d->queued && n < max) {
+        terrace_io *io = d->queue[0];
+        void *tier = simnode_at(d, io->address);
+        bool into = io->op == TERRACE_IO_WRITE;
+        simnode_copy(into ? tier : io->host, into ? io->host : tier, io->bytes);
+        *(into ? &d->written_bytes : &d->read_bytes) += io->bytes;
+        io->result = 0;
+        done[n++] = io;
+        memmove(d->queue, d->queue + 1, --d->queued * sizeof d->queue[0]);
+    }
+    pthread_mutex_unlock(&d->lock);
+    return (int)n;
+}
+
+static void simnode_wake(void *unit)
+{
+    struct simnode *d = unit;
+    pthread_mutex_lock(&d->lock);
+    d->woken = true;
+    pthread_cond_signal(&d->changed);
+    pthread_mutex_unlock(&d->lock);
+}
+
+static void simnode_explain(void *unit, const terrace_io *io, char *buf, size_t len)
+{
+    (void)unit;
+    snprintf(buf, len, "copying %zu bytes of the simulated node", io->bytes);
+}
+
+static const terrace_backend simnode_backend = {
+    .abi = TERRACE_BACKEND_ABI,
+    .size = sizeof(terrace_backend),
+    .name = "simnode",
+    .tier_class = TERRACE_CLASS_HOST,
+    .caps = TERRACE_CAP_CPU,
+    .count = simnode_count,
+    .open = simnode_open,
+    .close = simnode_close,
+    .reserve = simnode_reserve,
+    .release = simnode_release,
+    .commit = simnode_commit,
+    .decommit = simnode_decommit,
+    .submit = simnode_submit,
+    .wait = simnode_wait,
+    .wake = simnode_wake,
+    .explain = simnode_explain,
+};
+static const terrace_backend simdev_backend = {
+    .abi = TERRACE_BACKEND_ABI,
+    .size = sizeof(terrace_backend),
+    .name = "simdev",
+    .tier_class = TERRACE_CLASS_DEVICE,
+    .count = simnode_count,
+    .open = simdev_open,
+    .close = simnode_close,
+    .reserve = simnode_reserve,
+    .release = simnode_release,
+    .commit = simnode_commit,
+    .decommit = simnode_decommit,
+    .submit = simnode_submit,
+    .wait = simnode_wait,
+    .wake = simnode_wake,
+    .explain = simnode_explain,
+};
+
+/* As TERRACE_BACKEND_BUILTIN, which may stand once in a file: the disk's is there. */
+__attribute__((used, section("terrace_backends"))) static const terrace_backend
+    *const simnode_entry[] = {&simnode_backend, &simdev_backend};
+
+static inline void simnode_hold(struct simnode *d, bool held)
+{
+    pthread_mutex_lock(&d->lock);
+    d->held = held;
+    pthread_cond_signal(&d->changed);
+    pthread_mutex_unlock(&d->lock);
+}
+
+/* Waits until `n` copies lie in the queue of what is held; false after 5 s. */
+static inline bool simnode_await_queued(struct simnode *d, unsigned n)
+{
+    for (int i = 0; i < 5000; i++) {
+        pthread_mutex_lock(&d->lock);
+        bool there = d->queued >= n;
+        pthread_mutex_unlock(&d->lock);
+        if (there)
+            return true;
+        usleep(1000);
+    }
+    return false;
+}
+
+#endif

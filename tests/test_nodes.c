@@ -1,0 +1,227 @@
+/* test_nodes.c - several memory tiers: bytes move between them, and down to disk
+ * when they are all full. The second node and the disk are simulated. */
+#include "manager.h"
+#include "simdisk.h"
+#include "simnode.h"
+
+enum { SIZE = MIB, NEAR = 0, FAR = 1, DISK = 2 };
+
+static terrace *open_nodes(size_t near, size_t far, const char *more)
+{
+    char conf[256];
+    snprintf(conf, sizeof conf, "limit_simnode=%zu;%s", far, more);
+    return open_with("numa:0,simnode:0,simdisk:0", near, conf);
+}
+
+static terrace_tier where_is(terrace_tensor *t, terrace_tier which, unsigned mode)
+{
+    void *p;
+    terrace_tier where;
+    assert_ok(terrace_acquire(t, which, mode, NULL, &p, &where));
+    assert_ok(terrace_release(t, p, NULL));
+    return where;
+}
+
+Test(nodes, bytes_come_to_the_tier_that_asks, .timeout = 60)
+{
+    terrace *m = open_nodes(8 * MIB, 8 * MIB, "");
+    terrace_tensor *t = tensor_of(m, SIZE, "t");
+    write_pattern(t, NEAR, SIZE, 1);
+    expect_pattern(t, FAR, SIZE, 1);
+    expect_pattern(t, NEAR, SIZE, 1);
+    cr_assert_eq(tier_stats_of(m, NEAR).tensors, 1);
+    cr_assert_eq(tier_stats_of(m, FAR).tensors, 1, "readers may have it on both");
+    write_pattern(t, FAR, SIZE, 2);
+    cr_assert_eq(tier_stats_of(m, NEAR).tensors, 0, "what is out of date does not stay");
+    expect_pattern(t, NEAR, SIZE, 2);
+    cr_assert_eq(simdisk_pieces(), 0, "the disk has nothing to do with it");
+    terrace_close(m);
+}
+
+Test(nodes, a_writer_elsewhere_excludes, .timeout = 60)
+{
+    terrace *m = open_nodes(8 * MIB, 8 * MIB, "");
+    terrace_tensor *t = tensor_of(m, SIZE, "t");
+    void *p, *q;
+    assert_ok(terrace_acquire(t, NEAR, TERRACE_WRITE, NULL, &p, NULL));
+    assert_fails(terrace_acquire(t, FAR, TERRACE_READ, NULL, &q, NULL), TERRACE_EBUSY);
+    assert_ok(terrace_prefetch(t, FAR));
+    usleep(20000); /* time to bring bytes that are about to change */
+    memset(p, 7, SIZE);
+    assert_ok(terrace_release(t, p, NULL));
+    assert_ok(terrace_wait(t));
+    assert_ok(terrace_acquire(t, FAR, TERRACE_READ, NULL, &q, NULL));
+    cr_assert_eq(((char *)q)[0], 7, "a prefetch did not bring what was there before");
+    assert_fails(terrace_acquire(t, NEAR, TERRACE_WRITE, NULL, &p, NULL), TERRACE_EBUSY);
+    assert_ok(terrace_release(t, q, NULL));
+    terrace_close(m);
+}
+
+Test(nodes, the_full_near_node_gives_to_the_far_one, .timeout = 60)
+{
+    enum { N = 12 };
+    terrace *m = open_nodes(4 * MIB, 16 * MIB, "");
+    terrace_tensor *t[N];
+    for (int i = 0; i < N; i++) {
+        t[i] = tensor_of(m, SIZE, "t");
+        write_pattern(t[i], NEAR, SIZE, (uint64_t)i);
+    }
+    for (int i = 0; i < N; i++)
+        expect_pattern(t[i], NEAR, SIZE, (uint64_t)i);
+    cr_assert_eq(simdisk_pieces(), 0, "there was room in memory");
+    cr_assert_geq(tier_stats_of(m, FAR).in_bytes, (N - 4) * SIZE);
+    terrace_close(m);
+}
+
+Test(nodes, both_full_the_disk_takes_the_rest, .timeout = 60)
+{
+    enum { N = 24 };
+    terrace *m = open_nodes(4 * MIB, 8 * MIB, "");
+    terrace_tensor *t[N];
+    for (int i = 0; i < N; i++) {
+        t[i] = tensor_of(m, SIZE, "t");
+        write_pattern(t[i], NEAR, SIZE, (uint64_t)i);
+    }
+    for (int round = 0; round < 3; round++)
+        for (int i = 0; i < N; i++)
+            expect_pattern(t[i], NEAR, SIZE, (uint64_t)i);
+    cr_assert_gt(simdisk_pieces(), 0);
+    cr_assert_leq(tier_stats_of(m, FAR).peak, 8 * MIB);
+    cr_assert_leq(tier_stats_of(m, NEAR).peak, 4 * MIB);
+    terrace_close(m);
+}
+
+Test(nodes, memory_alone_holds_what_fits, .timeout = 60)
+{
+    enum { N = 8 };
+    terrace *m = open_with("numa:0,simnode:0", 4 * MIB, "limit_simnode=4M");
+    terrace_tensor *t[N + 1];
+    for (int i = 0; i < N; i++) {
+        t[i] = tensor_of(m, SIZE, "t");
+        write_pattern(t[i], host_of(m), SIZE, (uint64_t)i);
+    }
+    for (int i = 0; i < N; i++)
+        expect_pattern(t[i], host_of(m), SIZE, (uint64_t)i);
+    t[N] = tensor_of(m, SIZE, "one too many");
+    void *p;
+    assert_fails(terrace_acquire(t[N], host_of(m), TERRACE_OVERWRITE, NULL, &p, NULL), TERRACE_EBUDGET);
+    for (int i = 0; i < N; i++)
+        expect_pattern(t[i], host_of(m), SIZE, (uint64_t)i);
+    terrace_close(m);
+}
+
+Test(nodes, a_class_takes_the_node_with_room, .timeout = 60)
+{
+    terrace *m = open_nodes(4 * MIB, 4 * MIB, "");
+    terrace_tensor *t[6];
+    for (int i = 0; i < 6; i++) {
+        t[i] = tensor_of(m, SIZE, "t");
+        cr_assert_eq(where_is(t[i], host_of(m), TERRACE_OVERWRITE), i < 4 ? NEAR : FAR, "%d", i);
+    }
+    cr_assert_eq(where_is(t[5], host_of(m), TERRACE_READ), FAR, "used where it is");
+    cr_assert_eq(stats_of(m).evictions, 0);
+    terrace_close(m);
+}
+
+Test(nodes, demotion_to_a_node, .timeout = 60)
+{
+    terrace *m = open_nodes(8 * MIB, 8 * MIB, "");
+    terrace_tensor *t = tensor_of(m, SIZE, "t");
+    write_pattern(t, NEAR, SIZE, 3);
+    assert_ok(terrace_demote(t, FAR));
+    assert_ok(terrace_wait(t));
+    cr_assert_eq(tier_stats_of(m, NEAR).tensors, 0);
+    cr_assert_eq(where_is(t, host_of(m), TERRACE_READ), FAR);
+    assert_ok(terrace_demote(t, NEAR)); /* it is lower already */
+    assert_ok(terrace_wait(t));
+    cr_assert_eq(where_is(t, host_of(m), TERRACE_READ), FAR);
+    expect_pattern(t, NEAR, SIZE, 3); /* on both now */
+    push_down(t, m);
+    cr_assert_eq(tier_stats_of(m, NEAR).tensors + tier_stats_of(m, FAR).tensors, 0);
+    expect_pattern(t, FAR, SIZE, 3);
+    terrace_close(m);
+}
+
+Test(nodes, a_copy_on_both_is_given_up_on_one_at_a_time, .timeout = 60)
+{
+    terrace *m = open_nodes(2 * MIB, 2 * MIB, "");
+    terrace_tensor *t = tensor_of(m, SIZE, "t"), *other = tensor_of(m, 2 * MIB, "other");
+    write_pattern(t, NEAR, SIZE, 4);
+    expect_pattern(t, FAR, SIZE, 4);
+    write_pattern(other, FAR, 2 * MIB, 5);
+    cr_assert_eq(tier_stats_of(m, FAR).tensors, 1);
+    write_pattern(other, NEAR, 2 * MIB, 6);
+    expect_pattern(t, FAR, SIZE, 4);
+    expect_pattern(other, NEAR, 2 * MIB, 6);
+    terrace_close(m);
+}
+
+/* The copy that is on its way down is overwritten on the other node. */
+Test(nodes, overwritten_elsewhere_while_it_is_copied, .timeout = 60)
+{
+    terrace *m = open_nodes(8 * MIB, 8 * MIB, "");
+    terrace_tensor *t = tensor_of(m, SIZE, "t");
+    void *p;
+    write_pattern(t, FAR, SIZE, 7);
+    simdisk_hold();
+    assert_ok(terrace_demote(t, disk_of(m)));
+    cr_assert(simdisk_await_queued(1));
+    assert_ok(terrace_acquire(t, FAR, TERRACE_WRITE, NULL, &p, NULL));
+    pattern_fill(p, SIZE, 8);
+    assert_ok(terrace_release(t, p, NULL));
+    simdisk_let_go();
+    assert_ok(terrace_wait(t));
+    expect_pattern(t, NEAR, SIZE, 8);
+
+    simnode_hold(&simnode, true);
+    assert_ok(terrace_demote(t, FAR));
+    usleep(1000);
+    simnode_hold(&simnode, false);
+    assert_ok(terrace_wait(t));
+    simdisk_hold();
+    assert_ok(terrace_demote(t, disk_of(m)));
+    cr_assert(simdisk_await_queued(1));
+    terrace_statistics before = stats_of(m);
+    cr_assert_eq(terrace_acquire(t, NEAR, TERRACE_OVERWRITE | TERRACE_NOWAIT, NULL, &p, NULL), -TERRACE_EAGAIN,
+                 "one transfer at a time");
+    cr_assert_eq(stats_of(m).acquires, before.acquires);
+    simdisk_let_go();
+    write_pattern(t, NEAR, SIZE, 9);
+    assert_ok(terrace_wait(t));
+    expect_pattern(t, FAR, SIZE, 9);
+    terrace_close(m);
+}
+
+Test(nodes, a_prefetch_from_node_to_node, .timeout = 60)
+{
+    terrace *m = open_nodes(8 * MIB, 8 * MIB, "");
+    terrace_tensor *t = tensor_of(m, SIZE, "t");
+    write_pattern(t, FAR, SIZE, 10);
+    simnode_hold(&simnode, true);
+    assert_ok(terrace_prefetch(t, NEAR));
+    cr_assert(simnode_await_queued(&simnode, 1));
+    void *p;
+    cr_assert_eq(terrace_acquire(t, NEAR, TERRACE_READ | TERRACE_NOWAIT, NULL, &p, NULL), -TERRACE_EAGAIN);
+    assert_ok(terrace_acquire(t, FAR, TERRACE_WRITE, NULL, &p, NULL)); /* what is coming is out of date */
+    pattern_fill(p, SIZE, 11);
+    assert_ok(terrace_release(t, p, NULL));
+    simnode_hold(&simnode, false);
+    assert_ok(terrace_wait(t));
+    expect_pattern(t, NEAR, SIZE, 11);
+    terrace_close(m);
+}
+
+Test(nodes, unmovable_stays_where_it_is, .timeout = 60)
+{
+    terrace *m = open_nodes(4 * MIB, 4 * MIB, "");
+    terrace_tensor_attr attr = {.size = sizeof attr, .flags = TERRACE_ATTR_UNMOVABLE};
+    terrace_tensor *t, *other = tensor_of(m, 4 * MIB, "other");
+    assert_ok(terrace_tensor_create(m, SIZE, &attr, &t));
+    write_pattern(t, NEAR, SIZE, 12);
+    void *p;
+    assert_fails(terrace_acquire(other, NEAR, TERRACE_OVERWRITE, NULL, &p, NULL), TERRACE_EBUDGET);
+    assert_ok(terrace_demote(t, FAR));
+    cr_assert_eq(where_is(t, NEAR, TERRACE_READ), NEAR);
+    cr_assert_eq(tier_stats_of(m, FAR).tensors, 0);
+    terrace_close(m);
+}
