@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -137,7 +138,11 @@ class Program:
 
     def close(self):
         self.process.stdin.close()
-        self.process.wait()
+        try:
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
         self.remove()
 
     def remove(self):
@@ -194,6 +199,7 @@ def main():
     parser.add_argument("--peers", default="swap,mmap")
     parser.add_argument("--json", default=os.path.join(BUILD, "bench", "stable.json"))
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # swap file and groups go then, too
     if args.quick:
         args.size, args.budget, args.seconds = 512, 128, 3
     wanted = [p for p in PASSES if any(p[0].startswith(o) for o in args.only.split(","))]
