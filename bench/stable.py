@@ -163,6 +163,8 @@ def measure(programs, runs, seconds, wanted):
     for name, order, kind, threads in wanted:
         advice = trial(programs["mmap"], order, kind, threads, seconds) if "mmap" in programs else "normal"
         rows = []
+        for p in programs.values():  # what the last kind has changed is not this one's to write
+            p.measure("sequential", "read", 1, seconds, "sequential")
         for i in range(runs):
             rows.append({p: programs[p].measure(order, kind, threads, seconds, advice) for p in programs})
             print(f"  {name} {i + 1}/{runs}: " +

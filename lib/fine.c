@@ -364,7 +364,7 @@ static void read_failed_locked(struct stable *s, struct frame_io *io)
     struct frame *f = io->first;
     fine->bad = true; /* from now on page by page: the others may be readable */
     fine->window = 0;
-    if (io->n == 1 && bit(fine->wanted, f->page)) {
+    if (io->n == 1 && bit(fine->wanted, f->page) && !s->stop) {
         struct terrace *m = t->manager;
         m->stats.io_errors++;
         log_write(&m->log, TERRACE_LOG_ERROR, "stable memory at %p cannot be read back and is poisoned: %s",
@@ -676,7 +676,8 @@ bool fine_fault_locked(struct stable *s, struct terrace_tensor *t, unsigned page
     if (!may_be_fine(t))
         return false;
     struct fine *fine = t->fine;
-    if (!(fine && fine->bad) && (t->mapped || c->pins || c->state == COPY_FILLING || (c->state == COPY_VALID && !writing)))
+    bool whole = t->mapped || c->pins || c->state == COPY_FILLING || (c->state == COPY_VALID && !writing);
+    if (whole && !(fine && fine->bad))
         return false;
     bool can_come = c->state == COPY_ABSENT && !(fine && fine->bad);
     if (can_come && (walks_on(t, page) || (fine && fine->pages >= WHOLE)))
@@ -747,6 +748,8 @@ static bool recall_locked(struct stable *s, struct terrace *m, struct frame **li
 
 static void write_failed_locked(struct terrace *m, struct slab *slab, int error, const char *text)
 {
+    if (m->stable->stop)
+        return; /* the manager is being closed: nothing is kept */
     slab->tensor->failed_at = ++m->failures;
     slab->tensor->blank = false; /* leaving costs a write, which may fail again */
     m->failure = error;
@@ -903,7 +906,8 @@ static unsigned frames_of(const struct fine *fine, unsigned *from, struct frame 
 {
     unsigned n = 0;
     for (; *from < BLOCK_PAGES && n < SLAB_PAGES; ++*from)
-        if (fine->frame[*from] && (fine->frame[*from]->state == FRAME_MAPPED || fine->frame[*from]->state == FRAME_HELD))
+        if (fine->frame[*from] &&
+            (fine->frame[*from]->state == FRAME_MAPPED || fine->frame[*from]->state == FRAME_HELD))
             list[n++] = fine->frame[*from];
     return n;
 }

@@ -12,7 +12,10 @@
  * A thread serves the faults of absent pages: it sees to it that the block is
  * filled, then maps it. It also takes pages back when room is needed. Blocks
  * are filled ahead of a sequential or strided walk, but mapped at the fault: so
- * the fault, some microseconds for a block, tells that the walk goes on.
+ * the fault, some microseconds for a block, tells that the walk goes on. Where
+ * single pages are touched here and there, a block is held by pages: fine.c. The
+ * lane of the spill disk looks for faults itself, where it can wait for them and
+ * for transfers at once, and leaves to the service what concerns whole blocks.
  *
  * Whether a program changed a block is found out by comparing checksums (XXH3,
  * 128 bits): one taken before it is mapped, one after it was taken back. An
@@ -22,7 +25,7 @@
  * A forked child does not have the regions (MADV_DONTFORK): touching one is a
  * segmentation fault there, never wrong bytes.
  *
- * May call: core.h, mover.h, uffd.h, libxxhash. */
+ * May call: core.h, fine.h, mover.h, region.h, uffd.h, libxxhash. */
 #include "stable.h"
 
 #include <errno.h>
@@ -656,6 +659,13 @@ static int pin_range_locked(struct region *r, size_t from, size_t to)
                 advise_block_locked(r, i, TERRACE_ADVISE_UNPIN);
             return e;
         }
+    }
+    for (size_t i = from; i < to; i++) { /* single pages of it would not be held by the pin */
+        struct terrace_tensor *t = r->block[i];
+        if (t->fine && !t->mapped)
+            block_fault_locked(m->stable, t);
+        while (t->faulted)
+            manager_wait(m);
     }
     manager_unlock(m);
     for (size_t i = from; i < to; i++)

@@ -166,6 +166,28 @@ Test(fine, a_walk_in_strides_is_read_ahead, .timeout = 60)
     terrace_close(m);
 }
 
+Test(fine, pinned_blocks_are_whole, .timeout = 60)
+{
+    terrace *m = open_sim(16 * MIB, NULL);
+    unsigned char *p = stable_of(m, 64 * MIB);
+    fill_and_leave(m, p, 64 * MIB);
+    for (size_t i = 0; i < 4 * MIB / PAGE; i += 37)
+        *word(p, i) = i + 1; /* its first page, too */
+    assert_ok(terrace_advise(m, p, 4 * MIB, TERRACE_ADVISE_PIN, host_of(m)));
+    uint64_t faults = stats_of(m).faults;
+    for (size_t i = 0; i < 4 * MIB / PAGE; i++)
+        cr_assert_eq(*word(p, i), i % 37 ? i : i + 1);
+    cr_assert_eq(stats_of(m).faults, faults, "a page of a pinned block was not there");
+    uint64_t x = 9;
+    for (int i = 0; i < 4000; i++)
+        (void)*(volatile uint64_t *)word(p, 4 * MIB / PAGE + random_of(&x) % (60 * MIB / PAGE));
+    faults = stats_of(m).faults;
+    for (size_t i = 0; i < 4 * MIB / PAGE; i++)
+        cr_assert_eq(*word(p, i), i % 37 ? i : i + 1);
+    cr_assert_eq(stats_of(m).faults, faults, "a page of a pinned block had left");
+    terrace_close(m);
+}
+
 /* ---- a fault while the disk is at work ---------------------------------- */
 
 struct toucher {
