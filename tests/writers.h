@@ -93,10 +93,10 @@ static inline void *writers_move(void *arg)
     return NULL;
 }
 
-/* How long, in seconds: as TERRACE_TEST_SECONDS says, or `usual`. */
+/* How long, in seconds: as TEST_SECONDS says, or `usual`. */
 static inline unsigned writers_seconds(unsigned usual)
 {
-    const char *text = getenv("TERRACE_TEST_SECONDS");
+    const char *text = getenv("TEST_SECONDS");
     return text && atoi(text) > 0 ? (unsigned)atoi(text) : usual;
 }
 
