@@ -778,7 +778,7 @@ static bool prefetch(struct model *m)
             first = u;
         if (m->ahead + bytes > r->t->budget / 2)
             break;
-        if (!policy_due(u.ns, bytes, RATE))
+        if (policy_early(u.ns, bytes, RATE))
             continue;
         x = (struct tensor *)(void *)((char *)first.item - offsetof(struct tensor, item));
         if (!read_begin(m, x, &first.when))

@@ -21,6 +21,7 @@
 #include <stdlib.h>
 
 #include "mover.h"
+#include "prefetch.h"
 #include "small.h"
 
 enum { WRITES = TERRACE_WRITE | TERRACE_OVERWRITE, SHORT_LIST = 16 };
@@ -280,6 +281,7 @@ static void succeed_locked(struct request *q)
             policy_arrived(policy, &c->node, false);
             manager_changed_locked(q->m);
         }
+        prefetch_used_locked(c, e->mode, q->start);
         policy_used(policy, &c->node);
         if (c->node.ahead) {
             stats->prefetch_hits += e->hit;

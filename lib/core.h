@@ -27,6 +27,7 @@
 #include "log.h"
 #include "options.h"
 #include "policy.h"
+#include "schedule.h"
 #include "terrace_backend.h"
 
 enum { MAX_TIERS = 16, NAME_TEXT = 40 };
@@ -79,6 +80,7 @@ struct terrace_tensor {
     unsigned char demote_to;
     uint32_t busy;      /* calls inside the library that need the handle */
     struct transfer *transfer; /* under way, or NULL */
+    struct schedule_item item; /* what foretells its uses */
     /* A block of stable memory. */
     struct region *region; /* NULL: not one */
     TAILQ_ENTRY(terrace_tensor) work, fault; /* in stable.leaving, stable.faulted */
@@ -152,6 +154,9 @@ struct terrace {
     int failure;       /* the last one's error */
     char failure_text[ERROR_TEXT];
     uint64_t prefetch_limit; /* per memory tier; UINT64_MAX: automatic */
+    struct schedule schedule;
+    uint64_t used_ns;        /* when that was last told the time */
+    uint64_t look_again;     /* until then, in virtual time, all that is expected is there */
     struct stable *stable;   /* NULL until the first terrace_malloc() */
     struct smalls *smalls;   /* NULL until the first small tensor */
     bool grouped;            /* small tensors are to be slices of groups */
@@ -270,6 +275,7 @@ struct room {
     struct terrace_tensor *tensor; /* whose bytes need room */
     bool wait;                     /* for write-backs that make room */
     bool ahead;                    /* ahead of use: nothing else brought ahead leaves for it */
+    uint64_t when;                 /* virtual time of that use, 0: not known */
     bool waited;                   /* out: it took waiting */
 };
 
@@ -289,5 +295,8 @@ int grant_fulfil_locked(struct tier *tier, struct grant *grant, struct extent **
  * has the whole acquire. May give up the lock. 1 where room took waiting, else
  * 0. Errors: as room_take_locked. */
 int fill_start_locked(struct copy *c, unsigned mode, bool wait, bool ahead);
+/* The same ahead of a use that is expected, at that virtual time, for which
+ * nothing leaves that is used before it. */
+int fill_ahead_locked(struct copy *c, uint64_t when);
 
 #endif

@@ -2,6 +2,7 @@
  *
  * May call: core.h, mover.h, small.h. */
 #include "mover.h"
+#include "prefetch.h"
 #include "small.h"
 #include "stable.h"
 
@@ -136,6 +137,7 @@ int terrace_step(terrace *m)
         return r;
     manager_lock(m);
     m->stats.steps++;
+    prefetch_step_locked(m);
     manager_unlock(m);
     return 0;
 }

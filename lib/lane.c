@@ -24,6 +24,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "prefetch.h"
 #include "seal.h"
 #include "stable.h"
 
@@ -188,6 +189,7 @@ static void piece_finish_locked(struct lane *lane, struct piece *p)
     struct transfer *x = p->transfer;
     terrace_statistics *stats = &x->tensor->manager->stats;
     stats->cpu_copy_bytes += p->io.cpu_copied;
+    lane->busy_bytes += p->io.bytes;
     p->next_free = lane->free_pieces;
     lane->free_pieces = p;
     lane->in_flight--;
@@ -258,8 +260,7 @@ void lanes_poke_locked(struct terrace *m)
             manager_kick_locked(m, spill_tier(m));
 }
 
-/* Whether a copy is being written by its holder: bytes brought now would be old ones. */
-static bool being_written(const struct terrace_tensor *t)
+bool being_written(const struct terrace_tensor *t)
 {
     for (unsigned i = 0; i < t->manager->tiers; i++)
         if (copy_pinned_to_write(&t->copy[i]))
@@ -295,7 +296,15 @@ static void follow_hints_locked(struct lane *lane)
     }
 }
 
-/* Writes back what will have to leave soon, as far as the credit goes. */
+/* The copy to be written next, where nothing is foreseen. */
+static struct policy_node *dirty_on_credit(struct tier *tier)
+{
+    uint64_t ready = tier->arena.limit - tier->arena.used + policy_clean_bytes(&tier->policy);
+    struct policy_node *n = policy_dirty(&tier->policy);
+    return n && n->bytes <= tier->credit && ready + tier->draining < tier->arena.limit / 4 ? n : NULL;
+}
+
+/* Writes back what will have to leave soon. */
 static void write_ahead_locked(struct lane *lane)
 {
     struct terrace *m = lane->tier->manager;
@@ -305,11 +314,10 @@ static void write_ahead_locked(struct lane *lane)
         struct tier *tier = &m->tier[i];
         if (!tier_is_memory(tier) || tier_below(tier))
             continue;
-        uint64_t target = tier->arena.limit / 4;
         for (;;) {
-            uint64_t ready = tier->arena.limit - tier->arena.used + policy_clean_bytes(&tier->policy);
-            struct policy_node *n = policy_dirty(&tier->policy);
-            if (!n || n->bytes > tier->credit || ready + tier->draining >= target)
+            bool foresees = policy_foresees(&tier->policy) && m->prefetch_limit;
+            struct policy_node *n = foresees ? prefetch_dirty_locked(tier) : dirty_on_credit(tier);
+            if (!n)
                 break;
             struct copy *c = copy_of(n);
             if (c->tensor->failed_at && c->tensor->failed_at == m->failures)
@@ -320,7 +328,7 @@ static void write_ahead_locked(struct lane *lane)
             }
             if (transfer_writeback_locked(c, lane->tier, PRIORITY_WRITEBACK, false))
                 break;
-            tier->credit -= n->bytes;
+            tier->credit -= tier->credit < n->bytes ? tier->credit : n->bytes;
         }
     }
 }
@@ -363,21 +371,44 @@ static void abandon_locked(struct lane *lane)
         piece_finish_locked(lane, lane->batch[i]->user);
 }
 
+/* The lane's rate, over the time in which it has something to do. */
+static void measure(struct lane *lane, bool begins)
+{
+    enum { ENOUGH = 64 << 20 };
+    if (begins) {
+        lane->busy_since = clock_ns();
+        return;
+    }
+    uint64_t now = clock_ns();
+    lane->busy_ns += now - lane->busy_since;
+    lane->busy_since = now;
+    if (lane->busy_bytes < ENOUGH)
+        return;
+    uint64_t rate = (uint64_t)((double)lane->busy_bytes * 1e9 / (double)(lane->busy_ns + 1));
+    lane->rate = lane->rate ? (3 * lane->rate + rate) / 4 : rate;
+    lane->busy_bytes = lane->busy_ns = 0;
+}
+
 static void lane_turn_locked(struct lane *lane)
 {
     struct tier *disk = lane->tier;
     struct terrace *m = disk->manager;
     unsigned sealed = lane->batched; /* left over from the last turn */
     int n = 0;
+    bool busy = lane->in_flight > 0;
     lane->again = false;
+    lane->patience = -1;
     if (!lane->stop) {
         follow_hints_locked(lane);
+        prefetch_follow_locked(lane);
         write_ahead_locked(lane);
         unpark_locked(lane);
         pick_locked(lane);
     }
     bool rest = lane->stop && lane->in_flight == 0;
-    int64_t patience = lane->again ? 0 : -1; /* work may have come while the lock was given up */
+    int64_t patience = lane->again ? 0 : lane->patience; /* work may have come while the lock was given up */
+    if (lane->in_flight && !busy)
+        measure(lane, true);
     lane->sleeping = true;
     manager_unlock(m);
     bool taken = submit(lane, sealed);
@@ -391,6 +422,8 @@ static void lane_turn_locked(struct lane *lane)
         abandon_locked(lane);
     for (int i = 0; i < n; i++)
         piece_finish_locked(lane, lane->done[i]->user);
+    if (n > 0)
+        measure(lane, false);
 }
 
 static void *lane_main(void *arg)

@@ -13,6 +13,7 @@
 #include <time.h>
 
 #include "mover.h"
+#include "prefetch.h"
 #include "report.h"
 #include "seal.h"
 #include "small.h"
@@ -172,6 +173,7 @@ static int manager_init(struct terrace *m, const char *conf)
     if (r)
         goto close_sealer;
     smalls_open(m);
+    prefetch_open(m);
     return 0;
 close_sealer:
     sealer_close(m->sealer);
@@ -234,11 +236,13 @@ void terrace_close(terrace *m)
     for (unsigned i = 0; i < m->tiers; i++)
         lane_stop(&m->tier[i]);
     report_write(m);
+    prefetch_save(m);
     stable_close(m);
     smalls_close(m);
     destroy_all(m);
     tiers_close(m);
     sealer_close(m->sealer);
+    schedule_free(&m->schedule);
     while (m->spare_pins) {
         struct pin *next = m->spare_pins->next;
         free(m->spare_pins);

@@ -44,7 +44,7 @@ enum {
     SLACK = 4,        /* a transfer may take so many times as long: half the disk writes */
     HARM = 2,         /* what leaves for something early is used so many times later */
 };
-static const uint64_t LATENCY_NS = 20000000;
+static const uint64_t LATENCY_NS = 5000000;
 
 static int next_compare(const struct policy_node *a, const struct policy_node *b)
 {
@@ -343,10 +343,11 @@ struct policy_node *policy_dirty(struct policy *p)
     return policy_dirty_within(p, UINT64_MAX);
 }
 
-bool policy_due(uint64_t ns, uint64_t bytes, uint64_t rate)
+uint64_t policy_early(uint64_t ns, uint64_t bytes, uint64_t rate)
 {
     double takes = rate ? (double)bytes * 1e9 / (double)rate : 0;
-    return (double)ns <= takes * SLACK + (double)LATENCY_NS;
+    double begin = (double)ns - takes * SLACK - (double)LATENCY_NS;
+    return begin > 0 ? (uint64_t)begin : 0;
 }
 
 uint64_t policy_clean_bytes(const struct policy *p)

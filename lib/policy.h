@@ -89,8 +89,8 @@ struct policy_node *policy_dirty_within(struct policy *p, uint64_t want);
 uint64_t policy_clean_bytes(const struct policy *p);
 uint64_t policy_dirty_bytes(const struct policy *p);
 
-/* Whether a transfer that, with all that must come before it, moves `bytes` at
- * `rate` bytes per second has to start now to be done in `ns`. */
-bool policy_due(uint64_t ns, uint64_t bytes, uint64_t rate);
+/* In how many ns a transfer that, with all that must come before it, moves
+ * `bytes` at `rate` bytes per second has to start to be done in `ns`; 0: now. */
+uint64_t policy_early(uint64_t ns, uint64_t bytes, uint64_t rate);
 
 #endif

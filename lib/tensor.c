@@ -100,6 +100,7 @@ static int tensor_new(struct terrace *m, size_t bytes, const terrace_tensor_attr
     for (unsigned i = 0; i < m->tiers; i++) {
         t->copy[i].tensor = t;
         t->copy[i].tier = (unsigned char)i;
+        t->copy[i].node.item = &t->item;
     }
     if (attr) {
         t->role = attr->role;
@@ -119,6 +120,7 @@ static void tensor_publish(struct terrace_tensor *t)
     struct terrace *m = t->manager;
     manager_lock(m);
     LIST_INSERT_HEAD(&m->all, t, all);
+    schedule_created(&m->schedule, &t->item, t->label, t->bytes);
     m->stats.tensors++;
     m->stats.tensor_bytes += t->bytes;
     manager_unlock(m);
@@ -144,6 +146,7 @@ struct terrace_tensor *tensor_for_group(struct terrace *m, size_t bytes)
     t->group = true;
     LIST_INIT(&t->smalls);
     LIST_INSERT_HEAD(&m->all, t, all);
+    schedule_created(&m->schedule, &t->item, NULL, bytes);
     return t;
 }
 
@@ -228,6 +231,8 @@ void tensor_reap_locked(struct terrace_tensor *t)
     for (unsigned i = 0; i < m->tiers; i++)
         copy_drop_locked(&t->copy[i]);
     LIST_REMOVE(t, all);
+    if (!t->region)
+        schedule_gone(&m->schedule, &t->item);
     if (!t->region && !t->group) {
         m->stats.tensors--;
         m->stats.tensor_bytes -= t->bytes;

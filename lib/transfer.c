@@ -15,6 +15,7 @@
 #include <stdlib.h>
 
 #include "mover.h"
+#include "prefetch.h"
 
 /* ---- routes ------------------------------------------------------------ */
 
@@ -297,6 +298,7 @@ static void writeback_finish_locked(struct transfer *x)
                 policy_evicted(&tier->policy, &c->node);
             }
             copy_drop_locked(c);
+            prefetch_absent_locked(tier->manager);
         }
     }
     stats->writeback_bytes += x->next;

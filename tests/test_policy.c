@@ -445,13 +445,13 @@ Test(foresight, only_what_will_leave_is_written_ahead)
 Test(foresight, a_transfer_is_due_when_it_could_be_late)
 {
     const uint64_t rate = 1000000000;
-    cr_assert(policy_due(0, 1, rate));
-    cr_assert(policy_due(100000000, 100000000, rate), "there is just time enough");
-    cr_assert_not(policy_due(2000000000, 1000000, rate));
-    cr_assert(policy_due(2000000000, 1000000000, rate));
-    cr_assert_not(policy_due(10000000000, 1000000000, rate));
-    cr_assert(policy_due(1000, UINT64_MAX, rate));
-    cr_assert_not(policy_due(UINT64_MAX, 1 << 20, 0), "no rate is known: when its time comes");
+    cr_assert_not(policy_early(0, 1, rate));
+    cr_assert_not(policy_early(100000000, 100000000, rate), "there is just time enough");
+    cr_assert(policy_early(2000000000, 1000000, rate));
+    cr_assert_not(policy_early(2000000000, 1000000000, rate));
+    cr_assert(policy_early(10000000000, 1000000000, rate));
+    cr_assert_not(policy_early(1000, UINT64_MAX, rate));
+    cr_assert(policy_early(UINT64_MAX, 1 << 20, 0), "no rate is known: when its time comes");
 }
 
 /* Against a search through all copies, whatever happens in between. */
