@@ -174,10 +174,10 @@ typedef struct terrace_backend {
 
     /* Moves the memory behind CPU addresses, of any tier or mapping of this
      * process, into this unit's memory; the addresses stay, and may be in use.
-     * What is not in memory is left alone. Sets no sentence. Errors: ENOMEM
-     * (the unit is full), EBUSY (some pages are in use by I/O or shared and
-     * stayed), ENOTSUP (refused by the system), ESYSTEM; then a part may have
-     * been moved. */
+     * What comes there later prefers this unit, too. Sets no sentence. Errors,
+     * after which a part may have been moved: ENOMEM (the unit is full, or the
+     * system has no more mappings), EBUSY (some pages stayed: in use by I/O, or
+     * shared), ESYSTEM. */
     int (*adopt)(void *unit, uint64_t address, uint64_t bytes);
 } terrace_backend;
 

@@ -215,6 +215,52 @@ void numa_memory_release(struct numa_memory *m, uint64_t base, uint64_t bytes)
     munmap(pointer(base), round_to(bytes, m->granule));
 }
 
+/* ---- moving pages under their addresses ---------------------------------- */
+
+/* Whether all pages of a range are on the node; its policy becomes to prefer it. */
+static bool all_here(const struct numa_memory *m, uint64_t address, uint64_t bytes)
+{
+    return numa_nodes_bind(m->node, address, bytes, MPOL_PREFERRED, MPOL_MF_STRICT) == 0;
+}
+
+/* Moves pages one by one, dropping cached files to make room; what it could
+ * not move is to be found out by all_here(). A huge page moves with its first
+ * part. 0 or an errno. */
+static int pull(const struct numa_memory *m, uint64_t address, uint64_t bytes)
+{
+    void *page[BATCH];
+    int node[BATCH], status[BATCH], e = 0;
+    for (unsigned i = 0; i < BATCH; i++)
+        node[i] = m->node;
+    for (uint64_t at = 0; at < bytes && e != ENOMEM; at += (uint64_t)BATCH * PAGE) {
+        unsigned n = 0;
+        for (; n < BATCH && at + (uint64_t)n * PAGE < bytes; n++)
+            page[n] = pointer(address + at + (uint64_t)n * PAGE);
+        if (numa_system->move_pages(0, n, page, node, status, MPOL_MF_MOVE) < 0)
+            e = errno;
+    }
+    return e;
+}
+
+/* mbind moves what NUMA balancing hides from move_pages (before Linux 6.6), but
+ * drops no cached files, and may move a page from one wrong node to another. */
+int numa_memory_adopt(struct numa_memory *m, uint64_t address, uint64_t bytes)
+{
+    uint64_t from = address / PAGE * PAGE;
+    bytes = round_to(address + bytes, PAGE) - from;
+    if (m->node < 0)
+        return 0; /* all memory is this tier's */
+    int e = numa_nodes_bind(m->node, from, bytes, MPOL_PREFERRED, MPOL_MF_MOVE);
+    if (e)
+        return e == ENOMEM ? -TERRACE_ENOMEM : -TERRACE_ESYSTEM;
+    if (all_here(m, from, bytes))
+        return 0;
+    e = pull(m, from, bytes);
+    if (all_here(m, from, bytes))
+        return 0;
+    return e == ENOMEM ? -TERRACE_ENOMEM : -TERRACE_EBUSY;
+}
+
 /* ---- memory -------------------------------------------------------------- */
 
 /* Puts pages behind a range. 0 or an errno; none kills the process. */
@@ -229,18 +275,14 @@ static int populate(uint64_t address, uint64_t bytes)
     return 0;
 }
 
-static int on_node(const struct numa_memory *m, uint64_t address, uint64_t bytes)
-{
-    return numa_nodes_bind(m->node, address, bytes, MPOL_PREFERRED, MPOL_MF_STRICT);
-}
-
 /* Populates a range on the node, and only there. */
 static int fill(struct numa_memory *m, uint64_t address, uint64_t bytes)
 {
     int e = populate(address, bytes);
-    if (e == 0 && m->node >= 0 && on_node(m, address, bytes))
-        e = numa_memory_adopt(m, address, bytes) ? ENOMEM : 0;
-    return e;
+    if (e || m->node < 0 || all_here(m, address, bytes))
+        return e;
+    pull(m, address, bytes);
+    return all_here(m, address, bytes) ? 0 : ENOMEM;
 }
 
 /* The pool is empty: makes a part of it ordinary memory. */
@@ -283,40 +325,4 @@ void numa_memory_decommit(struct numa_memory *m, uint64_t address, uint64_t byte
 {
     (void)m;
     madvise(pointer(address), bytes, MADV_DONTNEED);
-}
-
-/* ---- moving pages under their addresses ---------------------------------- */
-
-/* Moves up to BATCH pages. A huge page moves as a whole with its first part; the
- * others report that as an error each, so what became of them is asked after. */
-static int adopt_batch(struct numa_memory *m, uint64_t address, unsigned n)
-{
-    void *page[BATCH];
-    int node[BATCH], status[BATCH];
-    for (unsigned i = 0; i < n; i++) {
-        page[i] = pointer(address + (uint64_t)i * PAGE);
-        node[i] = m->node;
-    }
-    if (numa_system->move_pages(0, n, page, node, status, MPOL_MF_MOVE) < 0 && errno != ENOENT)
-        return errno == ENOMEM ? -TERRACE_ENOMEM : errno == EPERM || errno == ENOSYS ? -TERRACE_ENOTSUP
-                                                                                     : -TERRACE_ESYSTEM;
-    if (numa_system->move_pages(0, n, page, NULL, status, 0) < 0)
-        return -TERRACE_ESYSTEM;
-    for (unsigned i = 0; i < n; i++)
-        if (status[i] >= 0 && status[i] != m->node)
-            return -TERRACE_EBUSY;
-    return 0;
-}
-
-int numa_memory_adopt(struct numa_memory *m, uint64_t address, uint64_t bytes)
-{
-    uint64_t from = address / PAGE * PAGE, end = round_to(address + bytes, PAGE);
-    int r = 0;
-    if (m->node < 0)
-        return 0; /* all memory is this tier's */
-    for (; r == 0 && from < end; from += (uint64_t)BATCH * PAGE) {
-        uint64_t left = (end - from) / PAGE;
-        r = adopt_batch(m, from, left < BATCH ? (unsigned)left : BATCH);
-    }
-    return r;
 }
