@@ -193,9 +193,11 @@ static void budgets_base(struct terrace *m, struct budgets *b)
     if (total(m, TERRACE_CLASS_HOST, b->base) > available)
         divide(m, TERRACE_CLASS_HOST, b->base, NULL, available, shrunk);
     for (unsigned t = 0; t < m->tiers; t++)
-        if (shrunk[t])
-            snprintf(m->tier[t].limit_reason, sizeof m->tier[t].limit_reason, "%.100s; its share of %.150s",
-                     m->tier[t].info.capacity_reason, reason);
+        if (shrunk[t]) {
+            size_t used = strlen(m->tier[t].limit_reason);
+            snprintf(m->tier[t].limit_reason + used, sizeof m->tier[t].limit_reason - used,
+                     "; its share of %s", reason);
+        }
 }
 
 static void limited_by(struct tier *tier, const char *share, const struct option_limit *l, uint64_t base)

@@ -131,7 +131,7 @@ static int numa_open(const terrace_host *host, int index, terrace_unit_info *inf
         snprintf(bound, sizeof bound, "; bound to node %d", nodes.node[index].number);
     else if (*nodes.unbound)
         snprintf(bound, sizeof bound, "; %s", nodes.unbound);
-    snprintf(info->engine_reason, sizeof info->engine_reason, "host memory is copied by the CPU; %.100s%s",
+    snprintf(info->engine_reason, sizeof info->engine_reason, "host memory is copied by the CPU; %.100s%.120s",
              pages, bound);
     *unit = u;
     return 0;

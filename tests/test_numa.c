@@ -201,7 +201,7 @@ Test(numa, more_nodes_than_tiers_are_cut_at_the_far_end)
     for (int n = 1; n < 16; n++)
         snprintf(distances + strlen(distances), sizeof distances - strlen(distances), " %d", 60 - n);
     for (int n = 0; n < 16; n++) {
-        char cpu[8];
+        char cpu[16];
         snprintf(cpu, sizeof cpu, "%d", n);
         node(n, GIB, cpu, distances);
     }

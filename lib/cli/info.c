@@ -12,7 +12,7 @@ enum { MAX_TIERS = 64 };
 struct tier_info {
     terrace_tier_statistics stats;
     struct bandwidth bandwidth;
-    struct bandwidth *copy; /* host tiers: to each tier; 0 where that is no other host tier */
+    struct bandwidth *copy; /* host tiers, if there are others: to each tier; 0: not one of them */
 };
 
 /* ---- finding out --------------------------------------------------------- */
@@ -35,14 +35,18 @@ static bool is_host(const struct tier_info *tier)
 
 static int measure_copies(terrace *m, struct tier_info *tiers, int n, int from)
 {
-    tiers[from].copy = calloc((size_t)n, sizeof *tiers[from].copy);
-    if (!tiers[from].copy) {
-        fputs("terrace: the host is out of memory\n", stderr);
-        return EXIT_FAILED;
-    }
-    for (int to = 0; to < n; to++)
-        if (to != from && is_host(&tiers[to]) && measure_copy(m, from, to, &tiers[from].copy[to]))
+    for (int to = 0; to < n; to++) {
+        if (to == from || !is_host(&tiers[to]))
+            continue;
+        struct bandwidth *copy = tiers[from].copy;
+        copy = tiers[from].copy = copy ? copy : calloc((size_t)n, sizeof *copy);
+        if (!copy) {
+            fputs("terrace: the host is out of memory\n", stderr);
+            return EXIT_FAILED;
+        }
+        if (measure_copy(m, from, to, &copy[to]))
             return cli_failed("measuring");
+    }
     return EXIT_OK;
 }
 
