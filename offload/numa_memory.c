@@ -295,11 +295,12 @@ static int leave_pool(struct numa_memory *m, uint64_t address, uint64_t bytes)
     if (!said)
         m->host->log(m->host->context, TERRACE_LOG_WARN, "the pool of huge pages is exhausted: what does "
                      "not fit gets transparent ones; raise nr_hugepages, or lower TERRACE_LIMIT_NUMA");
-    if (mmap(pointer(address), bytes, PROT_READ | PROT_WRITE,
-             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
+    void *map = mmap(pointer(address), bytes, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    if (map == MAP_FAILED)
         return -TERRACE_ENOMEM;
-    madvise(pointer(address), bytes, MADV_DONTFORK);
-    return settle_range(m, address, bytes, m->advice);
+    madvise(map, bytes, MADV_DONTFORK);
+    return settle_range(m, (uintptr_t)map, bytes, m->advice);
 }
 
 int numa_memory_commit(struct numa_memory *m, uint64_t address, uint64_t bytes)

@@ -175,14 +175,17 @@ void numa_nodes_find(struct numa_nodes *out)
 {
     struct set allowed, memory, cpus;
     struct numa_node all[NUMA_MOST_NUMBER];
+    int n = 0;
     *out = (struct numa_nodes){0};
+    all[0].number = -1;
     if (read_set("/proc/self/status", "Mems_allowed_list:", &allowed) &&
         read_set(NODES "has_memory", "", &memory))
-        for (int n = 0; n < NUMA_MOST_NUMBER; n++)
-            if (has(&allowed, n) && has(&memory, n))
-                all[out->allowed++] = (struct numa_node){.number = n};
-    if (out->allowed <= 1) {
-        one_tier(out, out->allowed ? all[0].number : -1);
+        for (int i = 0; i < NUMA_MOST_NUMBER; i++)
+            if (has(&allowed, i) && has(&memory, i))
+                all[n++] = (struct numa_node){.number = i};
+    out->allowed = n;
+    if (n <= 1) {
+        one_tier(out, all[0].number);
         return;
     }
     int e = probe_binding(all[0].number);
@@ -194,11 +197,11 @@ void numa_nodes_find(struct numa_nodes *out)
     }
     read_set(NODES "has_cpu", "", &cpus);
     int home = home_node(&cpus);
-    for (int i = 0; i < out->allowed; i++) {
+    for (int i = 0; i < n; i++) {
         all[i].cpus = has(&cpus, all[i].number);
         all[i].distance = home < 0 ? 0 : numa_nodes_distance(home, all[i].number);
     }
-    qsort(all, (size_t)out->allowed, sizeof all[0], compare);
-    out->count = out->allowed < NUMA_MOST ? out->allowed : NUMA_MOST;
+    qsort(all, (size_t)n, sizeof all[0], compare);
+    out->count = n < NUMA_MOST ? n : NUMA_MOST;
     memcpy(out->node, all, (size_t)out->count * sizeof all[0]);
 }

@@ -234,7 +234,7 @@ int measure_copy(terrace *m, terrace_tier from, terrace_tier to, struct bandwidt
             err = touch(x.tensor[i], from, TERRACE_OVERWRITE);
         if (!err)
             err = copy_all(&x, to, &seconds);
-        b.write = n / 2 * (double)(TENSOR_MIB * MIB) / seconds;
+        b.write = 0.5 * n * (double)(TENSOR_MIB * MIB) / seconds;
         progress_end();
         destroy(&x);
     } else {
