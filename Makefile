@@ -35,12 +35,13 @@ BENCH_SRC := $(wildcard bench/*.c)
 TEST_SRC := $(wildcard tests/test_*.c)
 FAULT_SRC := $(wildcard tests/test_faults*.c)
 PROG_SRC := $(wildcard tests/prog_*.c)
+VM_SRC := $(wildcard tests/numa_vm/*.c)
 HEADERS := $(wildcard include/*.h)
 
 object = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 LIB_OBJ = $(call object,$(LIB_SRC))
 CLI_OBJ = $(call object,$(CLI_SRC))
-OBJECTS = $(call object,$(wildcard lib/*.c offload/*.c lib/cli/*.c examples/*.c bench/*.c tests/*.c))
+OBJECTS = $(call object,$(wildcard lib/*.c offload/*.c lib/cli/*.c examples/*.c bench/*.c tests/*.c tests/numa_vm/*.c))
 
 LIBRARY = $(BUILD)/lib/libterrace.so.$(VERSION)
 LINKS = $(BUILD)/lib/libterrace.so.$(SOVERSION) $(BUILD)/lib/libterrace.so
@@ -52,6 +53,7 @@ BENCHES = $(BENCH_SRC:%.c=$(BUILD)/%)
 PROGS = $(PROG_SRC:%.c=$(BUILD)/%)
 FAULTS = $(FAULT_SRC:%.c=$(BUILD)/%)
 TESTS = $(filter-out $(FAULTS),$(TEST_SRC:%.c=$(BUILD)/%))
+VM_PROGS = $(VM_SRC:tests/numa_vm/%.c=$(BUILD)/vm/%)
 
 # ---- how it is compiled ----------------------------------------------------
 
@@ -135,6 +137,12 @@ $(TESTS): $(BUILD)/%: $(BUILD)/obj/%.o $(TEST_MAIN) $(LIB_OBJ) $(JEMALLOC)/libs
 	@mkdir -p $(@D)
 	$(LINK) -o $@ $(filter %.o,$^) $(LIBS) -lcriterion
 
+# The same for a virtual machine, which has no Criterion to run tests in a sandbox.
+$(VM_PROGS): $(BUILD)/vm/%: $(BUILD)/obj/tests/numa_vm/%.o $(BUILD)/obj/tests/plain_main.o $(LIB_OBJ) \
+                            $(JEMALLOC)/libs
+	@mkdir -p $(@D)
+	$(LINK) -o $@ $(filter %.o,$^) $(LIBS) -lcriterion
+
 # Here calls of the symbols in tests/faults.wrap go through tests/faults.c.
 $(FAULTS): $(BUILD)/%: $(BUILD)/obj/%.o $(BUILD)/obj/tests/faults.o $(TEST_MAIN) $(LIB_OBJ) \
                        tests/faults.wrap $(JEMALLOC)/libs
@@ -183,6 +191,11 @@ check-tsan: deps-check
 
 run-tests:
 	@$(RUN_TESTS) $(ONLY)
+
+##: check-numa    tests on two NUMA nodes: boots a Debian kernel in an emulated machine
+check-numa: deps-numa
+	$(MAKE) all $(VM_PROGS)
+	@BUILD=$(BUILD) tests/numa_vm/check.sh $(ONLY)
 
 ##: check-gpu     tests on a device
 check-gpu bench-gpu:
@@ -264,6 +277,7 @@ dist:
 BUILD_PACKAGES = gcc make pkg-config libc6-dev liburing-dev libnuma-dev libxxhash-dev libsodium-dev libbsd-dev dpkg-dev
 CHECK_PACKAGES = g++ libcriterion-dev python3
 LINT_PACKAGES = clang clang-tidy cppcheck
+NUMA_PACKAGES = qemu-system-x86 busybox-static cpio
 BENCH_PACKAGES = fio jq python3
 
 ##: deps          install the Debian packages that are missing
@@ -274,6 +288,8 @@ deps-check: deps-build
 	@.ci/deps $(CHECK_PACKAGES)
 deps-lint: deps-check
 	@.ci/deps $(LINT_PACKAGES)
+deps-numa: deps-check
+	@.ci/deps $(NUMA_PACKAGES)
 deps-bench: deps-build
 	@.ci/deps $(BENCH_PACKAGES)
 
@@ -287,7 +303,7 @@ help:
 	@sed -n 's/^##: /  /p' $(firstword $(MAKEFILE_LIST))
 
 FORCE:
-.PHONY: all library programs objects demo check check-asan check-tsan run-tests check-gpu \
-        bench bench-gpu docs lint tidy cppcheck install uninstall dist deps deps-build deps-check deps-lint deps-bench clean help FORCE
+.PHONY: all library programs objects demo check check-asan check-tsan run-tests check-numa check-gpu \
+        bench bench-gpu docs lint tidy cppcheck install uninstall dist deps deps-build deps-check deps-lint deps-numa deps-bench clean help FORCE
 
 -include $(OBJECTS:.o=.d)

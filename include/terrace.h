@@ -177,6 +177,10 @@ typedef struct terrace_tier_statistics {
     uint64_t io_depth;         /* most pieces in flight at once */
     const char *small_engine;  /* memory tiers: what serves small tensors, or why they
                                 * are treated like others; NULL elsewhere */
+    const char *distances;     /* to tiers of the same kind: "numa:0 10, numa:1 21" (10 is the
+                                * distance to itself); "" where there is nothing to say */
+    int node;                  /* the system's number of the NUMA node it is, or is next to;
+                                * -1: none or not known */
 } terrace_tier_statistics;
 
 /* ---- the manager ------------------------------------------------------- */

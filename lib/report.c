@@ -51,6 +51,8 @@ static void tier_snapshot_locked(struct tier *tier, terrace_tier_statistics *out
         .io_chunk = tier->info.io_chunk,
         .io_depth = tier->info.io_depth,
         .small_engine = tier_is_memory(tier) ? tier->manager->small_engine : NULL,
+        .distances = tier->info.distances,
+        .node = tier->info.node,
     };
     out->dirty = policy_dirty_bytes(&tier->policy) + tier->draining;
     struct copy *c;

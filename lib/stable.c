@@ -384,6 +384,12 @@ static int service_start(struct terrace *m, struct stable *s)
     return e ? error_set(-TERRACE_ESYSTEM, "no thread to serve stable memory: %s", strerror(e)) : 0;
 }
 
+/* Whether a tier's pages can be moved to other addresses of the CPU. */
+static bool movable(const struct tier *tier)
+{
+    return tier->backend->caps & TERRACE_CAP_CPU && !(tier->info.flags & TERRACE_UNIT_FIXED);
+}
+
 static int accept_zones(const struct stable *s, const struct tier *tier)
 {
     int r = 0;
@@ -413,7 +419,7 @@ static int stable_open_locked(struct terrace *m)
         goto close_uffd;
     }
     for (unsigned i = 0; r == 0 && i < m->tiers; i++)
-        if (m->tier[i].backend->caps & TERRACE_CAP_CPU)
+        if (movable(&m->tier[i]))
             r = accept_zones(s, &m->tier[i]);
     m->stable = s;
     if (r == 0)
@@ -535,9 +541,10 @@ void stable_close(struct terrace *m)
 static struct tier *cpu_tier(struct terrace *m, terrace_tier which)
 {
     for (unsigned i = 0; i < m->tiers; i++)
-        if (tier_matches(m, (int)i, which) && (m->tier[i].backend->caps & TERRACE_CAP_CPU))
+        if (tier_matches(m, (int)i, which) && movable(&m->tier[i]))
             return &m->tier[i];
-    error_set(-TERRACE_ENOTSUP, "terrace_malloc: stable memory is to be had on host tiers only");
+    error_set(-TERRACE_ENOTSUP, "terrace_malloc: stable memory is to be had on host tiers only, and not "
+              "from the system's pool of huge pages (TERRACE_HUGEPAGES=2m or 1g)");
     return NULL;
 }
 
