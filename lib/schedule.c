@@ -52,10 +52,14 @@ enum {
     LEAST_PERIOD = 16,
     TRY_EVERY = 64,       /* uses, to find a period */
     BAD_STEPS = 4,        /* then recording pauses */
+    STUDY_LEAST = 1 << 14, /* uses recorded without finding a period, */
+    STUDY_PER_PLACE = 64,  /* then as many per place, before recording pauses */
     PLACES_MOST = 1 << 20,
     FAST_NS = 1000,       /* uses closer than that are not all timed */
     FAST_UNTIMED = 15,
 };
+/* schedule_use.fresh */
+enum { PERSISTENT, FRESH, TRANSIENT };
 static const uint32_t NONE = UINT32_MAX;
 static const uint64_t CREDIT_MOST = 1 << 22;
 
@@ -112,7 +116,7 @@ static bool places_grow(struct schedule *s)
 uint32_t schedule_place_take(struct schedule *s)
 {
     if (!s->free_place && s->places == s->places_room) {
-        uint32_t freed = s->places_room ? places_sweep(s) : 0;
+        uint32_t freed = s->total || s->recorded ? places_sweep(s) : 0;
         if (freed < s->places_room / 4 + 1 && !places_grow(s) && !freed)
             return 0;
     }
@@ -224,6 +228,9 @@ struct schedule_line *schedule_line_make(struct schedule *s, const struct schedu
     *l = (struct schedule_line){.length = length, .firsts = s->places, .first = first,
                                 .index = (uint8_t)k, .last = s->steps};
     memcpy(l->use, use, length * sizeof *use);
+    for (uint32_t i = 0; i < length; i++)
+        if (use[i].fresh && !s->place[use[i].place].item)
+            l->use[i].fresh = TRANSIENT;
     l->ns = use[length - 1].at;
     line_link(l);
     s->known[k] = l;
@@ -233,11 +240,12 @@ struct schedule_line *schedule_line_make(struct schedule *s, const struct schedu
 
 /* ---- when an item is used next ------------------------------------------ */
 
-/* Whether the use will be that of a new item in the place. Before the line has
- * come twice that cannot be told: all items are new to the first. */
+/* Whether the use will be that of a new item in the place. Where the new one
+ * outlived the step, that cannot be told before the line has come twice: all
+ * items are new to the first. */
 static bool of_another(const struct schedule_line *l, uint32_t i)
 {
-    return l->use[i].fresh && l->count > 1;
+    return l->use[i].fresh == TRANSIENT || (l->use[i].fresh && l->count > 1);
 }
 
 static void expect_at(const struct schedule *s, struct schedule_item *item,
@@ -365,7 +373,7 @@ static uint8_t predict(const uint8_t *order, unsigned n)
 {
     unsigned most = 0;
     uint8_t best = n ? order[n - 1] : UINT8_MAX;
-    for (unsigned end = n; end-- > 1;) { /* order[end - 1] as if it were the last */
+    for (unsigned end = n; end-- > 1 && most < CONTEXT;) { /* order[end - 1] as if it were the last */
         unsigned same = 0;
         while (same < CONTEXT && same < end && order[end - 1 - same] == order[n - 1 - same] &&
                order[end - 1 - same] != UINT8_MAX)
@@ -515,7 +523,7 @@ static void lines_order(struct schedule *s, struct schedule_line *l)
 
 static void rest(struct schedule *s, uint64_t time)
 {
-    s->sleep = time;
+    s->sleep = time ? time : 1;
     s->line = s->then = s->later = NULL;
     s->clean = s->trusted = false;
     s->origin += s->recorded;
@@ -637,9 +645,9 @@ static void follow(struct schedule *s, struct schedule_item *item, uint32_t i, u
     struct schedule_use *u = &s->line->use[i];
     if (u->place != item->place) {
         place_settle(s, u->place, item);
-        u->fresh = true;
+        u->fresh = TRANSIENT;
     } else if (u->fresh && item->born) {
-        u->fresh = false;
+        u->fresh = PERSISTENT;
     }
     item->born = true;
     u->tier = (uint8_t)tier;
@@ -864,23 +872,22 @@ static void unknown(struct schedule *s, struct schedule_item *item, unsigned tie
     item->last = s->now;
     item->born = true;
     struct schedule_use use = {.place = item->place, .tier = (uint8_t)tier, .mode = (uint8_t)mode,
-                               .fresh = fresh, .at = s->elapsed};
+                               .fresh = fresh ? FRESH : PERSISTENT, .at = s->elapsed};
     take_time(s, &use, ns);
     use.at = s->elapsed;
     if (item->place)
         record(s, &use);
     else
         s->recording = false;
-    if (!s->recording) { /* too long: there is no step here to be learned */
-        s->overflowed |= s->recorded >= SCHEDULE_STEP_MOST / 2;
-        s->stepped &= !s->overflowed;
-        if (!s->stepped) {
-            s->bad++;
-            rest(s, (uint64_t)SCHEDULE_STEP_MOST << (s->bad < 6 ? s->bad : 6));
-        }
-    } else if (!s->stepped) {
+    if (!s->recording) /* too long: there is no step here to be learned */
+        s->overflowed |= s->recorded == SCHEDULE_STEP_MOST;
+    s->stepped &= !s->overflowed;
+    if (s->stepped)
+        return;
+    if (s->recording && s->recorded < STUDY_LEAST + STUDY_PER_PLACE * (uint64_t)s->places)
         period_look(s);
-    }
+    else
+        rest(s, 2 * (uint64_t)s->recorded << (s->bad < 6 ? s->bad++ : 6));
 }
 
 /* The same item twice in a row is one use; how it is used adds up. */
@@ -913,18 +920,13 @@ static bool asleep(struct schedule *s, struct schedule_item *item)
     return false;
 }
 
-void schedule_use(struct schedule *s, struct schedule_item *item, unsigned tier, unsigned mode,
-                  uint64_t ns)
+static __attribute__((noinline)) void unexpected(struct schedule *s, struct schedule_item *item,
+                                                 unsigned tier, unsigned mode, uint64_t ns)
 {
-    mode &= TERRACE_READ | TERRACE_WRITE | TERRACE_OVERWRITE;
-    if (item == s->latest) {
-        again(s, mode);
-        return;
-    }
-    s->latest = item;
     if (s->sleep && asleep(s, item))
         return;
-    if (s->line && s->at < s->line->length && fits(s, s->line, s->at, item, false)) {
+    bool expecting = s->line && s->at < s->line->length;
+    if (expecting && fits(s, s->line, s->at, item, false)) {
         good(s);
         follow(s, item, s->at, tier, mode, ns);
         return;
@@ -932,7 +934,7 @@ void schedule_use(struct schedule *s, struct schedule_item *item, unsigned tier,
     if (s->line && nearby(s, item, tier, mode, ns))
         return;
     bool found = other_line(s, item);
-    if (!found && s->line && s->at < s->line->length && fits(s, s->line, s->at, item, true)) {
+    if (!found && expecting && fits(s, s->line, s->at, item, true)) {
         good(s); /* of another size, and still in its place */
         follow(s, item, s->at, tier, mode, ns);
         return;
@@ -949,6 +951,24 @@ void schedule_use(struct schedule *s, struct schedule_item *item, unsigned tier,
     s->strays = 0;
     s->hits++;
     follow(s, item, s->at, tier, mode, ns);
+}
+
+void schedule_use(struct schedule *s, struct schedule_item *item, unsigned tier, unsigned mode,
+                  uint64_t ns)
+{
+    const struct schedule_line *l = s->line;
+    mode &= TERRACE_READ | TERRACE_WRITE | TERRACE_OVERWRITE;
+    if (item == s->latest) {
+        again(s, mode);
+        return;
+    }
+    s->latest = item;
+    if (l && s->at < l->length && l->use[s->at].place == item->place) { /* the usual case */
+        good(s);
+        follow(s, item, s->at, tier, mode, ns);
+        return;
+    }
+    unexpected(s, item, tier, mode, ns);
 }
 
 /* ---- items -------------------------------------------------------------- */
@@ -997,7 +1017,10 @@ void schedule_created(struct schedule *s, struct schedule_item *item, const char
     if (!place)
         return;
     place_settle(s, place, item);
-    if (s->line)
+    uint32_t i = first_use(s->line, place);
+    if (i != NONE && i >= s->at)
+        expect_at(s, item, s->line, i, s->base);
+    else if (s->line)
         expect_after(s, item);
 }
 

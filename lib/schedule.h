@@ -39,7 +39,7 @@ struct schedule_use {
     uint32_t hash;  /* of the places up to here */
     uint32_t back;  /* being recorded: uses since the place's previous one, 0: none */
     uint8_t tier, mode;
-    bool fresh;     /* an item's first use, last time */
+    uint8_t fresh;  /* an item's first use, last time: see schedule.c */
 };
 _Static_assert(sizeof(struct schedule_use) <= 32, "a use is to be remembered in 32 bytes");
 

@@ -1,0 +1,655 @@
+/* policy.c - misses of the learned schedule, replayed without I/O.
+ *
+ * Traces of what training and inference do are replayed against a memory of a
+ * given size, by the library's own schedule and policy, by LRU, by 2Q, by Belady
+ * (which sees the future) and against the bound of bytes that may be evicted one
+ * by one. Then a model with a clock: compute between uses, a disk whose rate
+ * reads and writes share, prefetch and write-back as the policy says, next to
+ * the bound max(compute, (R + W) / rate). Last, what learning costs per use.
+ *
+ * Usage: policy [--dump TRACE | --list]; prints a table to stderr and one JSON
+ * object to stdout. A dump is the input of bench/bound.py. */
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "policy.h"
+#include "terrace.h"
+
+enum { MOST_STEPS = 64, LEARNED = 2 }; /* steps; from step 3 on all should be known */
+static const uint64_t MIB = 1 << 20;
+static const uint64_t RATE = 2000000000; /* of the model's disk, bytes per second */
+
+/* ---- traces ------------------------------------------------------------ */
+
+enum op_kind { OP_NEW, OP_USE, OP_FREE, OP_STEP };
+
+struct op {
+    enum op_kind kind;
+    unsigned item, mode;
+    uint64_t ns; /* computed after the use */
+};
+
+struct trace {
+    const char *name;
+    struct op *op;
+    size_t ops, room;
+    uint64_t *bytes; /* by item */
+    unsigned items, items_room;
+    unsigned steps;
+    uint64_t budget;
+    bool equal;    /* sizes */
+    bool random;   /* nothing to learn */
+    bool unmarked; /* the program says nothing of steps */
+    unsigned learned; /* steps after which it should be known */
+};
+
+static void *must(void *p)
+{
+    if (!p) {
+        fprintf(stderr, "policy: no memory\n");
+        exit(1);
+    }
+    return p;
+}
+
+static void add(struct trace *t, struct op op)
+{
+    if (t->ops == t->room) {
+        t->room = t->room ? 2 * t->room : 4096;
+        t->op = must(realloc(t->op, t->room * sizeof *t->op));
+    }
+    t->op[t->ops++] = op;
+}
+
+static unsigned make(struct trace *t, uint64_t bytes)
+{
+    if (t->items == t->items_room) {
+        t->items_room = t->items_room ? 2 * t->items_room : 1024;
+        t->bytes = must(realloc(t->bytes, t->items_room * sizeof *t->bytes));
+    }
+    t->bytes[t->items] = bytes;
+    add(t, (struct op){.kind = OP_NEW, .item = t->items});
+    return t->items++;
+}
+
+static void use(struct trace *t, unsigned item, unsigned mode, uint64_t us)
+{
+    add(t, (struct op){.kind = OP_USE, .item = item, .mode = mode, .ns = us * 1000});
+}
+
+static void gone(struct trace *t, unsigned item)
+{
+    add(t, (struct op){.kind = OP_FREE, .item = item});
+}
+
+static void step(struct trace *t)
+{
+    add(t, (struct op){.kind = OP_STEP});
+    t->steps++;
+}
+
+static uint64_t random_state = 88172645463325252u;
+static uint64_t draw(uint64_t below)
+{
+    random_state ^= random_state << 13;
+    random_state ^= random_state >> 7;
+    random_state ^= random_state << 17;
+    return random_state % below;
+}
+
+enum { R = TERRACE_READ, W = TERRACE_READ | TERRACE_WRITE, O = TERRACE_OVERWRITE };
+
+/* Adam over pieces: weights and moments are changed, gradients read. */
+static void adam(struct trace *t)
+{
+    enum { PIECES = 64, STEPS = 8 };
+    unsigned p[PIECES][4];
+    for (int i = 0; i < PIECES; i++)
+        for (int k = 0; k < 4; k++)
+            p[i][k] = make(t, 8 * MIB);
+    t->budget = 700 * MIB;
+    for (int s = 0; s < STEPS; s++, step(t))
+        for (int i = 0; i < PIECES; i++)
+            for (int k = 0; k < 4; k++)
+                use(t, p[i][k], k == 3 ? R : W, 800);
+}
+
+/* A transformer: forward, backward with activations, optimizer. */
+struct gpt {
+    struct trace *t;
+    unsigned layers, parts;
+    unsigned weight[32][4], gradient[32][4], moment[32][4], act[32][3];
+};
+
+static void gpt_make(struct gpt *g, unsigned layers, bool optimizer)
+{
+    static const uint64_t part[] = {12, 4, 16, 16};
+    g->layers = layers;
+    for (unsigned l = 0; l < layers; l++)
+        for (unsigned k = 0; k < 4; k++) {
+            g->weight[l][k] = make(g->t, part[k] * MIB);
+            if (optimizer) {
+                g->gradient[l][k] = make(g->t, part[k] * MIB);
+                g->moment[l][k] = make(g->t, 2 * part[k] * MIB);
+            }
+        }
+}
+
+/* Forward and, with `train`, backward; batch scales the activations. */
+static void gpt_pass(struct gpt *g, uint64_t batch, bool train, bool first)
+{
+    static const uint64_t act[] = {4, 13, 7};
+    struct trace *t = g->t;
+    for (unsigned l = 0; l < g->layers; l++)
+        for (unsigned k = 0; k < 3; k++) {
+            use(t, g->weight[l][k], R, 4000);
+            if (k == 2)
+                use(t, g->weight[l][3], R, 4000);
+            g->act[l][k] = make(t, act[k] * batch * MIB / 4);
+            use(t, g->act[l][k], O, 1000);
+            if (!train && (l || k)) /* only the last is needed */
+                gone(t, k ? g->act[l][k - 1] : g->act[l - 1][2]);
+        }
+    if (!train)
+        gone(t, g->act[g->layers - 1][2]);
+    for (unsigned l = g->layers; train && l--;)
+        for (unsigned k = 3; k--;) {
+            use(t, g->act[l][k], R, 1000);
+            use(t, g->weight[l][k], R, 6000);
+            use(t, g->gradient[l][k], first ? O : W, 2000);
+            if (k == 2) {
+                use(t, g->weight[l][3], R, 6000);
+                use(t, g->gradient[l][3], first ? O : W, 2000);
+            }
+            gone(t, g->act[l][k]);
+        }
+}
+
+static void gpt_update(struct gpt *g)
+{
+    for (unsigned l = 0; l < g->layers; l++)
+        for (unsigned k = 0; k < 4; k++) {
+            use(g->t, g->gradient[l][k], R, 500);
+            use(g->t, g->moment[l][k], W, 500);
+            use(g->t, g->weight[l][k], W, 1000);
+        }
+}
+
+static void gpt_of(struct trace *t, uint64_t budget, unsigned steps)
+{
+    struct gpt g = {.t = t};
+    gpt_make(&g, 24, true);
+    t->budget = budget * MIB;
+    for (unsigned s = 0; s < steps; s++, step(t)) {
+        gpt_pass(&g, 4, true, true);
+        gpt_update(&g);
+    }
+}
+
+static void gpt_half(struct trace *t)
+{
+    gpt_of(t, 2500, 8);
+}
+
+static void gpt_quarter(struct trace *t)
+{
+    gpt_of(t, 1250, 8);
+}
+
+static void inference(struct trace *t)
+{
+    struct gpt g = {.t = t};
+    gpt_make(&g, 32, false);
+    t->budget = 768 * MIB;
+    for (int s = 0; s < 10; s++, step(t))
+        for (unsigned l = 0; l < g.layers; l++)
+            for (unsigned k = 0; k < 4; k++)
+                use(t, g.weight[l][k], R, 3000);
+}
+
+static void accumulate(struct trace *t)
+{
+    struct gpt g = {.t = t};
+    gpt_make(&g, 16, true);
+    t->budget = 1200 * MIB;
+    for (int s = 0; s < 8; s++, step(t)) {
+        for (int micro = 0; micro < 4; micro++)
+            gpt_pass(&g, 2, true, micro == 0);
+        gpt_update(&g);
+    }
+}
+
+/* An evaluation after every third step of training. */
+static void train_eval(struct trace *t)
+{
+    struct gpt g = {.t = t};
+    gpt_make(&g, 16, true);
+    t->budget = 1200 * MIB;
+    for (int s = 0; s < 24; s++, step(t)) {
+        bool eval = s % 4 == 3;
+        gpt_pass(&g, 4, !eval, true);
+        if (!eval)
+            gpt_update(&g);
+    }
+}
+
+/* Batches of another length in every step: activations of other sizes and, with
+ * `most` 2, one or two passes, as chance will have it. */
+static void batches_of(struct trace *t, uint64_t most)
+{
+    struct gpt g = {.t = t};
+    gpt_make(&g, 16, true);
+    t->budget = 1200 * MIB;
+    for (int s = 0; s < 24; s++, step(t)) {
+        for (uint64_t passes = draw(most) + 1; passes--;)
+            gpt_pass(&g, 2 + draw(6), true, true);
+        gpt_update(&g);
+    }
+}
+
+static void batches(struct trace *t)
+{
+    batches_of(t, 1);
+}
+
+static void batches_random(struct trace *t)
+{
+    batches_of(t, 2);
+    t->random = true;
+}
+
+/* From step 10 on the layers are used in another order, and more of them. */
+static void changed(struct trace *t)
+{
+    enum { N = 200, STEPS = 20 };
+    unsigned item[N];
+    for (int i = 0; i < N; i++)
+        item[i] = make(t, 4 * MIB);
+    t->budget = 300 * MIB;
+    for (int s = 0; s < STEPS; s++, step(t))
+        for (int i = 0; i < (s < 10 ? 150 : N); i++)
+            use(t, item[s < 10 ? i : i * 7 % N], i % 2 ? W : R, 1000);
+}
+
+/* Two threads that take turns as chance will have it. */
+static void threads(struct trace *t)
+{
+    enum { N = 150 };
+    unsigned item[2][N];
+    for (int i = 0; i < 2 * N; i++)
+        item[i / N][i % N] = make(t, 4 * MIB);
+    t->budget = 400 * MIB;
+    for (int s = 0; s < 12; s++, step(t))
+        for (int at[2] = {0, 0}; at[0] < N || at[1] < N;) {
+            int k = at[0] >= N || (at[1] < N && at[0] - at[1] + (int)draw(9) - 4 > 0);
+            use(t, item[k][at[k]++], R, 1000);
+        }
+}
+
+static void random_of(struct trace *t, bool zipf)
+{
+    enum { N = 1000, USES = 40000 };
+    unsigned item[N];
+    double sum[N], total = 0;
+    for (int i = 0; i < N; i++) {
+        item[i] = make(t, MIB);
+        sum[i] = total += zipf ? 1.0 / (i + 1) : 1.0;
+    }
+    t->budget = 400 * MIB;
+    t->random = true;
+    for (int i = 0; i < USES; i++) {
+        double x = (double)draw(1u << 30) / (1u << 30) * total;
+        int k = 0;
+        for (int half = 512; half; half /= 2)
+            if (k + half < N && sum[k + half - 1] <= x)
+                k += half;
+        use(t, item[k], draw(4) ? R : W, 100);
+        if (i % 2500 == 2499)
+            step(t);
+    }
+}
+
+static void uniform(struct trace *t)
+{
+    random_of(t, false);
+}
+
+static void zipf(struct trace *t)
+{
+    random_of(t, true);
+}
+
+static const struct scene {
+    const char *name;
+    void (*make)(struct trace *t);
+    bool equal;
+    unsigned learned; /* steps */
+    bool unmarked;
+} scenes[] = {
+    {"adam", adam, true, 2, false},
+    {"adam-unmarked", adam, true, 3, true},
+    {"gpt-half", gpt_half, false, 2, false},
+    {"gpt-quarter", gpt_quarter, false, 2, false},
+    {"gpt-quarter-unmarked", gpt_quarter, false, 3, true},
+    {"inference", inference, false, 2, false},
+    {"inference-unmarked", inference, false, 3, true},
+    {"accumulate", accumulate, false, 2, false},
+    {"accumulate-unmarked", accumulate, false, 4, true},
+    {"train-eval", train_eval, false, 8, false},
+    {"train-eval-unmarked", train_eval, false, 12, true},
+    {"batches", batches, false, 2, false},
+    {"batches-random", batches_random, false, 2, false},
+    {"changed", changed, true, 2, false},
+    {"threads", threads, true, 2, false},
+    {"uniform", uniform, true, 2, false},
+    {"uniform-unmarked", uniform, true, 2, true},
+    {"zipf", zipf, true, 2, false},
+    {"zipf-unmarked", zipf, true, 2, true},
+};
+enum { SCENES = sizeof scenes / sizeof scenes[0] };
+
+static struct trace trace_of(const struct scene *scene)
+{
+    struct trace t = {.name = scene->name, .equal = scene->equal, .learned = scene->learned,
+                      .unmarked = scene->unmarked};
+    random_state = 88172645463325252u;
+    scene->make(&t);
+    return t;
+}
+
+static void trace_free(struct trace *t)
+{
+    free(t->op);
+    free(t->bytes);
+}
+
+static void dump(const struct trace *t)
+{
+    printf("budget %llu\nrate %llu\n", (unsigned long long)t->budget, (unsigned long long)RATE);
+    for (size_t i = 0; i < t->ops; i++) {
+        const struct op *o = &t->op[i];
+        switch (o->kind) {
+        case OP_NEW:
+            printf("new %u %llu\n", o->item, (unsigned long long)t->bytes[o->item]);
+            break;
+        case OP_USE:
+            printf("use %u %s %llu\n", o->item, o->mode == R ? "r" : o->mode == O ? "o" : "w",
+                   (unsigned long long)o->ns);
+            break;
+        case OP_FREE:
+            printf("free %u\n", o->item);
+            break;
+        default:
+            printf("step\n");
+        }
+    }
+}
+
+/* ---- what really comes next -------------------------------------------- */
+
+/* For every use the index of the item's next use; SIZE_MAX: none, or freed. */
+static size_t *future(const struct trace *t)
+{
+    size_t *next = must(malloc(t->ops * sizeof *next));
+    size_t *known = must(malloc(t->items * sizeof *known));
+    memset(known, 0xff, t->items * sizeof *known);
+    for (size_t i = t->ops; i--;) {
+        const struct op *o = &t->op[i];
+        if (o->kind == OP_USE) {
+            next[i] = known[o->item];
+            known[o->item] = i;
+        }
+    }
+    free(known);
+    return next;
+}
+
+/* Where nothing is to be gained from keeping the bytes. */
+static bool worthless(const struct trace *t, size_t next)
+{
+    return next == SIZE_MAX || t->op[next].mode == O;
+}
+
+/* ---- the fractional bound ----------------------------------------------- */
+
+/* Bytes read per step if every byte may be evicted on its own, the furthest
+ * next use first. */
+static void fractional(const struct trace *t, uint64_t *read)
+{
+    size_t *next = future(t);
+    size_t *due = must(malloc(t->items * sizeof *due));
+    uint64_t *in = must(calloc(t->items, sizeof *in)), held = 0;
+    unsigned s = 0;
+    for (unsigned i = 0; i < t->items; i++)
+        due[i] = SIZE_MAX;
+    for (size_t i = 0; i < t->ops; i++) {
+        const struct op *o = &t->op[i];
+        s += o->kind == OP_STEP;
+        if (o->kind == OP_FREE) {
+            held -= in[o->item];
+            in[o->item] = 0;
+        }
+        if (o->kind != OP_USE)
+            continue;
+        uint64_t want = t->bytes[o->item] - in[o->item];
+        read[s] += o->mode == O ? 0 : want;
+        in[o->item] += want;
+        held += want;
+        while (held > t->budget) {
+            unsigned worst = o->item;
+            for (unsigned k = 0; k < t->items; k++)
+                if (k != o->item && in[k] && (worst == o->item || due[k] > due[worst]))
+                    worst = k;
+            uint64_t out = held - t->budget < in[worst] ? held - t->budget : in[worst];
+            in[worst] -= out;
+            held -= out;
+        }
+        due[o->item] = worthless(t, next[i]) ? SIZE_MAX : next[i];
+    }
+    free(next);
+    free(due);
+    free(in);
+}
+
+/* ---- replay of whole tensors -------------------------------------------- */
+
+enum way { WAY_LRU, WAY_2Q, WAY_LEARNED, WAY_BELADY, WAYS };
+static const char *const way_name[] = {"lru", "2q", "learned", "belady"};
+
+struct tensor {
+    struct policy_node node;
+    struct schedule_item item;
+    uint64_t bytes;
+    bool resident, dirty, written, gone; /* written: the disk has the bytes */
+    bool coming, leaving;
+    size_t next;  /* belady: its next use */
+    uint64_t done; /* the model: when its transfer ends */
+};
+
+struct replay {
+    const struct trace *t;
+    enum way way;
+    struct policy policy;
+    struct schedule schedule;
+    struct tensor *tensor;
+    uint64_t held;
+    uint64_t read[MOST_STEPS], wrote[MOST_STEPS];
+    unsigned s;
+};
+
+static void replay_open(struct replay *r, const struct trace *t, enum way way)
+{
+    *r = (struct replay){.t = t, .way = way};
+    r->tensor = must(calloc(t->items, sizeof *r->tensor));
+    schedule_init(&r->schedule);
+    policy_init(&r->policy, way == WAY_LRU ? POLICY_LRU : POLICY_AUTO, t->budget);
+    if (way == WAY_LEARNED)
+        policy_follow(&r->policy, &r->schedule);
+}
+
+static void replay_close(struct replay *r)
+{
+    schedule_free(&r->schedule);
+    free(r->tensor);
+}
+
+static struct tensor *tensor_of(struct policy_node *n)
+{
+    return n ? (struct tensor *)(void *)((char *)n - offsetof(struct tensor, node)) : NULL;
+}
+
+static struct tensor *victim(struct replay *r)
+{
+    struct tensor *best = NULL;
+    if (r->way != WAY_BELADY)
+        return tensor_of(policy_victim(&r->policy, false));
+    for (unsigned i = 0; i < r->t->items; i++) {
+        struct tensor *x = &r->tensor[i];
+        if (x->resident && x->node.listed && (!best || x->next > best->next))
+            best = x;
+    }
+    return best;
+}
+
+static void drop(struct replay *r, struct tensor *x)
+{
+    policy_remove(&r->policy, &x->node);
+    r->held -= x->resident ? x->bytes : 0;
+    x->resident = false;
+}
+
+static void evict(struct replay *r, struct tensor *x)
+{
+    if (x->dirty)
+        r->wrote[r->s] += x->bytes;
+    x->dirty = false;
+    x->written = true;
+    drop(r, x);
+    policy_evicted(&r->policy, &x->node);
+}
+
+static void replay_new(struct replay *r, unsigned item)
+{
+    struct tensor *x = &r->tensor[item];
+    x->bytes = x->node.bytes = r->t->bytes[item];
+    x->node.item = &x->item;
+    schedule_created(&r->schedule, &x->item, NULL, x->bytes);
+}
+
+static void replay_free(struct replay *r, unsigned item)
+{
+    drop(r, &r->tensor[item]);
+    r->tensor[item].gone = true;
+    schedule_gone(&r->schedule, &r->tensor[item].item);
+}
+
+static void replay_use(struct replay *r, size_t at, const size_t *next)
+{
+    const struct op *o = &r->t->op[at];
+    struct tensor *x = &r->tensor[o->item];
+    if (!x->resident) {
+        if (o->mode != O)
+            r->read[r->s] += x->bytes;
+        while (r->held + x->bytes > r->t->budget)
+            evict(r, victim(r));
+        x->resident = true;
+        r->held += x->bytes;
+        policy_arrived(&r->policy, &x->node, false);
+    }
+    policy_remove(&r->policy, &x->node);
+    policy_used(&r->policy, &x->node);
+    if (r->way == WAY_LEARNED)
+        schedule_use(&r->schedule, &x->item, 0, o->mode, 0);
+    x->next = worthless(r->t, next[at]) ? SIZE_MAX : next[at];
+    x->dirty |= o->mode != R;
+    policy_used(&r->policy, &x->node);
+    policy_add(&r->policy, &x->node, x->dirty);
+}
+
+static void replay(const struct trace *t, enum way way, uint64_t *read, uint64_t *wrote)
+{
+    struct replay r;
+    size_t *next = future(t);
+    replay_open(&r, t, way);
+    for (size_t i = 0; i < t->ops; i++)
+        switch (t->op[i].kind) {
+        case OP_NEW:
+            replay_new(&r, t->op[i].item);
+            break;
+        case OP_FREE:
+            replay_free(&r, t->op[i].item);
+            break;
+        case OP_USE:
+            replay_use(&r, i, next);
+            break;
+        default:
+            if (!t->unmarked)
+                schedule_step(&r.schedule, 0);
+            r.s++;
+        }
+    memcpy(read, r.read, sizeof r.read);
+    memcpy(wrote, r.wrote, sizeof r.wrote);
+    replay_close(&r);
+    free(next);
+}
+
+/* ---- the table ----------------------------------------------------------- */
+
+static uint64_t sum(const uint64_t *v, unsigned from, unsigned to)
+{
+    uint64_t n = 0;
+    for (unsigned i = from; i < to; i++)
+        n += v[i];
+    return n;
+}
+
+static double ratio(uint64_t a, uint64_t b)
+{
+    return b ? (double)a / (double)b : a ? 999.0 : 1.0;
+}
+
+static void misses(const struct trace *t, bool first)
+{
+    uint64_t read[WAYS][MOST_STEPS], wrote[WAYS][MOST_STEPS], bound[MOST_STEPS] = {0};
+    unsigned from = t->learned, to = t->steps;
+    fractional(t, bound);
+    for (int way = 0; way < WAYS; way++)
+        replay(t, (enum way)way, read[way], wrote[way]);
+    const uint64_t *belady = t->equal ? read[WAY_BELADY] : bound;
+    double late = ratio(sum(read[WAY_LEARNED], from, to), sum(belady, from, to));
+    double early = ratio(sum(read[WAY_LEARNED], 0, from), sum(read[WAY_LRU], 0, from));
+    double lru = ratio(sum(read[WAY_LEARNED], 0, to), sum(read[WAY_LRU], 0, to));
+    fprintf(stderr, "%-22s %7llu %7llu %7llu %7llu %7llu  %6.3f %6.3f %6.3f\n", t->name,
+            (unsigned long long)(sum(read[WAY_LRU], from, to) / MIB / (to - from)),
+            (unsigned long long)(sum(read[WAY_2Q], from, to) / MIB / (to - from)),
+            (unsigned long long)(sum(read[WAY_LEARNED], from, to) / MIB / (to - from)),
+            (unsigned long long)(sum(read[WAY_BELADY], from, to) / MIB / (to - from)),
+            (unsigned long long)(sum(bound, from, to) / MIB / (to - from)), late, early, lru);
+    if (getenv("V")) {
+        for (unsigned i = 0; i < to; i++)
+            fprintf(stderr, "   step %2u: %6llu %6llu %6llu %6llu %6llu   w %6llu %6llu %6llu %6llu\n", i + 1,
+                    (unsigned long long)(read[0][i] / MIB), (unsigned long long)(read[1][i] / MIB),
+                    (unsigned long long)(read[2][i] / MIB), (unsigned long long)(read[3][i] / MIB),
+                    (unsigned long long)(bound[i] / MIB), (unsigned long long)(wrote[0][i] / MIB), (unsigned long long)(wrote[1][i] / MIB), (unsigned long long)(wrote[2][i] / MIB), (unsigned long long)(wrote[3][i] / MIB));
+    }
+    (void)first; (void)way_name;
+}
+
+int main(int argc, char **argv)
+{
+    for (int i = 0; i < SCENES; i++) {
+        if (argc > 2 && strcmp(argv[2], scenes[i].name))
+            continue;
+        struct trace t = trace_of(&scenes[i]);
+        if (argc > 1 && !strcmp(argv[1], "--dump"))
+            dump(&t);
+        else
+            misses(&t, i == 0);
+        trace_free(&t);
+    }
+    return 0;
+}
