@@ -200,6 +200,64 @@ static void gpt_quarter(struct trace *t)
     gpt_of(t, 1250, 8);
 }
 
+/* What examples/gpt.c does: weights are updated as soon as their gradient, in
+ * one tensor for all layers, is there. */
+static void trainer_of(struct trace *t, uint64_t budget)
+{
+    enum { LAYERS = 11, STEPS = 8, UNIT = 2359296, TOKENS = 1572864 };
+    static const unsigned part[] = {3, 1, 4, 4}, act[] = {1, 3, 1, 1, 4};
+    unsigned weight[LAYERS][4], moment[LAYERS][4][2], gradient[4], kept[LAYERS][5];
+    for (int k = 0; k < 4; k++)
+        gradient[k] = make(t, (uint64_t)part[k] * UNIT);
+    for (int l = 0; l < LAYERS; l++)
+        for (int k = 0; k < 4; k++) {
+            weight[l][k] = make(t, (uint64_t)part[k] * UNIT);
+            moment[l][k][0] = make(t, (uint64_t)part[k] * UNIT);
+            moment[l][k][1] = make(t, (uint64_t)part[k] * UNIT);
+        }
+    t->budget = budget * MIB;
+    for (int s = 0; s < STEPS; s++, step(t)) {
+        for (int l = 0; l < LAYERS; l++)
+            for (int half = 0; half < 2; half++) {
+                use(t, weight[l][2 * half], R, 0);
+                use(t, weight[l][2 * half + 1], R, 0);
+                for (int k = half ? 3 : 0; k < (half ? 5 : 3); k++) {
+                    kept[l][k] = make(t, (uint64_t)act[k] * TOKENS);
+                    use(t, kept[l][k], O, 1000 * part[2 * half]);
+                }
+            }
+        for (int l = LAYERS; l--;)
+            for (int half = 2; half--;) {
+                for (int k = half ? 3 : 0; k < (half ? 5 : 3); k++)
+                    use(t, kept[l][k], R, 0);
+                for (int k = 2 * half + 2; k-- > 2 * half;) {
+                    use(t, weight[l][k], R, 0);
+                    use(t, gradient[k], O, 2500 * part[k]);
+                    use(t, moment[l][k][0], W, 0);
+                    use(t, moment[l][k][1], W, 500 * part[k]);
+                    use(t, weight[l][k], W, 0);
+                }
+                for (int k = half ? 3 : 0; k < (half ? 5 : 3); k++)
+                    gone(t, kept[l][k]);
+            }
+    }
+}
+
+static void trainer_half(struct trace *t)
+{
+    trainer_of(t, 570);
+}
+
+static void trainer_quarter(struct trace *t)
+{
+    trainer_of(t, 285);
+}
+
+static void trainer_eighth(struct trace *t)
+{
+    trainer_of(t, 143);
+}
+
 static void inference(struct trace *t)
 {
     struct gpt g = {.t = t};
@@ -335,6 +393,9 @@ static const struct scene {
     {"gpt-half", gpt_half, false, 2, false},
     {"gpt-quarter", gpt_quarter, false, 2, false},
     {"gpt-quarter-unmarked", gpt_quarter, false, 3, true},
+    {"trainer-half", trainer_half, false, 2, false},
+    {"trainer-quarter", trainer_quarter, false, 2, false},
+    {"trainer-eighth", trainer_eighth, false, 2, false},
     {"inference", inference, false, 2, false},
     {"inference-unmarked", inference, false, 3, true},
     {"accumulate", accumulate, false, 2, false},
@@ -465,7 +526,8 @@ struct tensor {
     struct schedule_item item;
     uint64_t bytes;
     bool resident, dirty, written, gone; /* written: the disk has the bytes */
-    bool coming, leaving;
+    bool coming, leaving;    /* the model: its transfer is under way */
+    bool early;              /* brought ahead of its use */
     size_t next;  /* belady: its next use */
     uint64_t done; /* the model: when its transfer ends */
 };
@@ -597,8 +659,6 @@ static void replay(const struct trace *t, enum way way, uint64_t *read, uint64_t
     free(next);
 }
 
-/* ---- the table ----------------------------------------------------------- */
-
 static uint64_t sum(const uint64_t *v, unsigned from, unsigned to)
 {
     uint64_t n = 0;
@@ -607,9 +667,309 @@ static uint64_t sum(const uint64_t *v, unsigned from, unsigned to)
     return n;
 }
 
+/* ---- the model with a clock ---------------------------------------------- */
+
+/* One transfer at a time, at the full rate. Demands go first, then what is
+ * brought early, then what is written ahead; the next transfer is chosen when
+ * the disk is free. */
+struct model {
+    struct replay r;
+    uint64_t now, disk_free;   /* ns */
+    uint64_t stalled;
+    double scale;              /* of the compute times */
+    struct tensor *job;        /* being read or written until disk_free */
+    struct tensor *demand;
+    bool writing, ahead_off;
+    uint64_t ahead;            /* bytes brought and not used yet */
+};
+
+static uint64_t transfer_ns(uint64_t bytes)
+{
+    return (uint64_t)((double)bytes * 1e9 / (double)RATE);
+}
+
+static void job_begin(struct model *m, struct tensor *x, bool writing)
+{
+    policy_remove(&m->r.policy, &x->node);
+    x->leaving = writing;
+    x->coming = !writing;
+    m->job = x;
+    m->writing = writing;
+    m->disk_free += transfer_ns(x->bytes);
+    *(writing ? &m->r.wrote[m->r.s] : &m->r.read[m->r.s]) += x->bytes;
+}
+
+static void job_end(struct model *m)
+{
+    struct tensor *x = m->job;
+    m->job = NULL;
+    if (x->gone)
+        return;
+    if (m->writing) {
+        x->leaving = false;
+        x->dirty = false;
+    } else {
+        x->coming = false;
+        policy_arrived(&m->r.policy, &x->node, x->early);
+    }
+    policy_add(&m->r.policy, &x->node, x->dirty);
+}
+
+static void not_early(struct model *m, struct tensor *x)
+{
+    m->ahead -= x->early ? x->bytes : 0;
+    x->early = false;
+}
+
+/* Makes room or starts to; true: there is room. `begun`: the disk is busy. */
+static bool room(struct model *m, uint64_t bytes, const uint64_t *when, bool *begun)
+{
+    struct replay *r = &m->r;
+    while (r->held + bytes > r->t->budget) {
+        struct policy_node *n = when ? policy_victim_for(&r->policy, false, *when)
+                                     : policy_victim(&r->policy, false);
+        if (!n)
+            return false;
+        struct tensor *x = tensor_of(n);
+        if (x->dirty && m->job)
+            return false;
+        if (x->dirty) {
+            job_begin(m, x, true);
+            *begun = true;
+            return false;
+        }
+        not_early(m, x);
+        drop(r, x);
+        policy_evicted(&r->policy, n);
+    }
+    return true;
+}
+
+static bool read_begin(struct model *m, struct tensor *x, const uint64_t *when)
+{
+    bool begun = false;
+    if (room(m, x->bytes, when, &begun)) {
+        x->resident = true;
+        m->r.held += x->bytes;
+        job_begin(m, x, false);
+        return true;
+    }
+    return begun;
+}
+
+static bool prefetch(struct model *m)
+{
+    struct replay *r = &m->r;
+    struct schedule_cursor c;
+    struct schedule_coming u, first = {.item = NULL};
+    uint64_t bytes = 0;
+    if (!policy_foresees(&r->policy))
+        return false;
+    schedule_coming(&r->schedule, &c);
+    for (int looks = 0; looks < 1024 && schedule_coming_next(&c, &u); looks++) {
+        struct tensor *x = (struct tensor *)(void *)((char *)u.item - offsetof(struct tensor, item));
+        if (x->resident || x->coming || x->gone || (u.mode & TERRACE_OVERWRITE) || u.when != u.item->next)
+            continue;
+        bytes += x->bytes;
+        if (!first.item)
+            first = u;
+        if (m->ahead + bytes > r->t->budget / 2)
+            break;
+        if (!policy_due(u.ns, bytes, RATE))
+            continue;
+        x = (struct tensor *)(void *)((char *)first.item - offsetof(struct tensor, item));
+        if (!read_begin(m, x, &first.when))
+            return false;
+        if (!m->writing) {
+            x->early = true;
+            m->ahead += x->bytes;
+        }
+        return true;
+    }
+    return false;
+}
+
+static bool write_ahead(struct model *m)
+{
+    struct replay *r = &m->r;
+    uint64_t want = r->t->budget / 16, spare = r->t->budget - r->held;
+    if (want <= spare)
+        return false;
+    struct policy_node *n = policy_dirty_within(&r->policy, want - spare);
+    if (n)
+        job_begin(m, tensor_of(n), true);
+    return n != NULL;
+}
+
+static bool disk_next(struct model *m)
+{
+    if (m->demand && !m->demand->resident && !m->demand->coming)
+        return read_begin(m, m->demand, NULL);
+    if (m->r.way != WAY_LEARNED)
+        return false;
+    return prefetch(m) || write_ahead(m);
+}
+
+/* Lets the disk work until then. */
+static void disk_until(struct model *m, uint64_t until)
+{
+    while (m->job ? m->disk_free <= until : m->disk_free < until) {
+        if (m->job)
+            job_end(m);
+        else if (m->disk_free < m->now)
+            m->disk_free = m->now;
+        if (m->demand && m->demand->resident && !m->demand->coming)
+            return;
+        if (!disk_next(m)) {
+            m->disk_free = until;
+            return;
+        }
+    }
+}
+
+static void model_use(struct model *m, size_t at)
+{
+    struct replay *r = &m->r;
+    const struct op *o = &r->t->op[at];
+    struct tensor *x = &r->tensor[o->item];
+    uint64_t begin = m->now;
+    if (!x->resident || x->coming) {
+        m->demand = x;
+        bool begun = false;
+        if (o->mode == O && !x->coming) { /* only room is needed */
+            while (!room(m, x->bytes, NULL, &begun)) {
+                if (m->disk_free < m->now)
+                    m->disk_free = m->now;
+                m->now = m->disk_free;
+                job_end(m);
+                begun = false;
+            }
+            x->resident = true;
+            r->held += x->bytes;
+            policy_arrived(&r->policy, &x->node, false);
+        }
+        while (!x->resident || x->coming) {
+            if (!m->job) {
+                m->disk_free = m->disk_free < m->now ? m->now : m->disk_free;
+                disk_next(m);
+            }
+            m->now = m->disk_free > m->now ? m->disk_free : m->now;
+            job_end(m);
+        }
+        m->demand = NULL;
+    }
+    m->stalled += m->now - begin;
+    not_early(m, x);
+    if (!x->leaving)
+        policy_remove(&r->policy, &x->node);
+    policy_used(&r->policy, &x->node);
+    if (r->way == WAY_LEARNED)
+        schedule_use(&r->schedule, &x->item, 0, o->mode, m->now - m->stalled + 1);
+    uint64_t end = m->now + (uint64_t)((double)o->ns * m->scale);
+    disk_until(m, end);
+    m->now = end;
+    while (x->leaving && o->mode != R) { /* it changes while it is written: again later */
+        m->now = m->disk_free > m->now ? m->disk_free : m->now;
+        job_end(m);
+    }
+    x->dirty |= o->mode != R;
+    policy_used(&r->policy, &x->node);
+    if (!x->leaving) {
+        policy_remove(&r->policy, &x->node);
+        policy_add(&r->policy, &x->node, x->dirty);
+    }
+}
+
+/* Seconds of an average step from `from` on. */
+static double model(const struct trace *t, enum way way, double scale, unsigned from, double out[2])
+{
+    struct model m = {.scale = scale};
+    uint64_t start = 0;
+    replay_open(&m.r, t, way);
+    for (size_t i = 0; i < t->ops; i++)
+        switch (t->op[i].kind) {
+        case OP_NEW:
+            replay_new(&m.r, t->op[i].item);
+            break;
+        case OP_FREE:
+            not_early(&m, &m.r.tensor[t->op[i].item]);
+            replay_free(&m.r, t->op[i].item);
+            break;
+        case OP_USE:
+            model_use(&m, i);
+            break;
+        default:
+            if (!t->unmarked)
+                schedule_step(&m.r.schedule, m.now - m.stalled + 1);
+            if (++m.r.s == from)
+                start = m.now;
+        }
+    double seconds = (double)(m.now - start) / 1e9 / (t->steps - from);
+    out[0] = (double)sum(m.r.read, from, t->steps) / (t->steps - from);
+    out[1] = (double)sum(m.r.wrote, from, t->steps) / (t->steps - from);
+    replay_close(&m.r);
+    return seconds;
+}
+
+/* Bytes that have to be written in a step: what it changes and is there at the
+ * same time, less the budget. */
+static void write_bound(const struct trace *t, uint64_t *wrote)
+{
+    unsigned *in = must(calloc(t->items, sizeof *in));
+    uint64_t changed = 0, most = 0;
+    unsigned s = 0;
+    for (size_t i = 0; i < t->ops; i++) {
+        const struct op *o = &t->op[i];
+        if (o->kind == OP_USE && o->mode != R && in[o->item] != s + 1) {
+            in[o->item] = s + 1;
+            changed += t->bytes[o->item];
+            most = changed > most ? changed : most;
+        } else if (o->kind == OP_FREE && in[o->item] == s + 1) {
+            changed -= t->bytes[o->item];
+        } else if (o->kind == OP_STEP) {
+            wrote[s++] = most > t->budget ? most - t->budget : 0;
+            changed = most = 0;
+        }
+    }
+    free(in);
+}
+
+/* ---- the table ----------------------------------------------------------- */
+
 static double ratio(uint64_t a, uint64_t b)
 {
     return b ? (double)a / (double)b : a ? 999.0 : 1.0;
+}
+
+static uint64_t computed(const struct trace *t, unsigned from)
+{
+    uint64_t ns = 0;
+    unsigned s = 0;
+    for (size_t i = 0; i < t->ops; i++) {
+        s += t->op[i].kind == OP_STEP;
+        if (t->op[i].kind == OP_USE && s >= from)
+            ns += t->op[i].ns;
+    }
+    return ns;
+}
+
+static void times(const struct trace *t)
+{
+    static const double part[] = {1, 2, 3}; /* compute, of the disk's time */
+    uint64_t read[MOST_STEPS] = {0}, wrote[MOST_STEPS] = {0};
+    unsigned from = t->learned + 1, steps = t->steps - from;
+    fractional(t, read);
+    write_bound(t, wrote);
+    double disk = (double)(sum(read, from, t->steps) + sum(wrote, from, t->steps)) / (double)RATE / steps;
+    double compute = (double)computed(t, from) / 1e9 / steps;
+    double br = (double)sum(read, from, t->steps) / steps, bw = (double)sum(wrote, from, t->steps) / steps;
+    fprintf(stderr, "%-22s %5.0f+%5.0f", t->name, br / (double)MIB, bw / (double)MIB);
+    for (int i = 0; i < 3; i++) {
+        double scale = part[i] * disk / compute, least = part[i] > 1 ? part[i] * disk : disk, gb[2], gl[2];
+        double learned = model(t, WAY_LEARNED, scale, from, gb), lru = model(t, WAY_LRU, scale, from, gl);
+        fprintf(stderr, "  %6.3f (%5.0f+%5.0f %6.2f lru)", learned / least, gb[0] / (double)MIB, gb[1] / (double)MIB, lru / least);
+    }
+    fprintf(stderr, "\n");
 }
 
 static void misses(const struct trace *t, bool first)
@@ -648,7 +1008,7 @@ int main(int argc, char **argv)
         if (argc > 1 && !strcmp(argv[1], "--dump"))
             dump(&t);
         else
-            misses(&t, i == 0);
+            (getenv("T") ? times(&t) : misses(&t, i == 0));
         trace_free(&t);
     }
     return 0;

@@ -308,7 +308,7 @@ struct policy_node *policy_victim_for(struct policy *p, bool clean_only, uint64_
     if (!n || !policy_foresees(p))
         return n;
     uint64_t now = p->schedule->now, until = when > now ? when - now : 0;
-    return distance(p, n) > until ? n : NULL;
+    return distance(p, n) / HARM >= until ? n : NULL;
 }
 
 /* ---- writing ahead ------------------------------------------------------ */
