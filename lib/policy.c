@@ -41,7 +41,8 @@ enum {
     READ_COST = 1,
     WRITE_COST = 1,
     LOOKS_MOST = 256, /* copies looked at to find one to write */
-    SLACK = 2,        /* part of the time that a transfer may plan with: one in so many */
+    SLACK = 4,        /* a transfer may take so many times as long: half the disk writes */
+    HARM = 2,         /* what leaves for something early is used so many times later */
 };
 static const uint64_t LATENCY_NS = 20000000;
 

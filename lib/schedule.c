@@ -262,15 +262,21 @@ static void expect_at(const struct schedule *s, struct schedule_item *item,
 /* The next use is not in what is left of this line. */
 static void expect_after(const struct schedule *s, struct schedule_item *item)
 {
-    const struct schedule_line *coming[] = {s->then, s->later, s->line};
-    uint64_t base = s->base + s->line->length;
-    for (int k = 0; k < 3; k++) {
-        uint32_t i = first_use(coming[k], item->place);
+    const struct schedule_line *coming[] = {s->then, s->later};
+    uint64_t base = s->base + s->line->length, again = s->base + s->line->interval;
+    uint32_t i;
+    for (int k = 0; k < 2; k++) {
+        i = first_use(coming[k], item->place);
         if (i != NONE) {
             expect_at(s, item, coming[k], i, base);
             return;
         }
         base += coming[k] ? coming[k]->length : 0;
+    }
+    i = first_use(s->line, item->place);
+    if (i != NONE) { /* when there is a step like this again, not before those */
+        expect_at(s, item, s->line, i, again > base ? again : base);
+        return;
     }
     item->next = SCHEDULE_UNKNOWN;
     item->dies = false;
@@ -287,6 +293,23 @@ static void expect_next(struct schedule *s, struct schedule_item *item, uint32_t
     } else {
         expect_after(s, item);
     }
+}
+
+/* What is used in the step after the next, and not before, can be told exactly
+ * from now on. */
+static void expect_later(struct schedule *s)
+{
+    const struct schedule_line *l = s->later;
+    if (!l || !s->line || l == s->line || l == s->then)
+        return;
+    uint64_t base = s->base + s->line->length + (s->then ? s->then->length : 0);
+    for (uint32_t i = 0; i < l->length; i++) {
+        uint32_t place = l->use[i].place;
+        if (l->first[place] == i && s->place[place].item && first_use(s->line, place) == NONE &&
+            first_use(s->then, place) == NONE)
+            expect_at(s, s->place[place].item, l, i, base);
+    }
+    s->epoch++;
 }
 
 /* Computes all items' next uses anew. */
@@ -416,6 +439,8 @@ void schedule_begin(struct schedule *s)
     predict_following(s);
     if (s->line != then || s->then != later)
         retime(s);
+    else
+        expect_later(s);
 }
 
 /* ---- recording ---------------------------------------------------------- */
@@ -519,6 +544,8 @@ static void lines_order(struct schedule *s, struct schedule_line *l)
     s->recent[s->recents++] = l->index;
     l->count++;
     l->last = ++s->steps;
+    l->interval = l->ended && s->now > l->ended ? s->now - l->ended : 0;
+    l->ended = s->now;
 }
 
 static void rest(struct schedule *s, uint64_t time)

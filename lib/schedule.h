@@ -154,6 +154,7 @@ struct schedule_line {
     uint32_t *first;       /* by place: its first use, or UINT32_MAX */
     uint64_t count, last;  /* how often it has come; in which step last */
     uint64_t ns;           /* how long it takes */
+    uint64_t ended, interval; /* virtual time: of its last end; between its last two */
     uint8_t index;         /* in schedule.known */
     struct schedule_use use[];
 };
