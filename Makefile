@@ -123,7 +123,10 @@ $(COMMAND): $(CLI_OBJ) $(LINKS)
 
 $(EXAMPLES) $(BENCHES) $(PROGS): $(BUILD)/%: $(BUILD)/obj/%.o $(LINKS)
 	@mkdir -p $(@D)
-	$(LINK) -o $@ $< $(WITH_LIBRARY) $($(notdir $*)_LIBS)
+	$(LINK) -o $@ $(filter %.o,$^) $(WITH_LIBRARY) $($(notdir $*)_LIBS)
+
+# This one replays traces against the library's own functions.
+$(BUILD)/bench/policy: $(call object,lib/policy.c lib/schedule.c)
 
 # Unit tests contain the library's objects, to reach what it does not export.
 # Under a sanitizer they have a main of their own (see there).
@@ -259,7 +262,7 @@ dist:
 # ---- packages --------------------------------------------------------------
 
 BUILD_PACKAGES = gcc make pkg-config libc6-dev liburing-dev libnuma-dev libxxhash-dev libsodium-dev libbsd-dev dpkg-dev
-CHECK_PACKAGES = g++ libcriterion-dev
+CHECK_PACKAGES = g++ libcriterion-dev python3
 LINT_PACKAGES = clang clang-tidy cppcheck
 BENCH_PACKAGES = fio jq python3
 

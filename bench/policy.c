@@ -7,8 +7,8 @@
  * reads and writes share, prefetch and write-back as the policy says, next to
  * the bound max(compute, (R + W) / rate). Last, what learning costs per use.
  *
- * Usage: policy [--dump TRACE | --list]; prints a table to stderr and one JSON
- * object to stdout. A dump is the input of bench/bound.py. */
+ * Usage: policy [--dump TRACE]; prints a table to stderr and one JSON object to
+ * stdout. A dump is the input of bench/bound.py. */
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -19,7 +19,7 @@
 #include "policy.h"
 #include "terrace.h"
 
-enum { MOST_STEPS = 64, LEARNED = 2 }; /* steps; from step 3 on all should be known */
+enum { MOST_STEPS = 64 };
 static const uint64_t MIB = 1 << 20;
 static const uint64_t RATE = 2000000000; /* of the model's disk, bytes per second */
 
@@ -44,7 +44,7 @@ struct trace {
     bool equal;    /* sizes */
     bool random;   /* nothing to learn */
     bool unmarked; /* the program says nothing of steps */
-    unsigned learned; /* steps after which it should be known */
+    unsigned learned; /* steps, after which it is to be known */
 };
 
 static void *must(void *p)
@@ -398,13 +398,13 @@ static const struct scene {
     {"trainer-eighth", trainer_eighth, false, 2, false},
     {"inference", inference, false, 2, false},
     {"inference-unmarked", inference, false, 3, true},
-    {"accumulate", accumulate, false, 2, false},
+    {"accumulate", accumulate, false, 3, false},
     {"accumulate-unmarked", accumulate, false, 4, true},
     {"train-eval", train_eval, false, 8, false},
     {"train-eval-unmarked", train_eval, false, 12, true},
     {"batches", batches, false, 2, false},
     {"batches-random", batches_random, false, 2, false},
-    {"changed", changed, true, 2, false},
+    {"changed", changed, true, 13, false},
     {"threads", threads, true, 2, false},
     {"uniform", uniform, true, 2, false},
     {"uniform-unmarked", uniform, true, 2, true},
@@ -669,6 +669,9 @@ static uint64_t sum(const uint64_t *v, unsigned from, unsigned to)
 
 /* ---- the model with a clock ---------------------------------------------- */
 
+enum { MODELS = 3 };
+static const double model_compute[MODELS] = {1, 2, 3}; /* compute, of the disk's time by the bound */
+
 /* One transfer at a time, at the full rate. Demands go first, then what is
  * brought early, then what is written ahead; the next transfer is chosen when
  * the disk is free. */
@@ -679,7 +682,7 @@ struct model {
     double scale;              /* of the compute times */
     struct tensor *job;        /* being read or written until disk_free */
     struct tensor *demand;
-    bool writing, ahead_off;
+    bool writing;
     uint64_t ahead;            /* bytes brought and not used yet */
 };
 
@@ -881,7 +884,7 @@ static void model_use(struct model *m, size_t at)
 }
 
 /* Seconds of an average step from `from` on. */
-static double model(const struct trace *t, enum way way, double scale, unsigned from, double out[2])
+static double model(const struct trace *t, enum way way, double scale, unsigned from)
 {
     struct model m = {.scale = scale};
     uint64_t start = 0;
@@ -905,8 +908,6 @@ static double model(const struct trace *t, enum way way, double scale, unsigned 
                 start = m.now;
         }
     double seconds = (double)(m.now - start) / 1e9 / (t->steps - from);
-    out[0] = (double)sum(m.r.read, from, t->steps) / (t->steps - from);
-    out[1] = (double)sum(m.r.wrote, from, t->steps) / (t->steps - from);
     replay_close(&m.r);
     return seconds;
 }
@@ -953,63 +954,177 @@ static uint64_t computed(const struct trace *t, unsigned from)
     return ns;
 }
 
-static void times(const struct trace *t)
+/* How the replay went, in bytes per step once it has been learned. */
+struct outcome {
+    double read[WAYS], wrote[WAYS], bound_read, bound_written;
+    double of_best;  /* read once learned, of what Belady reads (equal sizes) or the bound */
+    double of_lru;   /* read while learning, of what LRU reads */
+    double all_lru;  /* read in all, of what LRU reads */
+    double seconds[MODELS], lru_seconds[MODELS], bound_seconds[MODELS];
+};
+
+static double average(const uint64_t *v, unsigned from, unsigned to)
 {
-    static const double part[] = {1, 2, 3}; /* compute, of the disk's time */
-    uint64_t read[MOST_STEPS] = {0}, wrote[MOST_STEPS] = {0};
-    unsigned from = t->learned + 1, steps = t->steps - from;
-    fractional(t, read);
-    write_bound(t, wrote);
-    double disk = (double)(sum(read, from, t->steps) + sum(wrote, from, t->steps)) / (double)RATE / steps;
-    double compute = (double)computed(t, from) / 1e9 / steps;
-    double br = (double)sum(read, from, t->steps) / steps, bw = (double)sum(wrote, from, t->steps) / steps;
-    fprintf(stderr, "%-22s %5.0f+%5.0f", t->name, br / (double)MIB, bw / (double)MIB);
-    for (int i = 0; i < 3; i++) {
-        double scale = part[i] * disk / compute, least = part[i] > 1 ? part[i] * disk : disk, gb[2], gl[2];
-        double learned = model(t, WAY_LEARNED, scale, from, gb), lru = model(t, WAY_LRU, scale, from, gl);
-        fprintf(stderr, "  %6.3f (%5.0f+%5.0f %6.2f lru)", learned / least, gb[0] / (double)MIB, gb[1] / (double)MIB, lru / least);
-    }
-    fprintf(stderr, "\n");
+    return (double)sum(v, from, to) / (to - from);
 }
 
-static void misses(const struct trace *t, bool first)
+static void misses(const struct trace *t, struct outcome *o)
 {
-    uint64_t read[WAYS][MOST_STEPS], wrote[WAYS][MOST_STEPS], bound[MOST_STEPS] = {0};
+    uint64_t read[WAYS][MOST_STEPS], wrote[WAYS][MOST_STEPS];
+    uint64_t bound_read[MOST_STEPS] = {0}, bound_wrote[MOST_STEPS] = {0};
     unsigned from = t->learned, to = t->steps;
-    fractional(t, bound);
-    for (int way = 0; way < WAYS; way++)
+    fractional(t, bound_read);
+    write_bound(t, bound_wrote);
+    for (int way = 0; way < WAYS; way++) {
         replay(t, (enum way)way, read[way], wrote[way]);
-    const uint64_t *belady = t->equal ? read[WAY_BELADY] : bound;
-    double late = ratio(sum(read[WAY_LEARNED], from, to), sum(belady, from, to));
-    double early = ratio(sum(read[WAY_LEARNED], 0, from), sum(read[WAY_LRU], 0, from));
-    double lru = ratio(sum(read[WAY_LEARNED], 0, to), sum(read[WAY_LRU], 0, to));
-    fprintf(stderr, "%-22s %7llu %7llu %7llu %7llu %7llu  %6.3f %6.3f %6.3f\n", t->name,
-            (unsigned long long)(sum(read[WAY_LRU], from, to) / MIB / (to - from)),
-            (unsigned long long)(sum(read[WAY_2Q], from, to) / MIB / (to - from)),
-            (unsigned long long)(sum(read[WAY_LEARNED], from, to) / MIB / (to - from)),
-            (unsigned long long)(sum(read[WAY_BELADY], from, to) / MIB / (to - from)),
-            (unsigned long long)(sum(bound, from, to) / MIB / (to - from)), late, early, lru);
-    if (getenv("V")) {
-        for (unsigned i = 0; i < to; i++)
-            fprintf(stderr, "   step %2u: %6llu %6llu %6llu %6llu %6llu   w %6llu %6llu %6llu %6llu\n", i + 1,
-                    (unsigned long long)(read[0][i] / MIB), (unsigned long long)(read[1][i] / MIB),
-                    (unsigned long long)(read[2][i] / MIB), (unsigned long long)(read[3][i] / MIB),
-                    (unsigned long long)(bound[i] / MIB), (unsigned long long)(wrote[0][i] / MIB), (unsigned long long)(wrote[1][i] / MIB), (unsigned long long)(wrote[2][i] / MIB), (unsigned long long)(wrote[3][i] / MIB));
+        o->read[way] = average(read[way], from, to);
+        o->wrote[way] = average(wrote[way], from, to);
     }
-    (void)first; (void)way_name;
+    o->bound_read = average(bound_read, from, to);
+    o->bound_written = average(bound_wrote, from, to);
+    o->of_best = ratio(sum(read[WAY_LEARNED], from, to), sum(t->equal ? read[WAY_BELADY] : bound_read, from, to));
+    o->of_lru = ratio(sum(read[WAY_LEARNED], 0, from), sum(read[WAY_LRU], 0, from));
+    o->all_lru = ratio(sum(read[WAY_LEARNED], 0, to), sum(read[WAY_LRU], 0, to));
+}
+
+static void times(const struct trace *t, struct outcome *o)
+{
+    unsigned from = t->learned;
+    double disk = (o->bound_read + o->bound_written) / (double)RATE;
+    double compute = (double)computed(t, from) / 1e9 / (t->steps - from);
+    for (int i = 0; i < MODELS; i++) {
+        double scale = model_compute[i] * disk / compute;
+        o->seconds[i] = model(t, WAY_LEARNED, scale, from);
+        o->lru_seconds[i] = model(t, WAY_LRU, scale, from);
+        o->bound_seconds[i] = model_compute[i] > 1 ? model_compute[i] * disk : disk;
+    }
+}
+
+static void print(const struct trace *t, const struct outcome *o, bool first)
+{
+    double mib = (double)MIB;
+    fprintf(stderr, "%-21s", t->name);
+    for (int way = 0; way < WAYS; way++)
+        fprintf(stderr, " %5.0f+%-5.0f", o->read[way] / mib, o->wrote[way] / mib);
+    fprintf(stderr, " %5.0f+%-5.0f %5.3f %5.3f %5.3f |", o->bound_read / mib, o->bound_written / mib,
+            o->of_best, o->of_lru, o->all_lru);
+    for (int i = 0; i < MODELS; i++)
+        fprintf(stderr, " %5.3f/%-5.2f", o->seconds[i] / o->bound_seconds[i],
+                o->lru_seconds[i] / o->bound_seconds[i]);
+    fprintf(stderr, "\n");
+    printf("%s\n    {\"trace\": \"%s\", \"budget\": %llu, \"equal_sizes\": %s, \"random\": %s, \"from_step\": %u",
+           first ? "" : ",", t->name, (unsigned long long)t->budget, t->equal ? "true" : "false",
+           t->random ? "true" : "false", t->learned + 1);
+    for (int way = 0; way < WAYS; way++)
+        printf(", \"%s\": {\"read_bytes\": %.0f, \"written_bytes\": %.0f}", way_name[way],
+               o->read[way], o->wrote[way]);
+    printf(", \"bound\": {\"read_bytes\": %.0f, \"written_bytes\": %.0f}", o->bound_read, o->bound_written);
+    printf(", \"read_of_best\": %.4f, \"read_of_lru_while_learning\": %.4f, \"read_of_lru\": %.4f, \"model\": [",
+           o->of_best, o->of_lru, o->all_lru);
+    for (int i = 0; i < MODELS; i++)
+        printf("%s{\"compute_of_disk\": %.2f, \"seconds\": %.4f, \"lru_seconds\": %.4f, \"bound_seconds\": %.4f}",
+               i ? ", " : "", model_compute[i], o->seconds[i], o->lru_seconds[i], o->bound_seconds[i]);
+    printf("]}");
+}
+
+/* ---- what a use costs ----------------------------------------------------- */
+
+static double now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+enum order { CREATED, SHUFFLED, CHANCE };
+
+/* Median nanoseconds of schedule_use() over rounds of n items each. */
+static double use_ns(unsigned n, unsigned rounds, enum order order)
+{
+    struct schedule s;
+    struct schedule_item *item = must(calloc(n, sizeof *item));
+    unsigned *turn = must(malloc(n * sizeof *turn));
+    double *ns = must(malloc(rounds * sizeof *ns));
+    schedule_init(&s);
+    for (unsigned i = 0; i < n; i++) {
+        schedule_created(&s, &item[i], NULL, MIB);
+        turn[i] = i;
+    }
+    for (unsigned i = n; order == SHUFFLED && i-- > 1;) {
+        unsigned k = (unsigned)draw(i + 1), x = turn[i];
+        turn[i] = turn[k];
+        turn[k] = x;
+    }
+    for (unsigned round = 0; round < rounds; round++) {
+        for (unsigned i = 0; order == CHANCE && i < n; i++)
+            turn[i] = (unsigned)draw(n);
+        double start = now_ns();
+        for (unsigned i = 0; i < n; i++)
+            schedule_use(&s, &item[turn[i]], 0, R, 0);
+        ns[round] = (now_ns() - start) / n;
+    }
+    qsort(ns, rounds, sizeof *ns, by_value);
+    double median = ns[rounds / 2];
+    schedule_free(&s);
+    free(item);
+    free(turn);
+    free(ns);
+    return median;
+}
+
+static void costs(void)
+{
+    double learned = use_ns(1000, 1001, SHUFFLED), chance = use_ns(1000, 1001, CHANCE);
+    double learning = use_ns(1000, 9, CHANCE), many = use_ns(1000000, 9, CREATED);
+    fprintf(stderr, "\na use, ns: %.1f in a learned order of 1,000; %.1f by chance (%.1f until that is noticed); "
+            "%.1f for 1,000,000 in creation order\n", learned, chance, learning, many);
+    printf("  \"use_ns\": {\"learned\": %.1f, \"chance\": %.1f, \"learning\": %.1f, \"million\": %.1f}\n",
+           learned, chance, learning, many);
 }
 
 int main(int argc, char **argv)
 {
+    const char *wanted = argc == 3 && !strcmp(argv[1], "--dump") ? argv[2] : NULL;
+    if (argc > 1 && !wanted) {
+        fprintf(stderr, "usage: policy [--dump TRACE]\n");
+        return 2;
+    }
+    if (!wanted) {
+        fprintf(stderr, "MiB read+written per step, once learned; read: of the best possible, of LRU while\n"
+                "learning, of LRU in all | time of the bound, learned/LRU on demand, at compute %.0f, %.0f and %.0f x disk\n"
+                "%-21s %-11s %-11s %-11s %-11s %-11s  best   lru   all\n",
+                model_compute[0], model_compute[1], model_compute[2],
+                "", "lru", "2q", "learned", "belady", "bound");
+        printf("{\n  \"traces\": [");
+    }
+    bool found = false;
     for (int i = 0; i < SCENES; i++) {
-        if (argc > 2 && strcmp(argv[2], scenes[i].name))
+        struct outcome o = {.of_best = 0};
+        if (wanted && strcmp(wanted, scenes[i].name) != 0)
             continue;
         struct trace t = trace_of(&scenes[i]);
-        if (argc > 1 && !strcmp(argv[1], "--dump"))
+        found = true;
+        if (wanted) {
             dump(&t);
-        else
-            (getenv("T") ? times(&t) : misses(&t, i == 0));
+        } else {
+            misses(&t, &o);
+            times(&t, &o);
+            print(&t, &o, i == 0);
+        }
         trace_free(&t);
     }
-    return 0;
+    if (!wanted) {
+        printf("\n  ],\n");
+        costs();
+        printf("}\n");
+    } else if (!found) {
+        fprintf(stderr, "policy: there is no trace '%s'\n", wanted);
+    }
+    return found ? 0 : 2;
 }
