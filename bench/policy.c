@@ -455,7 +455,7 @@ static void dump(const struct trace *t)
 /* For every use the index of the item's next use; SIZE_MAX: none, or freed. */
 static size_t *future(const struct trace *t)
 {
-    size_t *next = must(malloc(t->ops * sizeof *next));
+    size_t *next = must(calloc(t->ops, sizeof *next));
     size_t *known = must(malloc(t->items * sizeof *known));
     memset(known, 0xff, t->items * sizeof *known);
     for (size_t i = t->ops; i--;) {
@@ -706,6 +706,10 @@ static void job_end(struct model *m)
 {
     struct tensor *x = m->job;
     m->job = NULL;
+    if (!x) {
+        fprintf(stderr, "policy: the model waits for a disk that has nothing to do\n");
+        exit(1);
+    }
     if (x->gone)
         return;
     if (m->writing) {

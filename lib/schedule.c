@@ -163,8 +163,10 @@ static void line_free(struct schedule *s, int k)
     for (unsigned i = 0; i < s->recents; i++)
         if (s->recent[i] == k)
             s->recent[i] = UINT8_MAX;
-    if (s->line == l)
+    if (s->line == l) {
         s->line = NULL;
+        s->clean = false;
+    }
     if (s->then == l)
         s->then = NULL;
     if (s->later == l)
@@ -737,8 +739,10 @@ static bool nearby(struct schedule *s, struct schedule_item *item, unsigned tier
 /* 2: another line that began like this step. */
 static bool other_line(struct schedule *s, const struct schedule_item *item)
 {
-    uint32_t n = uses_so_far(s), hash = s->clean ? (n ? s->line->use[n - 1].hash : 0) : s->hash;
+    uint32_t n = uses_so_far(s), hash = s->hash;
     struct schedule_line *best = NULL;
+    if (s->clean && s->line)
+        hash = n ? s->line->use[n - 1].hash : 0;
     for (int k = 0; k < SCHEDULE_LINES; k++) {
         struct schedule_line *l = s->known[k];
         if (!l || l->length <= n || (n && l->use[n - 1].hash != hash) || !fits(s, l, n, item, false))

@@ -253,7 +253,7 @@ bool schedule_load(struct schedule *s, const void *data, size_t bytes, char *why
     }
     uint64_t format = get(&version, 4, UINT32_MAX);
     if (format != FORMAT) {
-        snprintf(why, len, "its format is %u, this build knows %u", (unsigned)format, FORMAT);
+        snprintf(why, len, "its format is %u, this build knows %u", (unsigned)format, (unsigned)FORMAT);
         return false;
     }
     struct in sum = {.data = in.data + bytes - SUM, .left = SUM};
