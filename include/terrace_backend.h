@@ -159,6 +159,15 @@ typedef struct terrace_backend {
      * TERRACE_ECHANGED. May block. Sets the failure sentence by host->fail. */
     int (*attach)(void *unit, const char *path, uint64_t offset, uint64_t bytes, uint64_t *base);
     void (*detach)(void *unit, uint64_t base, uint64_t bytes);
+
+    /* Says where in a file a committed part of a reservation lies, for it to be
+     * mapped: the descriptor, which stays the backend's, the offset, and how
+     * many bytes from `address` on, at most `bytes`, follow each other there.
+     * What was committed for the first time reads as zeros. For TERRACE_IO_WRITE
+     * only where writing to the mapping cannot fail for want of space. Sets
+     * the failure sentence by host->fail. Errors: ENOTSUP, EINVAL. */
+    int (*file)(void *unit, uint64_t address, uint64_t bytes, int op, int *fd, uint64_t *offset,
+                uint64_t *run);
 } terrace_backend;
 
 /* Built-in backends announce themselves to the core with this, once per file,

@@ -58,6 +58,7 @@ struct copy {
     unsigned char tier;
     unsigned char state;
     bool wrote;      /* memory: written back since it came in */
+    uint64_t forked; /* disk: number of the last fork whose child reads it; 0: none */
     uint32_t hollow; /* FILLING with nothing, for this thread to overwrite; else 0 */
 };
 
@@ -111,6 +112,7 @@ struct terrace_tensor {
 struct lane;
 struct stable;
 struct smalls;
+struct forks;
 
 struct tier {
     struct terrace *manager;
@@ -153,6 +155,7 @@ struct terrace {
     char failure_text[ERROR_TEXT];
     uint64_t prefetch_limit; /* per memory tier; UINT64_MAX: automatic */
     struct stable *stable;   /* NULL until the first terrace_malloc() */
+    struct forks *forks;     /* children, and what they read */
     struct smalls *smalls;   /* NULL until the first small tensor */
     bool grouped;            /* small tensors are to be slices of groups */
     char small_text[80];

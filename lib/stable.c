@@ -19,10 +19,9 @@
  * unchanged block leaves without a write. Where that found a change, the block
  * is taken to change the next time, and no checksum is spent on it then.
  *
- * A forked child does not have the regions (MADV_DONTFORK): touching one is a
- * segmentation fault there, never wrong bytes.
+ * What a forked child finds in a region: forked.c.
  *
- * May call: core.h, mover.h, uffd.h, libxxhash. */
+ * May call: core.h, forked.h, mover.h, uffd.h, libxxhash. */
 #include "stable.h"
 
 #include <errno.h>
@@ -35,6 +34,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+#include "forked.h"
 #include "mover.h"
 #include "uffd.h"
 
@@ -64,6 +64,8 @@ struct stable {
     pthread_t thread;
     bool stop;
     bool kicked;
+    bool moving;  /* pages, without the lock */
+    bool forking; /* somebody wants to, and no page to move */
     LIST_HEAD(, region) regions;
     TAILQ_HEAD(, terrace_tensor) faulted; /* somebody waits for the block */
     TAILQ_HEAD(, terrace_tensor) leaving; /* to be taken back */
@@ -136,12 +138,31 @@ static XXH128_hash_t checksum(const void *p, size_t bytes)
 /* Moves a block's pages between arena and region, all or none. Without the lock. */
 static int move_pages(const struct uffd *u, char *to, char *from, size_t bytes)
 {
-    size_t moved, back;
+    size_t moved, more = 1, back;
     int e = uffd_move(u, to, from, bytes, &moved);
+    while (e == EBUSY && more) { /* perhaps they are shared with a child */
+        fork_unshare(from + moved, bytes - moved);
+        e = uffd_move(u, to + moved, from + moved, bytes - moved, &more);
+        moved += more;
+    }
     if (e && moved)
         while (uffd_move(u, from, to, moved, &back) && back < moved)
             usleep(100); /* pages in use by somebody's I/O for a moment */
     return e;
+}
+
+static void moving_locked(struct stable *s, struct terrace *m, bool moving)
+{
+    s->moving = moving;
+    if (s->forking)
+        manager_changed_locked(m);
+}
+
+/* Lets a fork go first. */
+static void fork_gate_locked(struct terrace *m)
+{
+    while (m->stable->forking)
+        manager_wait(m);
 }
 
 /* Nobody waits for the block any more. */
@@ -167,11 +188,13 @@ static void map_locked(struct stable *s, struct terrace_tensor *t)
     struct policy *policy = &copy_tier(c)->policy;
     bool clean = copy_backed_locked(c) && !t->blank, watch = clean && !t->changes;
     t->busy++;
+    moving_locked(s, m, true);
     manager_unlock(m);
     if (watch)
         t->sum = checksum(copy_address(c), t->bytes);
     int e = move_pages(&s->uffd, block_address(t), copy_address(c), c->extent->bytes);
     manager_lock(m);
+    moving_locked(s, m, false);
     t->busy--;
     if (e) { /* in use by somebody's I/O, or the address space is changing: again */
         work_locked(m);
@@ -196,11 +219,13 @@ static void unmap_locked(struct stable *s, struct terrace_tensor *t)
     bool same = false;
     TAILQ_REMOVE(&s->leaving, t, work);
     t->busy++;
+    moving_locked(s, m, true);
     manager_unlock(m);
     int e = move_pages(&s->uffd, copy_address(c), block_address(t), c->extent->bytes);
     if (!e && t->summed)
         same = XXH128_isEqual(checksum(copy_address(c), t->bytes), t->sum);
     manager_lock(m);
+    moving_locked(s, m, false);
     t->busy--;
     t->leaving = false;
     copy_tier(c)->draining -= c->node.bytes;
@@ -334,13 +359,13 @@ static void fault_locked(struct stable *s, uint64_t address)
 }
 
 /* Each once; the list may change while one is served. */
-static void serve_all_locked(struct stable *s)
+static void serve_all_locked(struct terrace *m, struct stable *s)
 {
     struct terrace_tensor *t;
     unsigned n = 0;
     TAILQ_FOREACH(t, &s->faulted, fault)
         n++;
-    while (n-- && (t = TAILQ_FIRST(&s->faulted)) != NULL) {
+    while (n-- && (fork_gate_locked(m), t = TAILQ_FIRST(&s->faulted)) != NULL) {
         TAILQ_REMOVE(&s->faulted, t, fault);
         TAILQ_INSERT_TAIL(&s->faulted, t, fault);
         serve_locked(s, t);
@@ -364,12 +389,54 @@ static void *service(void *arg)
         manager_lock(m);
         for (int i = 0; i < n; i++)
             fault_locked(s, address[i]);
-        while (!TAILQ_EMPTY(&s->leaving))
+        while (fork_gate_locked(m), !TAILQ_EMPTY(&s->leaving))
             unmap_locked(s, TAILQ_FIRST(&s->leaving));
-        serve_all_locked(s);
+        serve_all_locked(m, s);
     }
     manager_unlock(m);
     return NULL;
+}
+
+/* ---- forks -------------------------------------------------------------- */
+
+bool stable_has_regions_locked(const struct terrace *m)
+{
+    return m->stable && !LIST_EMPTY(&m->stable->regions);
+}
+
+void stable_fork_begins_locked(struct terrace *m)
+{
+    struct stable *s = m->stable;
+    s->forking = true;
+    while (s->moving)
+        manager_wait(m);
+}
+
+void stable_fork_ended_locked(struct terrace *m)
+{
+    m->stable->forking = false;
+    manager_changed_locked(m);
+}
+
+static void block_describe_locked(struct region *r, size_t i, struct fork_plan *p)
+{
+    struct terrace_tensor *t = r->block[i];
+    char *at = r->base + i * r->block_bytes;
+    struct copy *disk;
+    if (!t || t->mapped || t->blank)
+        fork_inherits(p, at, r->block_bytes);
+    else if (block_copy(t)->state == COPY_VALID)
+        fork_moves(p, at, copy_address(block_copy(t)), r->block_bytes);
+    else if (transfer_source_locked(t, &disk) && disk)
+        fork_reads_locked(p, at, disk, 0, r->block_bytes);
+}
+
+void stable_describe_locked(struct terrace *m, struct fork_plan *p)
+{
+    struct region *r;
+    LIST_FOREACH(r, &m->stable->regions, link)
+        for (size_t i = 0; !r->dying && i < r->blocks; i++)
+            block_describe_locked(r, i, p);
 }
 
 /* ---- opening and closing ----------------------------------------------- */
