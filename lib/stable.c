@@ -525,6 +525,7 @@ static struct region *region_new(struct tier *tier, size_t bytes, const terrace_
         goto free_label;
     r->base = (char *)(((uintptr_t)r->mapping + granule - 1) / granule * granule);
     madvise(r->mapping, r->reserved + granule, MADV_DONTFORK);
+    madvise(r->mapping, r->reserved + granule, MADV_HUGEPAGE); /* else a fault leaves a page table in the huge page's place */
     return r;
 free_label:
     free(r->label);
