@@ -113,6 +113,7 @@ struct lane;
 struct stable;
 struct smalls;
 struct forks;
+struct mapped;
 
 struct tier {
     struct terrace *manager;
@@ -155,6 +156,9 @@ struct terrace {
     char failure_text[ERROR_TEXT];
     uint64_t prefetch_limit; /* per memory tier; UINT64_MAX: automatic */
     struct stable *stable;   /* NULL until the first terrace_malloc() */
+    struct mapped *mapped;   /* NULL until memory of it is a file mapping */
+    const char *stable_engine; /* what serves it; NULL until the first terrace_malloc() */
+    char stable_text[600];
     struct forks *forks;     /* children, and what they read */
     struct smalls *smalls;   /* NULL until the first small tensor */
     bool grouped;            /* small tensors are to be slices of groups */

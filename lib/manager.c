@@ -6,7 +6,7 @@
  * needed, which raw clone() would bypass anyway. (Only address-stable memory has
  * some: forked.c.)
  *
- * May call: core.h, forked.h, seal.h, report.h, small.h. */
+ * May call: core.h, forked.h, mapped.h, seal.h, report.h, small.h. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +14,7 @@
 #include <time.h>
 
 #include "forked.h"
+#include "mapped.h"
 #include "mover.h"
 #include "report.h"
 #include "seal.h"
@@ -243,6 +244,7 @@ void terrace_close(terrace *m)
         lane_stop(&m->tier[i]);
     report_write(m);
     stable_close(m);
+    mapped_close(m);
     smalls_close(m);
     destroy_all(m);
     forks_free(m);

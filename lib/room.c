@@ -8,10 +8,11 @@
  * to a quarter of the tier: so write-back runs ahead exactly while memory is
  * short, and a job that fits writes nothing.
  *
- * May call: core.h, mover.h, small.h. */
+ * May call: core.h, mapped.h, mover.h, small.h, stable.h. */
 #include <stdio.h>
 #include <string.h>
 
+#include "mapped.h"
 #include "mover.h"
 #include "small.h"
 #include "stable.h"
@@ -115,6 +116,8 @@ int room_take_locked(struct tier *tier, struct room *want, struct grant *grant)
         }
         if (r != -TERRACE_EBUDGET)
             break;
+        if (mapped_yield_locked(tier, bytes))
+            continue;
         struct policy_node *n = policy_victim(&tier->policy, clean_only);
         if (n && want->ahead && n->ahead) {
             r = -TERRACE_EAGAIN;

@@ -21,12 +21,15 @@
  *
  * What a forked child finds in a region: forked.c.
  *
- * May call: core.h, forked.h, mover.h, uffd.h, libxxhash. */
+ * Where userfaultfd is refused, or TERRACE_STABLE=file: mapped.c.
+ *
+ * May call: core.h, forked.h, mapped.h, mover.h, uffd.h, libxxhash. */
 #include "stable.h"
 
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -35,6 +38,7 @@
 #include <xxhash.h>
 
 #include "forked.h"
+#include "mapped.h"
 #include "mover.h"
 #include "uffd.h"
 
@@ -459,6 +463,14 @@ static int accept_zones(const struct stable *s, const struct tier *tier)
     return r;
 }
 
+/* Notes and logs what serves stable memory, and why. */
+static void serves_locked(struct terrace *m, const char *what, const char *reason)
+{
+    snprintf(m->stable_text, sizeof m->stable_text, "%s%s", what, reason);
+    m->stable_engine = m->stable_text;
+    log_write(&m->log, TERRACE_LOG_INFO, "stable memory by %s", m->stable_text);
+}
+
 static int stable_open_locked(struct terrace *m)
 {
     if (m->stable)
@@ -473,7 +485,6 @@ static int stable_open_locked(struct terrace *m)
     int r = uffd_open(&s->uffd, reason, sizeof reason);
     if (r)
         goto free_state;
-    log_write(&m->log, TERRACE_LOG_INFO, "stable memory by %s", reason);
     s->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (s->event < 0) {
         r = error_set(-TERRACE_ESYSTEM, "no eventfd: %s", strerror(errno));
@@ -485,8 +496,10 @@ static int stable_open_locked(struct terrace *m)
     m->stable = s;
     if (r == 0)
         r = service_start(m, s);
-    if (r == 0)
+    if (r == 0) {
+        serves_locked(m, "", reason);
         return 0;
+    }
     m->stable = NULL;
     close(s->event);
 close_uffd:
@@ -610,7 +623,7 @@ static struct tier *cpu_tier(struct terrace *m, terrace_tier which)
 }
 
 /* Without eviction, what cannot all be resident would wait for ever. */
-static int evictable_check_locked(const struct tier *tier, size_t bytes)
+static int evictable_check(const struct tier *tier, size_t bytes)
 {
     char need[BYTES_TEXT], limit[BYTES_TEXT];
     if (bytes <= tier->arena.limit / 2 || (tier->policy.kind != POLICY_NONE && spill_tier(tier->manager)))
@@ -618,6 +631,21 @@ static int evictable_check_locked(const struct tier *tier, size_t bytes)
     return error_set(-TERRACE_EBUDGET, "terrace_malloc: %s do not fit in half the budget of %s, %s, and "
                      "nothing may be evicted (TERRACE_POLICY=none, or no disk tier)",
                      bytes_text(bytes, need), tier->name, bytes_text(tier->arena.limit, limit));
+}
+
+/* Finds out, the first time, what is to serve it. */
+static bool by_file(struct terrace *m)
+{
+    enum { AUTO, USERFAULTFD, BY_FILE };
+    uint64_t asked = m->options.value[OPT_STABLE].number;
+    manager_lock(m);
+    if (!m->stable_engine && asked == BY_FILE)
+        serves_locked(m, "file mapping: TERRACE_STABLE=file", "");
+    else if (!m->stable_engine && asked == AUTO && stable_open_locked(m) == -TERRACE_ENOTSUP)
+        serves_locked(m, "file mapping: ", terrace_last_error());
+    bool file = m->stable_engine && !m->stable;
+    manager_unlock(m);
+    return file;
 }
 
 void *terrace_malloc(terrace *m, size_t bytes, terrace_tier which, const terrace_tensor_attr *attr)
@@ -629,13 +657,15 @@ void *terrace_malloc(terrace *m, size_t bytes, terrace_tier which, const terrace
         return NULL;
     }
     struct tier *tier = cpu_tier(m, which);
-    struct region *r = tier ? region_new(tier, bytes, attr) : NULL;
+    if (!tier || evictable_check(tier, bytes))
+        return NULL;
+    if (by_file(m))
+        return mapped_alloc(tier, bytes);
+    struct region *r = region_new(tier, bytes, attr);
     if (!r)
         return NULL;
     manager_lock(m);
-    int e = evictable_check_locked(tier, bytes);
-    if (e == 0)
-        e = stable_open_locked(m);
+    int e = stable_open_locked(m);
     if (e == 0)
         e = uffd_watch(&m->stable->uffd, r->base, r->reserved);
     if (e == 0)
@@ -660,7 +690,7 @@ static struct region *region_of_locked(const struct terrace *m, const void *p)
 
 void terrace_free(terrace *m, void *p)
 {
-    if (!p || manager_check(m))
+    if (!p || manager_check(m) || mapped_free(m, p))
         return;
     manager_lock(m);
     struct region *r = region_of_locked(m, p);
@@ -722,6 +752,8 @@ int terrace_advise(terrace *m, void *p, size_t bytes, int advice, terrace_tier w
         e = tier_check(m, which);
     if (e)
         return e;
+    if (mapped_has(m, p))
+        return mapped_advise(m, p, bytes, advice);
     manager_lock(m);
     struct region *r = region_of_locked(m, p);
     size_t at = r ? (size_t)((char *)p - r->base) : 0;
