@@ -177,6 +177,8 @@ typedef struct terrace_tier_statistics {
     uint64_t io_depth;         /* most pieces in flight at once */
     const char *small_engine;  /* memory tiers: what serves small tensors, or why they
                                 * are treated like others; NULL elsewhere */
+    const char *stable_engine; /* host tiers: what serves terrace_malloc() and why; NULL
+                                * elsewhere and before the first call */
 } terrace_tier_statistics;
 
 /* ---- the manager ------------------------------------------------------- */

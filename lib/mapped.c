@@ -50,6 +50,7 @@ enum {
     MOST_PIECES = 30000, /* of the 65530 mappings a process may have */
     MOST_AHEAD = 8,      /* blocks */
     RECENT = 8,          /* touched blocks ago */
+    WALKED = 32,         /* pages of a block between looks: more than one fault brings */
     REST_NS = 2000000,   /* between looks */
     IDLE_NS = 10000000
 };
@@ -168,10 +169,10 @@ static int charge_for_certain(struct tier *tier, uint64_t bytes)
     }
 }
 
-/* What the tier is to hold in all: the regions, but leaving others an eighth. */
+/* What the tier is to hold in all: the regions, but leaving others a sixteenth. */
 static uint64_t charge_wanted(const struct mapped *e, const struct tier *tier)
 {
-    uint64_t sum = 0, most = tier->arena.limit - tier->arena.limit / 8;
+    uint64_t sum = 0, most = tier->arena.limit - tier->arena.limit / 16;
     struct mapping *r;
     LIST_FOREACH(r, &e->regions, link)
         sum += r->tier == tier ? r->bytes : 0;
@@ -189,7 +190,7 @@ static uint64_t charge_adjust(struct mapped *e, struct tier *tier)
     } else if (*charge < want && tier->wanted == 0) {
         uint64_t used = tier->arena.used + tier->arena.pending, more = want - *charge;
         uint64_t room = used < tier->arena.limit ? tier->arena.limit - used : 0;
-        room = room > tier->arena.limit / 8 ? room - tier->arena.limit / 8 : 0;
+        room = room > tier->arena.limit / 16 ? room - tier->arena.limit / 16 : 0;
         more = (more < room ? more : room) / PAGE * PAGE;
         if (more && charge_locked(tier, more))
             *charge += more;
@@ -201,24 +202,32 @@ static uint64_t charge_adjust(struct mapped *e, struct tier *tier)
 
 /* ---- what is done with a block ------------------------------------------- */
 
-enum what { READ, WRITE, WRITE_AND_WAIT, FORGET };
+enum what { READ, WRITE, WRITE_AND_WAIT };
+
+struct part {
+    int fd;
+    uint64_t offset, bytes;
+};
+
+/* The file behind pages of a block, which lies in one piece as stripes do. */
+static bool file_behind(const struct mapping *r, size_t i, size_t page, size_t pages, struct part *p)
+{
+    uint64_t address = r->space + (uint64_t)i * BLOCK + page * PAGE;
+    return r->disk->backend->file(r->disk->unit, address, pages * PAGE, TERRACE_IO_READ, &p->fd, &p->offset,
+                                  &p->bytes) == 0;
+}
 
 /* Has the kernel do something with the file behind a block. */
 static void block_file(const struct mapping *r, size_t i, enum what what)
 {
-    uint64_t address = r->space + (uint64_t)i * BLOCK, left = block_bytes(r, i), offset, run;
-    int fd;
-    for (; left; address += run, left -= run) {
-        if (r->disk->backend->file(r->disk->unit, address, left, TERRACE_IO_READ, &fd, &offset, &run))
-            return;
-        if (what == READ)
-            posix_fadvise(fd, (off_t)offset, (off_t)run, POSIX_FADV_WILLNEED);
-        else if (what == FORGET)
-            posix_fadvise(fd, (off_t)offset, (off_t)run, POSIX_FADV_DONTNEED);
-        else
-            sync_file_range(fd, (off_t)offset, (off_t)run, what == WRITE ? SYNC_FILE_RANGE_WRITE :
-                            SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);
-    }
+    struct part p;
+    if (!file_behind(r, i, 0, block_bytes(r, i) / PAGE, &p))
+        return;
+    if (what == READ)
+        posix_fadvise(p.fd, (off_t)p.offset, (off_t)p.bytes, POSIX_FADV_WILLNEED);
+    else
+        sync_file_range(p.fd, (off_t)p.offset, (off_t)p.bytes, what == WRITE ? SYNC_FILE_RANGE_WRITE :
+                        SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);
 }
 
 static void block_holds(struct mapping *r, size_t i, size_t pages)
@@ -228,15 +237,54 @@ static void block_holds(struct mapping *r, size_t i, size_t pages)
     r->block[i].held = (uint16_t)pages;
 }
 
-static size_t in_memory(const struct mapping *r, size_t i)
+/* Of the kernel's cachestat(), Linux 6.5, which headers may not have yet. */
+enum { SYSCALL_CACHESTAT = 451 };
+struct cache_range {
+    uint64_t offset, bytes;
+};
+struct cache_state {
+    uint64_t cached, dirty, writing, evicted, recently;
+};
+
+/* How many pages are in memory, and how many of these are not yet written, as
+ * far as the kernel tells. */
+static size_t in_memory(const struct mapping *r, size_t i, size_t page, size_t pages, size_t *unwritten)
 {
     unsigned char there[BLOCK_PAGES];
-    size_t n = 0, pages = block_bytes(r, i) / PAGE;
-    if (mincore(block_at(r, i), pages * PAGE, there))
+    struct cache_state state;
+    struct part p;
+    size_t n = 0;
+    *unwritten = 0;
+    if (file_behind(r, i, page, pages, &p) &&
+        syscall(SYSCALL_CACHESTAT, p.fd, &(struct cache_range){p.offset, p.bytes}, &state, 0) == 0) {
+        *unwritten = state.dirty + state.writing;
+        return state.cached < pages ? state.cached : pages;
+    }
+    if (mincore(block_at(r, i) + page * PAGE, pages * PAGE, there))
         return 0;
     for (size_t k = 0; k < pages; k++)
         n += there[k] & 1;
     return n;
+}
+
+static void block_look(struct mapping *r, size_t i)
+{
+    size_t unwritten;
+    block_holds(r, i, in_memory(r, i, 0, block_bytes(r, i) / PAGE, &unwritten));
+}
+
+/* Which pages of up to LOOK blocks from i on the program has; false: unknown. */
+enum { LOOK = 8 };
+static bool pages_mapped(const struct mapped *e, const struct mapping *r, size_t i, size_t n, uint64_t *entry)
+{
+    size_t pages = (n - 1) * BLOCK_PAGES + block_bytes(r, i + n - 1) / PAGE;
+    off_t at = (off_t)((uintptr_t)block_at(r, i) / PAGE * sizeof *entry);
+    if (e->pagemap < 0 ||
+        pread(e->pagemap, entry, pages * sizeof *entry, at) != (ssize_t)(pages * sizeof *entry))
+        return false;
+    for (size_t k = 0; k < pages; k++)
+        entry[k] >>= 63;
+    return true;
 }
 
 static void block_leave(struct mapping *r, size_t i)
@@ -248,12 +296,31 @@ static void block_leave(struct mapping *r, size_t i)
     b->left = true;
 }
 
-/* Pages that are being written, or were changed since, stay. */
-static void block_drop(struct mapping *r, size_t i)
+/* Not before they are written: the kernel would wait for its own queues. */
+static void pages_drop(struct mapping *r, size_t i, size_t page, size_t pages)
 {
-    block_file(r, i, FORGET);
-    block_holds(r, i, in_memory(r, i));
-    r->block[i].left = r->block[i].held != 0;
+    size_t unwritten;
+    struct part p;
+    if (in_memory(r, i, page, pages, &unwritten) && !unwritten && file_behind(r, i, page, pages, &p))
+        posix_fadvise(p.fd, (off_t)p.offset, (off_t)p.bytes, POSIX_FADV_DONTNEED);
+}
+
+/* Drops what the program has not come back to since the block was left. */
+static void block_drop(const struct mapped *e, struct mapping *r, size_t i)
+{
+    uint64_t mapped[BLOCK_PAGES];
+    size_t pages = block_bytes(r, i) / PAGE;
+    if (!pages_mapped(e, r, i, 1, mapped)) {
+        pages_drop(r, i, 0, pages);
+    } else {
+        for (size_t from = 0, to; from < pages; from = to) {
+            for (to = from + 1; to < pages && mapped[to] == mapped[from];)
+                to++;
+            if (!mapped[from])
+                pages_drop(r, i, from, to - from);
+        }
+    }
+    block_look(r, i);
 }
 
 static void block_read(struct mapping *r, size_t i)
@@ -275,24 +342,16 @@ static bool block_may_go(const struct block *b)
 
 /* ---- looking ------------------------------------------------------------- */
 
-/* Counts the pages the program has of up to LOOK blocks from i on. */
-enum { LOOK = 8 };
+/* Counts the pages the program has; or, where that is unknown, those in memory. */
 static void count_mapped(const struct mapped *e, const struct mapping *r, size_t i, size_t n, uint16_t *count)
 {
-    uint64_t entry[LOOK * BLOCK_PAGES];
-    size_t bytes = 0;
-    for (size_t k = 0; k < n; k++)
-        bytes += block_bytes(r, i + k);
-    off_t at = (off_t)((uintptr_t)block_at(r, i) / PAGE * sizeof entry[0]);
-    bool known = e->pagemap >= 0 &&
-                 pread(e->pagemap, entry, bytes / PAGE * sizeof entry[0], at) == (ssize_t)(bytes / PAGE * sizeof entry[0]);
+    uint64_t mapped[LOOK * BLOCK_PAGES];
+    bool known = pages_mapped(e, r, i, n, mapped);
     for (size_t k = 0; k < n; k++) {
-        size_t pages = block_bytes(r, i + k) / PAGE;
-        count[k] = 0;
+        size_t pages = block_bytes(r, i + k) / PAGE, sum = 0, unwritten;
         for (size_t p = 0; known && p < pages; p++)
-            count[k] = (uint16_t)(count[k] + (entry[k * BLOCK_PAGES + p] >> 63));
-        if (!known)
-            count[k] = (uint16_t)in_memory(r, i + k);
+            sum += mapped[k * BLOCK_PAGES + p];
+        count[k] = (uint16_t)(known ? sum : in_memory(r, i + k, 0, pages, &unwritten));
     }
 }
 
@@ -346,17 +405,16 @@ static unsigned look(struct mapped *e, struct mapping *r, unsigned ahead)
             struct block *b = &r->block[i + k];
             if (atomic_exchange(&b->wanted, false) && b->held == 0)
                 block_read(r, i + k);
-            if (count[k] > b->held)
-                block_holds(r, i + k, count[k]);
-            bool more = count[k] > b->mapped;
-            pages += more ? count[k] - b->mapped : 0;
+            unsigned more = count[k] > b->mapped ? count[k] - b->mapped : 0;
             b->mapped = count[k];
             if (!more)
                 continue;
-            b->left = false;
+            block_look(r, i + k);
             b->touched = ++r->clock;
             touched++;
-            follow(e, r, i + k, ahead);
+            pages += more;
+            if (more >= WALKED)
+                follow(e, r, i + k, ahead);
         }
     }
     if (r->clock - r->walked > 2 * RECENT)
@@ -368,22 +426,25 @@ static unsigned look(struct mapped *e, struct mapping *r, unsigned ahead)
 /* ---- making room ----------------------------------------------------------- */
 
 /* A walk: what it has passed leaves, then goes. */
-static void make_room_behind(struct mapping *r, uint64_t window, uint64_t pages)
+static void make_room_behind(const struct mapped *e, struct mapping *r, uint64_t window, uint64_t pages)
 {
     uint64_t until = r->held > pages ? r->held - pages : 0;
     for (size_t i = 0; i < r->blocks; i++) {
         struct block *b = &r->block[i];
         uint32_t age = r->clock - b->touched;
-        if (block_may_go(b) && !b->left && age >= window / 2 && age < window + 64)
+        if (block_may_go(b) && (!b->left || b->mapped) && age >= window / 2 && age < window + 64)
             block_leave(r, i);
     }
-    for (size_t i = 0; i < r->blocks && r->held > until; i++)
-        if (block_may_go(&r->block[i]) && r->block[i].left && r->clock - r->block[i].touched >= window)
-            block_drop(r, i);
+    for (size_t i = 0; i < r->blocks && r->held > until; i++) {
+        struct block *b = &r->block[i];
+        if (block_may_go(b) && b->left && !b->mapped && r->clock - b->touched >= window)
+            block_drop(e, r, i);
+    }
 }
 
-/* Otherwise: one hand leaves blocks, the other follows and drops them. */
-static void make_room_around(struct mapping *r, uint64_t spread, uint64_t pages)
+/* Otherwise: one hand leaves blocks, the other follows and drops of them what
+ * was not come back to. */
+static void make_room_around(const struct mapped *e, struct mapping *r, uint64_t spread, uint64_t pages)
 {
     uint64_t until = r->held > pages ? r->held - pages : 0, left = 0;
     for (size_t i = 0; i < r->blocks; i++)
@@ -399,46 +460,52 @@ static void make_room_around(struct mapping *r, uint64_t spread, uint64_t pages)
     for (size_t n = 0; n < r->blocks && r->held > until; n++) {
         size_t i = r->back;
         r->back = (i + 1) % r->blocks;
-        if (block_may_go(&r->block[i]) && r->block[i].left)
-            block_drop(r, i);
+        if (!block_may_go(&r->block[i]) || !r->block[i].left)
+            continue;
+        block_drop(e, r, i);
+        r->block[i].left = false;
     }
 }
 
-/* Waits for writing where there is no other way. */
-static void make_room_for_certain(struct mapping *r, uint64_t pages)
+/* Waits for one block to be written: all that is over the budget is dirty. */
+static void make_room_for_certain(const struct mapped *e, struct mapping *r)
 {
-    uint64_t until = r->held > pages ? r->held - pages : 0;
-    for (size_t n = 0; n < r->blocks && r->held > until; n++) {
+    for (size_t n = 0; n < r->blocks; n++) {
         size_t i = r->back;
         r->back = (i + 1) % r->blocks;
-        if (!block_may_go(&r->block[i]))
+        if (!block_may_go(&r->block[i]) || !r->block[i].left)
             continue;
-        block_leave(r, i);
         block_file(r, i, WRITE_AND_WAIT);
-        block_drop(r, i);
+        block_drop(e, r, i);
+        return;
     }
 }
 
-static void make_room(struct mapping *r, uint64_t charge, uint64_t held)
+/* True: there is more to do, though nobody may touch anything. */
+static bool make_room(const struct mapped *e, struct mapping *r, uint64_t charge, uint64_t held)
 {
-    uint64_t high = charge - charge / 16, window = charge / BLOCK / 4;
+    bool more = false;
+    uint64_t high = charge - charge / 32, window = charge / BLOCK / 4;
     for (size_t i = 0; i < r->blocks; i++)
         if (atomic_load(&r->block[i].unwanted)) {
-            if (!r->block[i].left)
+            if (!r->block[i].left || r->block[i].mapped)
                 block_leave(r, i);
             else
-                block_drop(r, i);
-            atomic_store(&r->block[i].unwanted, r->block[i].held != 0 && block_may_go(&r->block[i]));
+                block_drop(e, r, i);
+            atomic_store(&r->block[i].unwanted, block_may_go(&r->block[i]));
+            more |= block_may_go(&r->block[i]);
         }
     if (held * PAGE <= high || held == 0)
-        return;
-    uint64_t pages = (held - (high - charge / 16) / PAGE) * r->held / held + 1, before = r->held;
+        return more;
+    uint64_t pages = (held - (high - charge / 32) / PAGE) * r->held / held + 1, before = r->held;
     if (r->walking)
-        make_room_behind(r, window > 4 ? window : 4, pages);
-    if (before - r->held < pages && (!r->walking || held * PAGE > charge))
-        make_room_around(r, charge / 16 / PAGE, pages - (before - r->held));
-    if ((held - (before - r->held)) * PAGE > charge + charge / 16)
-        make_room_for_certain(r, pages / 2 + 1);
+        make_room_behind(e, r, window > 4 ? window : 4, pages);
+    uint64_t gone = before - r->held;
+    if (gone < pages && (!r->walking || (held - gone) * PAGE > charge))
+        make_room_around(e, r, charge / 16 / PAGE, pages - gone);
+    if ((held - (before - r->held)) * PAGE > charge + charge / 4)
+        make_room_for_certain(e, r);
+    return more || (held - (before - r->held)) * PAGE > high;
 }
 
 /* ---- the thread -------------------------------------------------------------- */
@@ -469,7 +536,8 @@ static unsigned round_locked(struct mapped *e)
         pthread_mutex_lock(&e->lock);
         uint64_t held = held_in(e, r->tier);
         pthread_mutex_unlock(&e->lock);
-        make_room(r, charge, held);
+        if (make_room(e, r, charge, held))
+            atomic_store(&e->wishes, true);
         pthread_mutex_lock(&e->lock);
         e->working = NULL;
         pthread_cond_broadcast(&e->changed);
