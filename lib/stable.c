@@ -426,13 +426,22 @@ static void block_describe_locked(struct region *r, size_t i, struct fork_plan *
 {
     struct terrace_tensor *t = r->block[i];
     char *at = r->base + i * r->block_bytes;
-    struct copy *disk;
-    if (!t || t->mapped || t->blank)
+    if (!t || t->mapped || t->blank) {
         fork_inherits(p, at, r->block_bytes);
-    else if (block_copy(t)->state == COPY_VALID)
-        fork_moves(p, at, copy_address(block_copy(t)), r->block_bytes);
-    else if (transfer_source_locked(t, &disk) && disk)
-        fork_reads_locked(p, at, disk, 0, r->block_bytes);
+        return;
+    }
+    for (unsigned k = 0; k < t->manager->tiers; k++) { /* fastest first */
+        struct copy *c = &t->copy[k];
+        if (c->state != COPY_VALID)
+            continue;
+        if (copy_tier(c)->backend->caps & TERRACE_CAP_CPU)
+            fork_moves(p, at, copy_address(c), r->block_bytes);
+        else if (!tier_is_memory(copy_tier(c)))
+            fork_reads_locked(p, at, c, 0, r->block_bytes);
+        else
+            continue;
+        return;
+    }
 }
 
 void stable_describe_locked(struct terrace *m, struct fork_plan *p)
