@@ -631,22 +631,24 @@ static struct mapped *mapped_open(struct terrace *m)
     return e;
 }
 
+static int no_space(const struct tier *disk, uint64_t bytes)
+{
+    char need[BYTES_TEXT], limit[BYTES_TEXT], variable[NAME_TEXT];
+    tier_limit_name(disk, variable);
+    return error_set(-TERRACE_ENOSPC, "no room for %s of stable memory: %s has a budget of %s (%s), less "
+                     "what is in use; raise %s or add a folder", bytes_text(bytes, need), disk->name,
+                     bytes_text(disk->arena.limit, limit), disk->limit_reason, variable);
+}
+
 /* Space on the disk, in the budget and for certain. */
 static int space_take(struct mapping *r)
 {
     struct tier *disk = r->disk;
-    char need[BYTES_TEXT], limit[BYTES_TEXT], used[BYTES_TEXT], variable[NAME_TEXT];
     manager_lock(disk->manager);
     bool fits = charge_locked(disk, r->reserved);
-    uint64_t in_use = disk->arena.used;
     manager_unlock(disk->manager);
-    if (!fits) {
-        tier_limit_name(disk, variable);
-        return error_set(-TERRACE_ENOSPC, "no room for %s of stable memory: %s has a budget of %s (%s), of "
-                         "which %s are in use; raise %s or add a folder", bytes_text(r->reserved, need),
-                         disk->name, bytes_text(disk->arena.limit, limit), disk->limit_reason,
-                         bytes_text(in_use, used), variable);
-    }
+    if (!fits)
+        return no_space(disk, r->reserved);
     int e = disk->backend->reserve(disk->unit, r->reserved, 0, &r->space);
     if (e)
         goto uncharge;
@@ -748,7 +750,9 @@ void *mapped_alloc(struct tier *tier, size_t bytes)
 {
     struct terrace *m = tier->manager;
     struct tier *disk = spill_tier(m);
-    struct mapped *e = backend_check(m, disk) ? NULL : mapped_open(m);
+    if (backend_check(m, disk) || (bytes > disk->arena.limit && no_space(disk, bytes)))
+        return NULL;
+    struct mapped *e = mapped_open(m);
     if (!e || window_take(e, tier, bytes))
         return NULL;
     size_t blocks = (bytes + BLOCK - 1) / BLOCK;
@@ -874,6 +878,8 @@ static int pin_locked(struct mapped *e, struct mapping *r, size_t from, size_t t
                          "of the budget of %s", r->tier->name);
     for (size_t i = from; i < to; i++)
         atomic_fetch_add(&r->block[i].pins, 1);
+    while (e->working == r) /* perhaps on these, taken for unpinned */
+        pthread_cond_wait(&e->changed, &e->lock);
     return 0;
 }
 
