@@ -364,10 +364,12 @@ void forks_close(struct terrace *m)
 
 void forks_free(struct terrace *m)
 {
-    struct child *c;
+    struct child *c, *next;
     manager_lock(m);
-    while ((c = TAILQ_LAST(&m->forks->children, children)) != NULL)
+    for (c = TAILQ_FIRST(&m->forks->children); c; c = next) {
+        next = TAILQ_NEXT(c, link);
         child_free_locked(m->forks, c);
+    }
     manager_unlock(m);
     free(m->forks);
     m->forks = NULL;
