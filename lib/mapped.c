@@ -685,8 +685,9 @@ static int map_pieces(const struct mapping *r)
         if (++pieces > MOST_PIECES)
             return error_set(-TERRACE_ENOTSUP, "%zu bytes of stable memory, striped over several folders, take "
                              "too many mappings: name one folder in TERRACE_NVME_PATH", r->bytes);
-        if (mmap(r->base + at, run, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, (off_t)offset) ==
-            MAP_FAILED)
+        const void *got = mmap(r->base + at, run, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd,
+                               (off_t)offset);
+        if (got == MAP_FAILED)
             return error_set(-TERRACE_ENOMEM, "%llu bytes of the spill cannot be mapped: %s",
                              (unsigned long long)run, strerror(errno));
     }
@@ -698,14 +699,14 @@ static int map_pieces(const struct mapping *r)
 static char *addresses_take(size_t bytes)
 {
     size_t align = bytes < BLOCK ? PAGE : BLOCK;
-    char *p = mmap(NULL, bytes + align, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *p = mmap(NULL, bytes + align, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED)
         return NULL;
-    size_t before = (align - (uintptr_t)p % align) % align;
-    if (before)
-        munmap(p, before);
-    munmap(p + before + bytes, align - before);
-    return p + before;
+    uintptr_t start = (uintptr_t)p, aligned = round_up(start, align);
+    if (aligned > start)
+        munmap((void *)start, aligned - start);
+    munmap((void *)(aligned + bytes), align - (aligned - start));
+    return (char *)aligned;
 }
 
 static int backend_check(const struct terrace *m, const struct tier *disk)
