@@ -42,6 +42,10 @@
 #include "mover.h"
 #include "uffd.h"
 
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25 /* Linux 6.1 */
+#endif
+
 enum { PAGE = 4096, FAULTS = 16, MOST_AHEAD = 8 };
 
 struct region {
@@ -139,8 +143,7 @@ static XXH128_hash_t checksum(const void *p, size_t bytes)
     return XXH3_128bits(p, bytes);
 }
 
-/* Moves a block's pages between arena and region, all or none. Without the lock. */
-static int move_pages(const struct uffd *u, char *to, char *from, size_t bytes)
+static int try_to_move(const struct uffd *u, char *to, char *from, size_t bytes)
 {
     size_t moved, more = 1, back;
     int e = uffd_move(u, to, from, bytes, &moved);
@@ -152,6 +155,17 @@ static int move_pages(const struct uffd *u, char *to, char *from, size_t bytes)
     if (e && moved)
         while (uffd_move(u, from, to, moved, &back) && back < moved)
             usleep(100); /* pages in use by somebody's I/O for a moment */
+    return e;
+}
+
+/* Moves a block's pages between arena and region, all or none. Without the lock.
+ * The kernel refuses pages of a huge page whose first one was copied away while
+ * a child had it: then the block gets a new one. */
+static int move_pages(const struct uffd *u, char *to, char *from, size_t bytes)
+{
+    int e = try_to_move(u, to, from, bytes);
+    if (e == EBUSY && madvise(from, bytes, MADV_COLLAPSE) == 0)
+        e = try_to_move(u, to, from, bytes);
     return e;
 }
 
