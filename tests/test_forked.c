@@ -455,6 +455,30 @@ Test(forked, programs_are_started_meanwhile)
     terrace_close(m);
 }
 
+/* A huge page of which a part was copied for a child must still be able to leave. */
+Test(forked, blocks_written_in_part_meanwhile_still_move)
+{
+    terrace *m = open_disk("");
+    unsigned char *p = stable_of(m, (size_t)BLOCKS * BLOCK);
+    struct gate go = gate_of();
+    fill(p, 1);
+    for (int round = 0; round < 4; round++) {
+        pid_t pid = child();
+        if (pid == 0) {
+            gate_pass(go);
+            _exit(0);
+        }
+        for (size_t i = BLOCKS - 4; i < BLOCKS; i++)
+            for (size_t at = 0; at < BLOCK / 4; at += 4096)
+                *(volatile unsigned char *)(p + i * BLOCK + at) = p[i * BLOCK + at];
+        gate_open(go);
+        expect_clean_end(pid);
+        cr_assert(is(p, 1), "%s", said);
+        cr_assert(is(p, 1), "%s", said);
+    }
+    terrace_close(m);
+}
+
 /* ---- where it cannot be done --------------------------------------------------- */
 
 /* 0: the child read 7; else how it ended. */
