@@ -181,6 +181,8 @@ typedef struct terrace_tier_statistics {
                                 * distance to itself); "" where there is nothing to say */
     int node;                  /* the system's number of the NUMA node it is, or is next to;
                                 * -1: none or not known */
+    const char *stable_engine; /* host tiers: what serves terrace_malloc() and why; NULL
+                                * elsewhere and before the first call */
 } terrace_tier_statistics;
 
 /* ---- the manager ------------------------------------------------------- */
@@ -304,15 +306,27 @@ TERRACE_API int terrace_wait(terrace_tensor *t);
 /* ---- address-stable memory --------------------------------------------- */
 
 /* Plain pointers whose pages move between tiers underneath; they never change.
- * Linux 6.8 or later, with userfaultfd allowed; host tiers only.
+ * Host tiers only. Served by userfaultfd (Linux 6.8 or later, where it is
+ * allowed); else, or with TERRACE_STABLE=file, by mapping a spill file, whose
+ * pages a thread keeps to the budget as well as it can: then all the disk space
+ * is taken at once, and neither TERRACE_ENCRYPT nor TERRACE_VERIFY is possible.
+ * Which one it is and why: terrace_tier_statistics.stable_engine, `terrace info`.
  *
  * terrace_malloc() gives `bytes` of memory that reads as zeros, aligned to a
  * page (2 MiB from that size on). Touching a page that was evicted blocks until
  * it is back. Where it cannot be read back, that is logged, and touching it is
  * a SIGBUS, never wrong bytes. Where only user-mode faults are allowed, a
- * system call on an evicted page fails with EFAULT. A forked child does not
- * have the memory. NULL on failure: EINVAL, ENOMEM, ENOTSUP (not a host tier;
- * userfaultfd refused), EBUDGET (nothing may be evicted), ESYSTEM. */
+ * system call on an evicted page fails with EFAULT.
+ *
+ * A child of fork() has the memory as it was then, copy on write, however long
+ * it lives and whatever becomes of its parent; until it ends or calls exec(),
+ * the disk blocks it may still read are not used again. Some parts it does not
+ * have, and touching them is a segmentation fault, never other bytes: evicted
+ * ones under TERRACE_ENCRYPT or TERRACE_VERIFY; everything, where a file mapping
+ * serves, or where the child was made by the bare system call.
+ *
+ * NULL on failure: EINVAL, ENOMEM, ENOTSUP (not a host tier, or no way to serve
+ * it), EBUDGET (nothing may be evicted), ENOSPC (file mapping), ESYSTEM. */
 TERRACE_API void *terrace_malloc(terrace *m, size_t bytes, terrace_tier tier,
                                  const terrace_tensor_attr *attr);
 
@@ -323,7 +337,8 @@ TERRACE_API void terrace_free(terrace *m, void *p);
 /* Says how a part of one allocation will be used: WILLNEED (soon: bring it),
  * DONTNEED (not soon: move it down), PIN (keep it in `tier`; blocks until it is
  * there; counted) and UNPIN. Whole blocks, of 2 MiB, are affected. All but PIN
- * return at once. Errors: EINVAL, EBUDGET (pinning would leave less than an
+ * return at once. By a file mapping, PIN locks the pages (mlock); past
+ * RLIMIT_MEMLOCK the kernel may still take them when it is short of memory. Errors: EINVAL, EBUDGET (pinning would leave less than an
  * eighth of the budget), ENOMEM. */
 TERRACE_API int terrace_advise(terrace *m, void *p, size_t bytes, int advice, terrace_tier tier);
 

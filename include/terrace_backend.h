@@ -179,6 +179,15 @@ typedef struct terrace_backend {
      * system has no more mappings), EBUSY (some pages stayed: in use by I/O, or
      * shared), ESYSTEM. */
     int (*adopt)(void *unit, uint64_t address, uint64_t bytes);
+
+    /* Says where in a file a committed part of a reservation lies, for it to be
+     * mapped: the descriptor, which stays the backend's, the offset, and how
+     * many bytes from `address` on, at most `bytes`, follow each other there.
+     * What was committed for the first time reads as zeros. For TERRACE_IO_WRITE
+     * only where writing to the mapping cannot fail for want of space. Sets
+     * the failure sentence by host->fail. Errors: ENOTSUP, EINVAL. */
+    int (*file)(void *unit, uint64_t address, uint64_t bytes, int op, int *fd, uint64_t *offset,
+                uint64_t *run);
 } terrace_backend;
 
 /* Built-in backends announce themselves to the core with this, once per file,

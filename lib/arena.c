@@ -378,3 +378,20 @@ void arena_free(struct arena *a, struct extent *e)
     a->used -= e->bytes;
     give_back(a, e, CACHED);
 }
+
+bool arena_charge(struct arena *a, uint64_t bytes)
+{
+    if (bytes > a->limit || a->committed > a->limit - bytes)
+        return false;
+    a->used += bytes;
+    a->committed += bytes;
+    if (a->committed > a->peak)
+        a->peak = a->committed;
+    return true;
+}
+
+void arena_uncharge(struct arena *a, uint64_t bytes)
+{
+    a->used -= bytes;
+    a->committed -= bytes;
+}

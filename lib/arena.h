@@ -85,6 +85,11 @@ struct extent *arena_settle(struct arena *a, struct grant *grant, int result);
 /* A grant that gives back everything cached and allocates nothing. */
 void arena_purge(struct arena *a, struct grant *grant);
 
+/* Counts bytes as used that are held elsewhere, within the limit; false: they
+ * do not fit, caches included. */
+bool arena_charge(struct arena *a, uint64_t bytes);
+void arena_uncharge(struct arena *a, uint64_t bytes);
+
 /* Frees an extent; its memory stays committed, for the next. Under the lock. */
 void arena_free(struct arena *a, struct extent *e);
 

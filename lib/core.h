@@ -59,6 +59,7 @@ struct copy {
     unsigned char tier;
     unsigned char state;
     bool wrote;      /* memory: written back since it came in */
+    uint64_t forked; /* disk: number of the last fork whose child reads it; 0: none */
     uint32_t hollow; /* FILLING with nothing, for this thread to overwrite; else 0 */
 };
 
@@ -113,6 +114,8 @@ struct terrace_tensor {
 struct lane;
 struct stable;
 struct smalls;
+struct forks;
+struct mapped;
 
 struct tier {
     struct terrace *manager;
@@ -158,6 +161,10 @@ struct terrace {
     uint64_t used_ns;        /* when that was last told the time */
     uint64_t look_again;     /* until then, in virtual time, all that is expected is there */
     struct stable *stable;   /* NULL until the first terrace_malloc() */
+    struct mapped *mapped;   /* NULL until memory of it is a file mapping */
+    const char *stable_engine; /* what serves it; NULL until the first terrace_malloc() */
+    char stable_text[600];
+    struct forks *forks;     /* children, and what they read */
     struct smalls *smalls;   /* NULL until the first small tensor */
     bool grouped;            /* small tensors are to be slices of groups */
     char small_text[80];

@@ -15,7 +15,7 @@
  * The thread holds the lock except while it seals, submits, waits and commits
  * disk space.
  *
- * May call: core.h, seal.h, the backend's table. */
+ * May call: core.h, forked.h, seal.h, the backend's table. */
 #include "mover.h"
 
 #include <assert.h>
@@ -25,6 +25,7 @@
 #include <string.h>
 
 #include "prefetch.h"
+#include "forked.h"
 #include "seal.h"
 #include "stable.h"
 
@@ -75,7 +76,7 @@ static int transfer_prepare_locked(struct transfer *x)
                    ? seals_take(&x->tensor->file_seals, x->lane->tier, x->bytes) : 0;
     if (tier_is_memory(copy_tier(x->other)))
         return goal_prepare_locked(x);
-    if (!x->other->extent)
+    if (fork_keeps_locked(x->other) || !x->other->extent) /* a child reads what is there */
         r = space_take_locked(x);
     if (r == 0) {
         copy_set_locked(x->other, COPY_FILLING);

@@ -3,15 +3,18 @@
  * A forked child has the manager's memory but not its threads. Each manager
  * keeps a page that the kernel zeroes in a child (MADV_WIPEONFORK): every
  * public call reads it first, for the price of a load, and no fork handler is
- * needed, which raw clone() would bypass anyway.
+ * needed, which raw clone() would bypass anyway. (Only address-stable memory has
+ * some: forked.c.)
  *
- * May call: core.h, seal.h, report.h, small.h. */
+ * May call: core.h, forked.h, mapped.h, seal.h, report.h, small.h. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <time.h>
 
+#include "forked.h"
+#include "mapped.h"
 #include "mover.h"
 #include "prefetch.h"
 #include "report.h"
@@ -172,9 +175,14 @@ static int manager_init(struct terrace *m, const char *conf)
     r = tiers_open(m);
     if (r)
         goto close_sealer;
+    r = forks_open(m);
+    if (r)
+        goto close_tiers;
     smalls_open(m);
     prefetch_open(m);
     return 0;
+close_tiers:
+    tiers_close(m);
 close_sealer:
     sealer_close(m->sealer);
 unmap_alive:
@@ -232,14 +240,17 @@ void terrace_close(terrace *m)
 {
     if (!m || !*m->alive)
         return; /* a child's copy of the parent's manager goes with the child */
+    forks_close(m);
     stable_stop(m);
     for (unsigned i = 0; i < m->tiers; i++)
         lane_stop(&m->tier[i]);
     report_write(m);
     prefetch_save(m);
     stable_close(m);
+    mapped_close(m);
     smalls_close(m);
     destroy_all(m);
+    forks_free(m);
     tiers_close(m);
     sealer_close(m->sealer);
     schedule_free(&m->schedule);

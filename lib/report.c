@@ -53,6 +53,7 @@ static void tier_snapshot_locked(struct tier *tier, terrace_tier_statistics *out
         .small_engine = tier_is_memory(tier) ? tier->manager->small_engine : NULL,
         .distances = tier->info.distances,
         .node = tier->info.node,
+        .stable_engine = tier->backend->caps & TERRACE_CAP_CPU ? tier->manager->stable_engine : NULL,
     };
     out->dirty = policy_dirty_bytes(&tier->policy) + tier->draining;
     struct copy *c;
@@ -93,6 +94,8 @@ static void write_tier(FILE *f, struct tier *tier)
             bytes_text(s.out_bytes, d));
     if (s.small_engine)
         fprintf(f, "  %-8s small tensors: %s\n", "", s.small_engine);
+    if (s.stable_engine)
+        fprintf(f, "  %-8s stable memory: %s\n", "", s.stable_engine);
     else
         fprintf(f, "  %-8s engine %s: %s\n", "", s.engine, s.engine_reason);
 }

@@ -8,10 +8,11 @@
  * to a quarter of the tier: so write-back runs ahead exactly while memory is
  * short, and a job that fits writes nothing.
  *
- * May call: core.h, mover.h, small.h. */
+ * May call: core.h, mapped.h, mover.h, small.h, stable.h. */
 #include <stdio.h>
 #include <string.h>
 
+#include "mapped.h"
 #include "mover.h"
 #include "prefetch.h"
 #include "small.h"
@@ -117,6 +118,8 @@ int room_take_locked(struct tier *tier, struct room *want, struct grant *grant)
         }
         if (r != -TERRACE_EBUDGET)
             break;
+        if (mapped_yield_locked(tier, bytes))
+            continue;
         struct policy_node *n = want->when ? policy_victim_for(&tier->policy, clean_only, want->when)
                                            : policy_victim(&tier->policy, clean_only);
         if (want->ahead && (n ? n->ahead : want->when != 0)) {

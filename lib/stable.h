@@ -6,6 +6,7 @@
 #include "core.h"
 
 struct region;
+struct fork_plan;
 
 /* State changed: faults that could not be served may be served now. */
 void stable_changed_locked(struct terrace *m);
@@ -19,6 +20,13 @@ void stable_kick(struct terrace *m);
 void stable_recall_locked(struct copy *c);
 void stable_stop(struct terrace *m);  /* ends the service thread */
 void stable_close(struct terrace *m); /* gives all regions back; the lanes have stopped */
+
+/* A fork: between begin and end, with the lock held throughout, no page moves. */
+bool stable_has_regions_locked(const struct terrace *m);
+void stable_fork_begins_locked(struct terrace *m);
+void stable_describe_locked(struct terrace *m, struct fork_plan *p); /* says where the bytes are */
+void stable_fork_ended_locked(struct terrace *m);
+
 const char *region_label(const struct region *r);
 
 #endif

@@ -356,6 +356,29 @@ static void nvme_decommit(void *unit, uint64_t address, uint64_t bytes)
         punch(u, s, address - s->base, address - s->base + bytes, u->folders);
 }
 
+/* Where a part of a reservation lies. Space is promised by blocks that are there
+ * before they are written, which takes a file system that allocates them. */
+static int nvme_file(void *unit, uint64_t address, uint64_t bytes, int op, int *fd, uint64_t *offset,
+                     uint64_t *run)
+{
+    struct nvme *u = unit;
+    const terrace_host *host = u->host;
+    struct spill *s = nvme_spill_find(u, address, bytes);
+    if (!s || bytes == 0)
+        return host->fail(host->context, -TERRACE_EINVAL, "not an address of the spill");
+    unsigned k = nvme_folder_of(u, s, address);
+    uint64_t from = address - s->base, left = u->folders > 1 ? STRIPE - from % STRIPE : bytes;
+    *fd = s->fd[k];
+    *offset = nvme_striped(u, k, from);
+    *run = bytes < left ? bytes : left;
+    if (op == TERRACE_IO_WRITE && fallocate(*fd, 0, (off_t)*offset, PAGE) && errno == EOPNOTSUPP)
+        return host->fail(host->context, -TERRACE_ENOTSUP,
+                          "the spill folder %s is on %s, which cannot promise space ahead of writing "
+                          "(fallocate); let TERRACE_NVME_PATH name a folder on ext4, xfs or the like",
+                          u->folder[k].path, u->folder[k].fs);
+    return 0;
+}
+
 /* ---- the table ----------------------------------------------------------- */
 
 static int nvme_submit(void *unit, terrace_io *const *list, unsigned n)
@@ -420,5 +443,6 @@ static const terrace_backend nvme_backend = {
     .explain = nvme_explain,
     .attach = nvme_attach,
     .detach = nvme_detach,
+    .file = nvme_file,
 };
 TERRACE_BACKEND_BUILTIN(nvme_backend);

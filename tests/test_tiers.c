@@ -403,7 +403,7 @@ static int bad_value(const struct row *row, const char **value)
     *value = "/proc/nonsense/x";
     if (!strcmp(row->name, "TIERS"))
         return TERRACE_ENOENT;
-    return !strcmp(row->name, "REPORT") ? 0 : TERRACE_ECONFIG;
+    return !strcmp(row->name, "REPORT") || !strcmp(row->name, "SCHEDULE") ? 0 : TERRACE_ECONFIG;
 }
 
 Test(tiers, a_bad_value_of_any_setting_leaves_nothing_behind)

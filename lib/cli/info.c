@@ -122,6 +122,8 @@ static void show_text(const struct tier_info *tiers, int n, bool measured)
         line("pieces", pieces, NULL);
         if (t->small_engine)
             line("small", t->small_engine, NULL);
+        if (t->stable_engine)
+            line("stable", t->stable_engine, NULL);
         if (measured)
             show_bandwidth(&tiers[i].bandwidth);
         if (tiers[i].copy)
@@ -194,6 +196,8 @@ static void show_json(const struct tier_info *tiers, int n, bool measured)
             json_pair("small_engine", t->small_engine);
         if (t->node >= 0)
             printf("\"node\":%d,", t->node);
+        if (t->stable_engine)
+            json_pair("stable_engine", t->stable_engine);
         printf("\"io_chunk\":%" PRIu64 ",\"io_depth\":%" PRIu64 ",\"limit\":%" PRIu64, t->io_chunk,
                t->io_depth, t->limit);
         if (measured)
@@ -207,8 +211,17 @@ static void show_json(const struct tier_info *tiers, int n, bool measured)
 
 /* ---- the command --------------------------------------------------------- */
 
+/* What serves stable memory is found out by the first use. */
+static void use_stable_memory(terrace *m)
+{
+    terrace_tier host;
+    if (terrace_tier_find(m, "host", &host) == 0)
+        terrace_free(m, terrace_malloc(m, 4096, host, NULL));
+}
+
 static int show(terrace *m, bool measured, bool json)
 {
+    use_stable_memory(m);
     struct tier_info *tiers = calloc(MAX_TIERS, sizeof *tiers);
     if (!tiers) {
         fputs("terrace: the host is out of memory\n", stderr);
