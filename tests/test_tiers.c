@@ -435,7 +435,7 @@ Test(tiers, a_bad_value_of_any_setting_leaves_nothing_behind)
         await_threads(threads);
         unsetenv(name);
     }
-    cr_assert_geq(checked, ROWS - 1);
+    cr_assert_geq(checked, ROWS - 2);
     cr_assert_eq(entries_in(folder), 2, "a file is left");
 }
 
