@@ -85,6 +85,7 @@ typedef struct terrace_unit_info {
     char location[256];         /* "node 0 of 1", "/scratch0:/scratch1 (ext4)" */
     char engine[32];            /* "io_uring" */
     char engine_reason[256];    /* why; what was refused, and the remedy */
+    unsigned node;              /* 1 + the NUMA node it is on, or next to; 0: unknown or several */
 } terrace_unit_info;
 
 enum { TERRACE_IO_READ = 1 /* tier to host memory */, TERRACE_IO_WRITE = 2 /* host memory to tier */ };
@@ -159,6 +160,13 @@ typedef struct terrace_backend {
      * TERRACE_ECHANGED. May block. Sets the failure sentence by host->fail. */
     int (*attach)(void *unit, const char *path, uint64_t offset, uint64_t bytes, uint64_t *base);
     void (*detach)(void *unit, uint64_t base, uint64_t bytes);
+
+    /* Makes a range of host memory known, for copies that lie in it to be faster:
+     * registers it with a ring or a driver. It stays where it is until unpin, and
+     * copies may use it before, and where this was refused. May block; also called
+     * while copies are under way. Errors: ENOMEM, EPERM, ENOTSUP. */
+    int (*pin)(void *unit, void *address, uint64_t bytes);
+    void (*unpin)(void *unit, void *address, uint64_t bytes);
 } terrace_backend;
 
 /* Built-in backends announce themselves to the core with this, once per file,

@@ -46,8 +46,7 @@ struct lane {
     terrace_io **batch;  /* picked, not yet taken by the backend */
     terrace_io **done;
     unsigned depth, in_flight, batched;
-    struct extent *staging;
-    struct tier *staging_tier;
+    void *staging; /* for ciphertext, or NULL */
 };
 
 int  lane_open(struct tier *tier);  /* creates it and starts the thread */
