@@ -32,6 +32,7 @@ LIB_SRC := $(sort $(wildcard lib/*.c)) $(sort $(wildcard offload/*.c))
 CLI_SRC := $(wildcard lib/cli/*.c)
 EXAMPLE_SRC := $(wildcard examples/*.c)
 BENCH_SRC := $(wildcard bench/*.c)
+MODULE_SRC := $(wildcard bench/modules/*.c)
 TEST_SRC := $(wildcard tests/test_*.c)
 FAULT_SRC := $(wildcard tests/test_faults*.c)
 PROG_SRC := $(wildcard tests/prog_*.c)
@@ -41,11 +42,12 @@ HEADERS := $(wildcard include/*.h)
 object = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 LIB_OBJ = $(call object,$(LIB_SRC))
 CLI_OBJ = $(call object,$(CLI_SRC))
-OBJECTS = $(call object,$(wildcard lib/*.c offload/*.c lib/cli/*.c examples/*.c bench/*.c tests/*.c tests/numa_vm/*.c))
+OBJECTS = $(call object,$(wildcard lib/*.c offload/*.c lib/cli/*.c examples/*.c bench/*.c bench/modules/*.c tests/*.c tests/numa_vm/*.c))
 
 LIBRARY = $(BUILD)/lib/libterrace.so.$(VERSION)
 LINKS = $(BUILD)/lib/libterrace.so.$(SOVERSION) $(BUILD)/lib/libterrace.so
 COMMAND = $(BUILD)/bin/terrace
+BENCH_MODULES = $(MODULE_SRC:%.c=$(BUILD)/%.so)
 PC = $(BUILD)/lib/pkgconfig/terrace.pc
 MAN = $(BUILD)/man/terrace.1 $(BUILD)/man/terrace.3
 EXAMPLES = $(EXAMPLE_SRC:%.c=$(BUILD)/%)
@@ -89,7 +91,7 @@ WITH_LIBRARY = -L$(BUILD)/lib -Wl,--as-needed -lterrace -Wl,-rpath,'$$ORIGIN/../
 .SECONDARY:
 
 ##: all           library, command, man pages, examples, benchmarks
-all: library $(COMMAND) $(MAN) $(EXAMPLES) $(BENCHES)
+all: library $(COMMAND) $(MAN) $(EXAMPLES) $(BENCHES) $(BENCH_MODULES)
 
 library: $(LIBRARY) $(LINKS) $(PC)
 
@@ -129,6 +131,16 @@ $(EXAMPLES) $(BENCHES) $(PROGS): $(BUILD)/%: $(BUILD)/obj/%.o $(LINKS)
 
 # This one replays traces against the library's own functions.
 $(BUILD)/bench/policy: $(call object,lib/policy.c lib/schedule.c)
+
+# What bench/alloc compares, each with the private jemalloc in it: terrace's
+# allocator of addresses, which the library does not export, and that by itself.
+MODULE_OBJ = $(patsubst %,$(BUILD)/obj/lib/%.o,arena error heap heap_cache heap_classes heap_jemalloc pages)
+jemalloc_CFLAGS = @$(JEMALLOC)/cflags
+$(BUILD)/obj/bench/modules/jemalloc.o: $(JEMALLOC)/cflags
+$(BUILD)/bench/modules/heap.so: $(MODULE_OBJ)
+$(BENCH_MODULES): $(BUILD)/%.so: $(BUILD)/obj/%.o $(JEMALLOC)/libs
+	@mkdir -p $(@D)
+	$(LINK) -shared -o $@ $(filter %.o,$^) -Wl,--exclude-libs,ALL @$(JEMALLOC)/libs
 
 # Unit tests contain the library's objects, to reach what it does not export.
 # Under a sanitizer they have a main of their own (see there).
@@ -205,6 +217,7 @@ check-gpu bench-gpu:
 bench: deps-bench
 	$(MAKE) all
 	BUILD=$(BUILD) python3 bench/run.py
+	BUILD=$(BUILD) python3 bench/alloc.py
 
 ##: bench-gpu     measure on a device
 
@@ -224,7 +237,7 @@ lint: deps-lint
 	tests/check_headers.sh
 	tests/check_layers.sh
 
-LINT_SRC = $(wildcard lib/*.c offload/*.c lib/cli/*.c examples/*.c bench/*.c)
+LINT_SRC = $(wildcard lib/*.c offload/*.c lib/cli/*.c examples/*.c bench/*.c bench/modules/*.c)
 tidy: $(JEMALLOC)/cflags
 	clang-tidy --quiet --warnings-as-errors='*' $(LINT_SRC) -- -std=gnu11 $(CPPFLAGS) $$(cat $(JEMALLOC)/cflags)
 

@@ -183,6 +183,16 @@ typedef struct terrace_tier_statistics {
                                 * -1: none or not known */
     const char *stable_engine; /* host tiers: what serves terrace_malloc() and why; NULL
                                 * elsewhere and before the first call */
+    uint64_t cached;           /* of used: free, kept for the next; what is not needed
+                                * for a while goes back */
+    uint64_t cached_pieces;    /* how many runs of addresses that is */
+    uint64_t largest_cached;   /* bytes of the largest: much less than cached, where the
+                                * addresses are fragmented */
+    uint64_t extents;          /* runs of addresses in use */
+    uint64_t small_bytes;      /* in groups of small tensors: slices in use, or kept */
+    uint64_t group_bytes;      /* addresses of the groups; of all memory tiers */
+    uint64_t staging;          /* of used: memory that bytes pass through */
+    const char *staging_state; /* whether it is pinned and registered, or why not; NULL: none */
 } terrace_tier_statistics;
 
 /* ---- the manager ------------------------------------------------------- */
@@ -226,7 +236,8 @@ TERRACE_API int terrace_tier_name(terrace *m, terrace_tier tier, char *buf, size
  *  - a migration that fails has failed for every tensor of the group.
  * Tensors with flags, with an alignment above 4 KiB or from a file are never in
  * a group; none is where a group would be a large part of the budget (below
- * 16 MiB), or with several tiers in memory. */
+ * 16 MiB). With several tiers in memory a group is used on one of them; a tensor
+ * that is wanted on another leaves its group, with one copy by the CPU. */
 
 /* Creates a tensor of `bytes` (at least 1). It takes no memory in any tier
  * until first acquired, and reads as zeros until first written (after an
@@ -249,7 +260,9 @@ TERRACE_API int terrace_tensor_open(terrace *m, const char *path, uint64_t offse
 
 /* Destroys a tensor and its bytes everywhere. While it is acquired or moving,
  * the destruction takes effect after the last release or the end of the move.
- * Does not block. NULL is allowed. */
+ * Does not block. NULL is allowed. Where the library was built with assertions,
+ * a handle that was destroyed lately is told from others: using it is EINVAL,
+ * destroying it again does nothing but leave a sentence. */
 TERRACE_API void terrace_tensor_destroy(terrace_tensor *t);
 
 /* Brings the tensor to a tier (a kind or class picks the tier where it

@@ -188,6 +188,13 @@ typedef struct terrace_backend {
      * the failure sentence by host->fail. Errors: ENOTSUP, EINVAL. */
     int (*file)(void *unit, uint64_t address, uint64_t bytes, int op, int *fd, uint64_t *offset,
                 uint64_t *run);
+
+    /* Makes a range of host memory known, for copies that lie in it to be faster:
+     * registers it with a ring or a driver. It stays where it is until unpin, and
+     * copies may use it before, and where this was refused. May block; also called
+     * while copies are under way. Errors: ENOMEM, EPERM, ENOTSUP. */
+    int (*pin)(void *unit, void *address, uint64_t bytes);
+    void (*unpin)(void *unit, void *address, uint64_t bytes);
 } terrace_backend;
 
 /* Built-in backends announce themselves to the core with this, once per file,

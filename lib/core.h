@@ -94,6 +94,8 @@ struct terrace_tensor {
     bool faulted;       /* somebody waits for it */
     /* A group of small tensors. */
     bool group;
+    bool alone;         /* of one, which had to leave another: goes to any tier */
+    unsigned char home; /* the memory tier that it is used on, unless alone */
     bool cold;          /* some of them have been demoted */
     uint32_t live, hot; /* how many there are; that were used since last demoted */
     LIST_HEAD(, small) smalls;
@@ -116,6 +118,7 @@ struct stable;
 struct smalls;
 struct forks;
 struct mapped;
+struct staging;
 
 struct tier {
     struct terrace *manager;
@@ -128,7 +131,7 @@ struct tier {
     struct arena arena;
     struct policy policy;
     TAILQ_HEAD(, copy) pinned;
-    uint64_t staging;   /* bytes that lanes hold for ciphertext */
+    uint64_t staging;   /* bytes of the staging pool */
     uint64_t tensors;   /* valid copies */
     uint64_t in_bytes, out_bytes;
     uint64_t draining;  /* memory tiers: bytes being written down */
@@ -167,17 +170,24 @@ struct terrace {
     struct forks *forks;     /* children, and what they read */
     struct smalls *smalls;   /* NULL until the first small tensor */
     bool grouped;            /* small tensors are to be slices of groups */
+    bool several;            /* tiers are in memory */
+    struct staging *staging; /* NULL until somebody needs it */
     char small_text[80];
     const char *small_engine; /* what serves small tensors: that text or another */
     struct sealer *sealer;   /* NULL where neither VERIFY nor ENCRYPT is on */
     unsigned kick;           /* bit per tier whose lane is to be woken on unlock */
+    _Atomic uint64_t decay_at; /* when unused memory is next given back */
     terrace_statistics stats;
 };
 
 /* ---- manager.c ---- */
 
-/* The failure where the manager cannot be used: NULL, or a forked child. */
+/* The failure where the manager cannot be used: NULL, a forked child, or that of a
+ * tensor which has been destroyed. */
 int manager_refuse(const struct terrace *m);
+/* Frees a tensor's handle. Where assertions are on, not at once: for a while any
+ * use of it is an error with a sentence, instead of undefined. */
+void handle_free(void *handle);
 static inline int manager_check(const struct terrace *m)
 {
     if (m && *m->alive)
@@ -194,6 +204,12 @@ void manager_changed_locked(struct terrace *m);
 /* Has the tier's lane look for work once the lock is given up. */
 void manager_kick_locked(struct terrace *m, const struct tier *tier);
 uint64_t clock_ns(void);
+
+/* ---- decay.c ---- */
+
+/* Once in a second, gives back memory that was not needed for the last. Without
+ * the lock. */
+void manager_decay(struct terrace *m);
 
 /* ---- tiers.c ---- */
 

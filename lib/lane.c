@@ -28,6 +28,7 @@
 #include "forked.h"
 #include "seal.h"
 #include "stable.h"
+#include "staging.h"
 
 struct piece {
     terrace_io io;
@@ -440,36 +441,24 @@ static void *lane_main(void *arg)
 
 /* ---- opening and closing ----------------------------------------------- */
 
-/* Staging for ciphertext comes out of the first memory tier's budget. */
+/* Staging for ciphertext, at most a sixteenth of the host tier's budget. */
 static int staging_open(struct lane *lane)
 {
-    struct terrace *m = lane->tier->manager;
     size_t chunk = lane->tier->info.io_chunk;
-    struct tier *host = NULL;
-    for (unsigned i = 0; i < m->tiers && !host; i++)
-        if (m->tier[i].backend->caps & TERRACE_CAP_CPU)
-            host = &m->tier[i];
-    if (!host)
-        return error_set(-TERRACE_ENOTSUP, "TERRACE_ENCRYPT needs a host tier");
-    uint64_t pieces = host->arena.limit / 16 / chunk;
+    const struct tier *host = staging_host(lane->tier);
+    uint64_t pieces = host ? host->arena.limit / 16 / chunk : 1;
     if (pieces < 1)
         pieces = 1;
     if (pieces < lane->depth)
         lane->depth = (unsigned)pieces;
-    struct grant grant;
-    int r = arena_take(&host->arena, lane->depth * chunk, 0, &grant);
-    if (r == 0) {
-        r = arena_fulfil(&host->arena, &grant);
-        lane->staging = arena_settle(&host->arena, &grant, r);
+    int r = staging_take(lane->tier, lane->depth * chunk, UINT64_MAX, false, &lane->staging);
+    if (r) {
+        char why[ERROR_TEXT];
+        snprintf(why, sizeof why, "%s", terrace_last_error());
+        return error_set(r, "TERRACE_ENCRYPT: %s", why);
     }
-    if (r)
-        return error_set(r, "TERRACE_ENCRYPT: no room for %zu bytes of staging in the budget of %s",
-                         chunk, host->name);
-    assert(lane->staging);
-    lane->staging_tier = host;
-    host->staging += lane->staging->bytes;
     for (unsigned i = 0; i < lane->depth; i++)
-        lane->pieces[i].staging = (char *)(uintptr_t)lane->staging->address + i * chunk;
+        lane->pieces[i].staging = (char *)lane->staging + i * chunk;
     return 0;
 }
 
@@ -546,7 +535,7 @@ void lane_close(struct tier *disk)
     if (!lane)
         return;
     if (lane->staging)
-        arena_free(&lane->staging_tier->arena, lane->staging);
+        staging_give(disk->manager, lane->staging);
     free(lane->pieces);
     free(lane->batch);
     free(lane->done);

@@ -8,6 +8,7 @@
  *
  * May call: core.h, forked.h, mapped.h, seal.h, report.h, small.h. */
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -26,10 +27,47 @@ enum { PAGE = 4096 };
 
 /* ---- the lock ---------------------------------------------------------- */
 
+#ifndef NDEBUG
+
+/* The manager of tensors that have been destroyed: no call can use it. */
+static struct terrace destroyed = {.alive = (const unsigned char[]){0}};
+
+/* The last ones, of all managers. */
+void handle_free(void *handle)
+{
+    enum { LAST = 256 };
+    static void *_Atomic last[LAST];
+    static atomic_uint next;
+    *(struct terrace **)handle = &destroyed; /* the first member of every handle */
+    free(atomic_exchange(&last[next++ % LAST], handle));
+}
+
+static bool is_destroyed(const struct terrace *m)
+{
+    return m == &destroyed;
+}
+
+#else
+
+void handle_free(void *handle)
+{
+    free(handle);
+}
+
+static bool is_destroyed(const struct terrace *m)
+{
+    (void)m;
+    return false;
+}
+
+#endif
+
 int manager_refuse(const struct terrace *m)
 {
     if (!m)
         return error_set(-TERRACE_EINVAL, "the manager is NULL");
+    if (is_destroyed(m))
+        return error_set(-TERRACE_EINVAL, "this tensor has been destroyed: destroy it once, after its last use");
     return error_set(-TERRACE_EFORK, "this manager belongs to the parent process: open one of the "
                      "child's own with terrace_open()");
 }

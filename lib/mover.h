@@ -49,8 +49,7 @@ struct lane {
     uint64_t rate;        /* bytes per second while busy, 0: not known yet */
     int64_t patience;     /* ns until it is to look again by itself, -1: it need not */
     uint64_t busy_since, busy_ns, busy_bytes; /* of the measurement under way */
-    struct extent *staging;
-    struct tier *staging_tier;
+    void *staging; /* for ciphertext, or NULL */
 };
 
 int  lane_open(struct tier *tier);  /* creates it and starts the thread */

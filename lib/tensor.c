@@ -79,7 +79,7 @@ static void tensor_free(struct terrace_tensor *t)
     free(t->path);
     free(t->error_text);
     free(t->file_seals);
-    free(t);
+    handle_free(t);
 }
 
 static int tensor_new(struct terrace *m, size_t bytes, const terrace_tensor_attr *attr,
@@ -225,6 +225,8 @@ static bool pinned(const struct terrace_tensor *t)
 void tensor_reap_locked(struct terrace_tensor *t)
 {
     struct terrace *m = t->manager;
+    if (t->group)
+        group_idle_locked(t);
     if (!t->doomed || t->busy || t->transfer || t->leaving || t->faulted || pinned(t))
         return;
     lane_unhint_locked(t);
@@ -270,6 +272,7 @@ void terrace_tensor_destroy(terrace_tensor *t)
     else
         tensor_doom_locked(t);
     manager_unlock(m);
+    manager_decay(m);
 }
 
 int terrace_wait(terrace_tensor *t)
@@ -281,8 +284,8 @@ int terrace_wait(terrace_tensor *t)
         return r;
     struct terrace *m = t->manager;
     struct small *s = small_of(t);
-    t = small_group(t);
     manager_lock(m);
+    t = small_group(t);
     t->busy++;
     if (s)
         s->busy++;

@@ -13,6 +13,7 @@
 
 #include "budget.h"
 #include "mover.h"
+#include "staging.h"
 
 extern const terrace_backend *const __start_terrace_backends[] __attribute__((visibility("hidden")));
 extern const terrace_backend *const __stop_terrace_backends[] __attribute__((visibility("hidden")));
@@ -408,6 +409,7 @@ void tiers_close(struct terrace *m)
         lane_stop(&m->tier[i]);
     for (unsigned i = 0; i < m->tiers; i++)
         lane_close(&m->tier[i]);
+    staging_close(m);
     for (unsigned i = 0; i < m->tiers; i++) {
         arena_close(&m->tier[i].arena);
         m->tier[i].backend->close(m->tier[i].unit);

@@ -105,6 +105,10 @@ static void describe(const struct nvme *u, terrace_unit_info *info)
     info->io_chunk = IO_CHUNK;
     info->io_boundary = u->folders > 1 ? STRIPE : 0;
     info->io_depth = IO_DEPTH;
+    info->node = nvme_folder_node(&u->folder[0]);
+    for (unsigned i = 1; i < u->folders; i++)
+        if (nvme_folder_node(&u->folder[i]) != info->node)
+            info->node = -1;
     snprintf(info->engine, sizeof info->engine, "%s", u->engine->name);
     for (unsigned i = 0; i < u->folders; i++) {
         const struct folder *f = &u->folder[i];
@@ -396,6 +400,19 @@ static void nvme_wake(void *unit)
     ((struct nvme *)unit)->engine->wake(unit);
 }
 
+static int nvme_pin(void *unit, void *address, uint64_t bytes)
+{
+    struct nvme *u = unit;
+    return u->engine->pin ? nvme_errno(-u->engine->pin(unit, address, bytes)) : -TERRACE_ENOTSUP;
+}
+
+static void nvme_unpin(void *unit, void *address, uint64_t bytes)
+{
+    struct nvme *u = unit;
+    if (u->engine->unpin)
+        u->engine->unpin(unit, address, bytes);
+}
+
 static const char *result_text(const terrace_io *io)
 {
     if (io->os_error)
@@ -444,5 +461,7 @@ static const terrace_backend nvme_backend = {
     .attach = nvme_attach,
     .detach = nvme_detach,
     .file = nvme_file,
+    .pin = nvme_pin,
+    .unpin = nvme_unpin,
 };
 TERRACE_BACKEND_BUILTIN(nvme_backend);

@@ -695,3 +695,19 @@ Test(tiers, a_list_that_names_none_is_refused)
     assert_fails(terrace_open(&m, "tiers=,"), TERRACE_ENOENT);
     cr_assert(strstr(terrace_last_error(), "TERRACE_TIERS"), "%s", terrace_last_error());
 }
+
+Test(tiers, memory_that_is_not_needed_goes_back)
+{
+    terrace *m = open_sim(32 * MIB, NULL);
+    terrace_tensor *t = tensor_of(m, 16 * MIB, "t");
+    write_pattern(t, 0, 16 * MIB, 1);
+    terrace_tensor_destroy(t);
+    for (int i = 0; i < 100 && tier_stats_of(m, 0).used; i++) {
+        usleep(100000);
+        assert_ok(terrace_step(m));
+    }
+    cr_assert_eq(tier_stats_of(m, 0).used, 0);
+    cr_assert_eq(tier_stats_of(m, 0).cached, 0);
+    cr_assert_eq(tier_stats_of(m, 0).peak, 16 * MIB);
+    terrace_close(m);
+}

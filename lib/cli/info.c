@@ -124,6 +124,10 @@ static void show_text(const struct tier_info *tiers, int n, bool measured)
             line("small", t->small_engine, NULL);
         if (t->stable_engine)
             line("stable", t->stable_engine, NULL);
+        if (t->staging_state) {
+            size_text(t->staging, limit, sizeof limit);
+            line("staging", limit, t->staging_state);
+        }
         if (measured)
             show_bandwidth(&tiers[i].bandwidth);
         if (tiers[i].copy)
@@ -198,8 +202,11 @@ static void show_json(const struct tier_info *tiers, int n, bool measured)
             printf("\"node\":%d,", t->node);
         if (t->stable_engine)
             json_pair("stable_engine", t->stable_engine);
-        printf("\"io_chunk\":%" PRIu64 ",\"io_depth\":%" PRIu64 ",\"limit\":%" PRIu64, t->io_chunk,
-               t->io_depth, t->limit);
+        if (t->staging_state)
+            json_pair("staging_state", t->staging_state);
+        printf("\"io_chunk\":%" PRIu64 ",\"io_depth\":%" PRIu64 ",\"limit\":%" PRIu64
+               ",\"used\":%" PRIu64 ",\"cached\":%" PRIu64 ",\"staging\":%" PRIu64,
+               t->io_chunk, t->io_depth, t->limit, t->used, t->cached, t->staging);
         if (measured)
             json_bandwidth(&tiers[i].bandwidth);
         if (tiers[i].copy)
