@@ -40,7 +40,7 @@ HEADERS := $(wildcard include/*.h)
 object = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 LIB_OBJ = $(call object,$(LIB_SRC))
 CLI_OBJ = $(call object,$(CLI_SRC))
-OBJECTS = $(call object,$(wildcard lib/*.c offload/*.c lib/cli/*.c examples/*.c bench/*.c tests/*.c))
+OBJECTS = $(call object,$(wildcard lib/*.c offload/*.c lib/cli/*.c examples/*.c bench/*.c bench/loop/*.c tests/*.c))
 
 LIBRARY = $(BUILD)/lib/libterrace.so.$(VERSION)
 LINKS = $(BUILD)/lib/libterrace.so.$(SOVERSION) $(BUILD)/lib/libterrace.so
@@ -49,6 +49,9 @@ PC = $(BUILD)/lib/pkgconfig/terrace.pc
 MAN = $(BUILD)/man/terrace.1 $(BUILD)/man/terrace.3
 EXAMPLES = $(EXAMPLE_SRC:%.c=$(BUILD)/%)
 BENCHES = $(BENCH_SRC:%.c=$(BUILD)/%)
+LOOPS = adam inference random
+BENCH_MODULES = $(BUILD)/bench/starpu.so
+LOOP_OBJ = $(call object,bench/loop/main.c $(filter-out %starpu.c,$(wildcard bench/loop/engine_*.c)))
 PROGS = $(PROG_SRC:%.c=$(BUILD)/%)
 FAULTS = $(FAULT_SRC:%.c=$(BUILD)/%)
 TESTS = $(filter-out $(FAULTS),$(TEST_SRC:%.c=$(BUILD)/%))
@@ -64,8 +67,9 @@ JEMALLOC_PREFIX =
 # The thread sanitizer would see little of what jemalloc does, and fails where a
 # process forks while it holds as many locks as jemalloc takes for a fork.
 heap_jemalloc_CFLAGS = $(if $(findstring thread,$(SANITIZE)),-DTERRACE_WITHOUT_JEMALLOC,@$(JEMALLOC)/cflags)
-gpt_CFLAGS = -O3 -march=native -fopenmp
-gpt_LIBS = -fopenmp -lm
+OPENMP = -fopenmp
+gpt_CFLAGS = -O3 -march=native $(OPENMP)
+gpt_LIBS = $(OPENMP) -lm
 
 # lib/ is searched for quoted includes only: its error.h is not <error.h>.
 # _GNU_SOURCE empty, so that a file may define it, too.
@@ -87,7 +91,7 @@ WITH_LIBRARY = -L$(BUILD)/lib -Wl,--as-needed -lterrace -Wl,-rpath,'$$ORIGIN/../
 .SECONDARY:
 
 ##: all           library, command, man pages, examples, benchmarks
-all: library $(COMMAND) $(MAN) $(EXAMPLES) $(BENCHES)
+all: library $(COMMAND) $(MAN) $(EXAMPLES) $(BENCHES) $(BENCH_MODULES)
 
 library: $(LIBRARY) $(LINKS) $(PC)
 
@@ -123,7 +127,18 @@ $(COMMAND): $(CLI_OBJ) $(LINKS)
 
 $(EXAMPLES) $(BENCHES) $(PROGS): $(BUILD)/%: $(BUILD)/obj/%.o $(LINKS)
 	@mkdir -p $(@D)
-	$(LINK) -o $@ $< $(WITH_LIBRARY) $($(notdir $*)_LIBS)
+	$(LINK) -o $@ $(filter %.o,$^) $(WITH_LIBRARY) $($(notdir $*)_LIBS)
+
+# Loops that several engines run: see bench/loop/loop.h.
+$(foreach loop,$(LOOPS),$(eval $(loop)_CFLAGS = -O3 -march=native -fno-math-errno $(OPENMP)))
+$(foreach loop,$(LOOPS),$(eval $(loop)_LIBS = -rdynamic $(OPENMP) -luring -lm -ldl))
+$(LOOPS:%=$(BUILD)/bench/%): $(LOOP_OBJ)
+
+# One of them only where StarPU is installed; empty elsewhere.
+engine_starpu_CFLAGS = $$(pkg-config --cflags starpu-1.3 2>/dev/null | sed 's/-I/-isystem /g')
+$(BUILD)/bench/starpu.so: $(BUILD)/obj/bench/loop/engine_starpu.o
+	@mkdir -p $(@D)
+	$(LINK) -shared -o $@ $< $$(pkg-config --libs starpu-1.3 2>/dev/null)
 
 # Unit tests contain the library's objects, to reach what it does not export.
 # Under a sanitizer they have a main of their own (see there).
@@ -203,12 +218,12 @@ docs: $(COMMAND)
 lint: deps-lint
 	$(MAKE) objects BUILD=build/lint-gcc CC=gcc WERROR=-Werror
 	$(MAKE) objects BUILD=build/lint-clang CC=clang WERROR="-Werror -Wno-unknown-pragmas" \
-	    gpt_CFLAGS="-O3 -march=native"
+	    OPENMP=
 	$(MAKE) --no-print-directory tidy cppcheck
 	tests/check_headers.sh
 	tests/check_layers.sh
 
-LINT_SRC = $(wildcard lib/*.c offload/*.c lib/cli/*.c examples/*.c bench/*.c)
+LINT_SRC = $(wildcard lib/*.c offload/*.c lib/cli/*.c examples/*.c bench/*.c bench/loop/*.c)
 tidy: $(JEMALLOC)/cflags
 	clang-tidy --quiet --warnings-as-errors='*' $(LINT_SRC) -- -std=gnu11 $(CPPFLAGS) $$(cat $(JEMALLOC)/cflags)
 
