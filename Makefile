@@ -50,7 +50,7 @@ MAN = $(BUILD)/man/terrace.1 $(BUILD)/man/terrace.3
 EXAMPLES = $(EXAMPLE_SRC:%.c=$(BUILD)/%)
 BENCHES = $(BENCH_SRC:%.c=$(BUILD)/%)
 LOOPS = adam inference random
-BENCH_MODULES = $(BUILD)/bench/starpu.so
+BENCH_MODULES = $(BUILD)/bench/starpu.so $(BUILD)/bench/plain.so
 LOOP_OBJ = $(call object,bench/loop/main.c $(filter-out %starpu.c,$(wildcard bench/loop/engine_*.c)))
 PROGS = $(PROG_SRC:%.c=$(BUILD)/%)
 FAULTS = $(FAULT_SRC:%.c=$(BUILD)/%)
@@ -132,7 +132,12 @@ $(EXAMPLES) $(BENCHES) $(PROGS): $(BUILD)/%: $(BUILD)/obj/%.o $(LINKS)
 # Loops that several engines run: see bench/loop/loop.h.
 $(foreach loop,$(LOOPS),$(eval $(loop)_CFLAGS = -O3 -march=native -fno-math-errno $(OPENMP)))
 $(foreach loop,$(LOOPS),$(eval $(loop)_LIBS = -rdynamic $(OPENMP) -luring -lm -ldl))
+disk_LIBS = -luring
 $(LOOPS:%=$(BUILD)/bench/%): $(LOOP_OBJ)
+
+$(BUILD)/bench/plain.so: $(BUILD)/obj/bench/loop/plain.o
+	@mkdir -p $(@D)
+	$(LINK) -shared -o $@ $<
 
 # One of them only where StarPU is installed; empty elsewhere.
 engine_starpu_CFLAGS = $$(pkg-config --cflags starpu-1.3 2>/dev/null | sed 's/-I/-isystem /g')
