@@ -14,7 +14,7 @@ import time
 
 
 class Killed(Exception):
-    """The kernel ended the program, because it passed the limit."""
+    """The program was ended, because it passed the limit."""
 
 
 def write_to(path, text):
@@ -144,10 +144,10 @@ class SwapFile:
         self.remove()
 
 
-def run(command, limit=None, swap=None, swap_bytes=0, env=None):
+def run(command, limit=None, swap=None, swap_bytes=0, env=None, timeout=None):
     """A command's output and its group's peak. Without a limit: no group, None.
 
-    Killed where it passed the limit; OSError with its last words where it
+    Killed where it passed the limit, or the timeout in seconds; OSError with its last words where it
     failed, or where the group or the swap cannot be made.
     """
     with contextlib.ExitStack() as stack:
@@ -156,9 +156,12 @@ def run(command, limit=None, swap=None, swap_bytes=0, env=None):
             stack.enter_context(SwapFile(swap, swap_bytes))
         if limit:
             group = stack.enter_context(Group(limit, bool(swap)))
-        done = subprocess.run(command, capture_output=True, text=True, check=False,
-                              env={**os.environ, **(env or {})},
-                              preexec_fn=group.enter if group else None)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout,
+                                  env={**os.environ, **(env or {})},
+                                  preexec_fn=group.enter if group else None)
+        except subprocess.TimeoutExpired as e:
+            raise Killed(f"it was too slow: ended after {timeout:.0f} s") from e
         if group and group.kills():
             raise Killed(f"it passed the limit of {limit >> 20} MiB and was killed")
         if done.returncode:

@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 
 import bound
 import cgroup
@@ -34,7 +35,7 @@ class Trainer:
         self.program = os.path.join(BUILD, "examples", "gpt")
         self.working_set = self.besides = 0
 
-    def run(self, kind, limit=None, budget=None, choice=None, steps=None, trace=None):
+    def run(self, kind, limit=None, budget=None, choice=None, steps=None, trace=None, timeout=None):
         """One training; `kind`: terrace, or what takes its place."""
         env = {**PASSIVE, "TERRACE_NVME_PATH": self.folder, **(choice or {})}
         command = [self.program, *self.options, "--steps", str(steps or self.steps), "--json", self.json]
@@ -47,7 +48,7 @@ class Trainer:
             if trace:
                 env["BENCH_TRACE"] = trace
         _, peak = cgroup.run(command, limit, swap=self.folder if kind == "swap" else None,
-                             swap_bytes=self.working_set + 512 * MIB, env=env)
+                             swap_bytes=self.working_set + 512 * MIB, env=env, timeout=timeout)
         with open(self.json, encoding="ascii") as f:
             result = json.load(f)
         result["group_peak_bytes"] = peak
@@ -68,18 +69,19 @@ class Trainer:
         self.besides = max(peak - most["host_peak_bytes"], most["scratch_bytes"] + SLACK) + SLACK
 
     def choose(self, kind, limit):
-        best, tried = None, {}
+        best, tried, patience = None, {}, None
         for choice in CHOICES[kind]:
             if len(CHOICES[kind]) == 1:
                 return choice, tried
-            label = choice["BENCH_ADVICE"]
+            label, start = choice["BENCH_ADVICE"], time.monotonic()
             try:
-                tried[label] = self.run(kind, limit, choice=choice, steps=2)["step_seconds"][-1]
+                tried[label] = self.run(kind, limit, choice=choice, steps=2, timeout=patience)["step_seconds"][-1]
             except (OSError, cgroup.Killed) as e:
                 tried[label] = str(e)
                 continue
             if best is None or tried[label] < best[0]:
                 best = tried[label], choice
+                patience = 2 * (time.monotonic() - start) + 5
         if best is None:
             raise OSError(next(iter(tried.values())))
         return best[1], tried

@@ -19,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 
 import bound
 import cgroup
@@ -26,6 +27,7 @@ from common import MIB, machine, machine_line, save, spill_folder, tool
 
 BESIDES = 16  # MiB for code, stacks and tables, which terrace's own limit leaves
 PASSIVE = {"OMP_WAIT_POLICY": "passive"}  # idle threads leave their processor to the I/O
+HUGE_MALLOC = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # O_DIRECT is faster into huge pages
 
 
 @dataclasses.dataclass
@@ -35,6 +37,7 @@ class Rival:
     choices: list  # of option lists; the fastest is taken
     limited: bool = True
     swap: bool = False
+    env: dict = dataclasses.field(default_factory=dict)
 
 
 def rivals():
@@ -42,12 +45,11 @@ def rivals():
         Rival("terrace", "terrace", [[]]),
         Rival("terrace lru", "terrace", [["--policy", "lru"]]),
         Rival("pipeline", "pipeline", [["--ahead", n] for n in ("2", "4", "8")]),
-        Rival("mmap", "mmap", [["--advice", a] for a in ("sequential", "normal", "random")] +
-              [["--advice", a, "--ahead", n] for a in ("willneed", "willneed+sync") for n in ("1", "2")]),
+        Rival("mmap", "mmap", [["--advice", "sequential"], ["--advice", "willneed", "--ahead", "2"],
+                               ["--advice", "willneed+sync", "--ahead", "2"], ["--advice", "normal"]]),
         Rival("swap", "swap", [["--advice", "normal"], ["--advice", "willneed", "--ahead", "1"],
                                ["--advice", "huge"]], swap=True),
-        Rival("starpu", "starpu", [["--advice", a, "--limit", n] for n in ("1", "0.75", "0.5", "0.25")
-                                   for a in ("lws", "eager", "dmdar")]),
+        Rival("starpu", "starpu", [["--advice", a] for a in ("eager", "dmdar", "eager+wontuse", "dmdar+wontuse")], env=HUGE_MALLOC),
         Rival("ram", "ram", [[]], limited=False),
     ]
 
@@ -75,19 +77,14 @@ class Bench:
             self.options += ["--piece", "2"]
         self.not_run = {}
 
-    def once(self, rival, choice, warm=2, steps=None, seconds=60):
+    def once(self, rival, choice, warm=2, steps=None, seconds=60, timeout=None):
         limit = self.memory - BESIDES
-        options, choice = list(self.options), list(choice)
-        if "--limit" in choice:  # a share of it
-            at = choice.index("--limit") + 1
-            limit = int(limit * float(choice[at]))
-            del choice[at - 1:at + 1]
-        command = [self.program, *options, "--engine", rival.engine, "--folder", self.folder,
+        command = [self.program, *self.options, "--engine", rival.engine, "--folder", self.folder,
                    "--limit", str(limit), "--warm", str(warm), "--steps", str(steps or self.steps),
                    "--seconds", str(seconds), *choice]
         out, peak = cgroup.run(command, self.memory * MIB if rival.limited else None,
                                swap=self.folder if rival.swap else None,
-                               swap_bytes=(self.size + 256) * MIB, env=PASSIVE)
+                               swap_bytes=(self.size + 256) * MIB, env={**PASSIVE, **rival.env}, timeout=timeout)
         result = json.loads(out.splitlines()[-1])
         result["group_peak_bytes"] = peak
         measured = result["seconds"][warm:]
@@ -96,12 +93,13 @@ class Bench:
 
     def choose(self, rival):
         """The fastest of the choices; those that do not work are passed over."""
-        best, reason, tried = None, "", {}
+        best, reason, tried, patience = None, "", {}, None
         for choice in rival.choices:
             if len(rival.choices) == 1:
                 return choice, tried
+            start = time.monotonic()
             try:
-                seconds = self.once(rival, choice, warm=1, steps=1)["median"]
+                seconds = self.once(rival, choice, warm=1, steps=1, timeout=patience)["median"]
             except (OSError, cgroup.Killed) as e:
                 reason = e
                 tried[" ".join(choice)] = str(e)
@@ -109,6 +107,7 @@ class Bench:
             tried[" ".join(choice)] = seconds
             if best is None or seconds < best[0]:
                 best = seconds, choice
+                patience = 2 * (time.monotonic() - start) + 5
         if best is None:
             raise OSError(reason)
         return best[1], tried

@@ -1,11 +1,13 @@
 /* engine_starpu.c - each visit is a task of StarPU, whose memory is limited and
- * whose disk, with O_DIRECT, holds the rest. Advice: a scheduler of StarPU.
+ * whose disk, with O_DIRECT, holds the rest. Advice: a scheduler of StarPU; "+wontuse"
+ * says after each visit that its tensors will not be used soon.
  *
  * A module, so that only the program that runs it has StarPU's libraries in
  * memory. One worker computes, on all processors. */
 #include "loop.h"
 
 #if __has_include(<starpu.h>)
+#include <malloc.h>
 #include <starpu.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,6 +17,7 @@
 typedef struct state {
     starpu_data_handle_t *handle, order;
     char folder[4096], nothing;
+    bool wontuse;
     loop *l;
     const work *work;
 } state;
@@ -58,10 +61,12 @@ static void *open_(const loop *l)
     setenv("STARPU_SILENT", "1", 0);
     setenv("STARPU_CALIBRATE", "0", 0);
     setenv("STARPU_HOME", o->folder, 0);
+    mallopt(M_MMAP_THRESHOLD, 128 << 10); /* else freed buffers stay in the heap, beyond the limit */
     struct starpu_conf conf;
     starpu_conf_init(&conf);
     conf.ncpus = 1;
-    conf.sched_policy_name = o->advice;
+    s->wontuse = loop_advised(l, "wontuse");
+    conf.sched_policy_name = strndup(o->advice, strcspn(o->advice, "+"));
     must(starpu_init(&conf), "starpu_init");
     if (snprintf(s->folder, sizeof s->folder, "%s/terrace-bench-starpu.XXXXXX", o->folder) >= (int)sizeof s->folder ||
         !mkdtemp(s->folder))
@@ -93,6 +98,8 @@ static void run(void *self, loop *l, const work *w, uint64_t step, bool more)
             data[v.n] = (struct starpu_data_descr){s->order, STARPU_RW};
         must(starpu_task_insert(&codelet, STARPU_VALUE, &c, sizeof c, STARPU_DATA_MODE_ARRAY, data,
                                 (int)(v.n + w->ordered), 0), "starpu_task_insert");
+        for (unsigned k = 0; s->wontuse && k < v.n; k++)
+            starpu_data_wont_use(s->handle[v.tensor[k]]);
     }
     must(starpu_task_wait_for_all(), "starpu_task_wait_for_all");
 }
@@ -110,5 +117,5 @@ static void close_(void *self)
 }
 
 __attribute__((visibility("default"))) const engine engine_starpu = {
-    .name = "starpu", .advices = "eager|lws|dmdar", .limited = true, .fills = true, .open = open_, .run = run, .close = close_};
+    .name = "starpu", .advices = "eager|lws|dmdar|eager+wontuse|dmdar+wontuse", .limited = true, .fills = true, .open = open_, .run = run, .close = close_};
 #endif
