@@ -205,10 +205,11 @@ run-tests:
 check-gpu bench-gpu:
 	@echo "$@: this build has no device tier yet"
 
-##: bench         measure; the figures stand next to those of other ways
+##: bench         measure, next to other ways to do it; BENCH="--only adam,gpt --quick" for a part
+BENCH =
 bench: deps-bench
 	$(MAKE) all
-	BUILD=$(BUILD) python3 bench/run.py
+	BUILD=$(BUILD) python3 bench/run.py $(BENCH)
 
 ##: bench-gpu     measure on a device
 
@@ -282,6 +283,7 @@ BUILD_PACKAGES = gcc make pkg-config libc6-dev liburing-dev libnuma-dev libxxhas
 CHECK_PACKAGES = g++ libcriterion-dev
 LINT_PACKAGES = clang clang-tidy cppcheck
 BENCH_PACKAGES = fio jq python3
+RIVAL_PACKAGES = libstarpu-dev # not run where it cannot be had
 
 ##: deps          install the Debian packages that are missing
 deps: deps-build deps-check deps-lint deps-bench
@@ -293,6 +295,7 @@ deps-lint: deps-check
 	@.ci/deps $(LINT_PACKAGES)
 deps-bench: deps-build
 	@.ci/deps $(BENCH_PACKAGES)
+	@.ci/deps $(RIVAL_PACKAGES) || true
 
 ##: clean         remove everything built
 clean:

@@ -24,8 +24,8 @@ WARM = 2           # steps not counted
 SLACK = 8 * MIB    # the kernel charges memory in batches
 MOST_STEPS = {"swap": 4, "mmap": 4}
 CHOICES = {"terrace": [{}],
-           "swap": [{"BENCH_ADVICE": a} for a in ("normal", "willneed", "huge")],
-           "mmap": [{"BENCH_ADVICE": a} for a in ("normal", "sequential", "willneed")]}
+           "swap": [{"BENCH_ADVICE": a} for a in ("normal", "willneed")],
+           "mmap": [{"BENCH_ADVICE": a} for a in ("sequential", "willneed")]}
 
 
 class Trainer:

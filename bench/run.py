@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -166,6 +167,8 @@ def main():
     unknown = [n for n in args.only if n not in benches]
     if unknown:
         sys.exit(f"--only is {','.join(unknown)}; it can be some of {','.join(benches)}")
+    # Ended from outside: what was set up is taken down all the same.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     for name in args.only:
         benches[name](args)
 
