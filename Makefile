@@ -283,7 +283,7 @@ BUILD_PACKAGES = gcc make pkg-config libc6-dev liburing-dev libnuma-dev libxxhas
 CHECK_PACKAGES = g++ libcriterion-dev
 LINT_PACKAGES = clang clang-tidy cppcheck
 BENCH_PACKAGES = fio jq python3
-RIVAL_PACKAGES = libstarpu-dev # not run where it cannot be had
+RIVAL_PACKAGES = libstarpu-dev
 
 ##: deps          install the Debian packages that are missing
 deps: deps-build deps-check deps-lint deps-bench

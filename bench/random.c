@@ -54,9 +54,10 @@ static void fill(const loop *l, size_t tensor, void *address)
         p[i] = loop_mix(tensor << 32 | i);
 }
 
+static volatile uint64_t sink; /* so that reading is not left out */
+
 static void compute(loop *l, uint64_t step, size_t i, void *const *address)
 {
-    static volatile uint64_t sink;
     uint64_t *p = address[0], sum = 0;
     visit v;
     plan(l, step, i, &v);

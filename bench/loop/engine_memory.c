@@ -101,10 +101,10 @@ static void close_(void *self)
     free(s);
 }
 
-const engine engine_ram = {.name = "ram", .advices = "huge|normal", .fills = true, .open = open_anonymous,
+const engine engine_ram = {.name = "ram", .advice = "huge", .fills = true, .open = open_anonymous,
                            .run = run, .close = close_};
-const engine engine_swap = {.name = "swap", .advices = "normal|willneed|huge", .fills = true, .open = open_anonymous,
+const engine engine_swap = {.name = "swap", .advice = "normal", .fills = true, .open = open_anonymous,
                             .run = run, .close = close_};
 const engine engine_mmap = {.name = "mmap",
-                            .advices = "sequential|normal|random|willneed|willneed+sequential|willneed+sync",
+                            .advice = "sequential",
                             .open = open_file, .run = run, .close = close_};

@@ -117,5 +117,5 @@ static void close_(void *self)
 }
 
 __attribute__((visibility("default"))) const engine engine_starpu = {
-    .name = "starpu", .advices = "eager|lws|dmdar|eager+wontuse|dmdar+wontuse", .limited = true, .fills = true, .open = open_, .run = run, .close = close_};
+    .name = "starpu", .advice = "eager", .limited = true, .fills = true, .open = open_, .run = run, .close = close_};
 #endif

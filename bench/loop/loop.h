@@ -71,7 +71,7 @@ typedef struct traffic {
 
 typedef struct engine {
     const char *name;
-    const char *advices; /* what --advice can be, the default first; NULL: nothing */
+    const char *advice;  /* what it is told unless --advice says otherwise; NULL: nothing */
     bool limited;        /* it keeps to a limit by itself */
     bool known;          /* it can only run work whose order is known */
     bool fills;          /* it does not use a loop's file, but fills its tensors */

@@ -225,7 +225,7 @@ static const engine *engine_find(const char *name)
     char *slash = n > 0 ? (path[n] = '\0', strrchr(path, '/')) : NULL;
     if (!slash)
         loop_fail("/proc is not there");
-    strcpy(slash + 1, "starpu.so");
+    memcpy(slash + 1, "starpu.so", sizeof "starpu.so");
     void *module = dlopen(path, RTLD_NOW);
     const engine *e = module ? dlsym(module, "engine_starpu") : NULL;
     if (!e)
@@ -318,8 +318,8 @@ int loop_main(int argc, char **argv, loop_options o, void (*prepare)(loop *l))
         print_trace(&l);
     } else {
         const engine *e = engine_find(o.engine ? o.engine : "terrace");
-        if (!o.advice && e->advices)
-            o.advice = strndup(e->advices, strcspn(e->advices, "|"));
+        if (!o.advice)
+            o.advice = e->advice;
         run(&l, e);
     }
     free(l.bytes);
