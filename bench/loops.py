@@ -55,7 +55,7 @@ def rivals():
 
 
 LOOPS = {  # name: what it is, rivals, options, MiB of memory
-    "adam": ("Adam over all of its state, 8 MiB tensors",
+    "adam": ("Adam over all of its state",
              ["terrace", "pipeline", "mmap", "swap", "starpu", "ram"], [], 700),
     "inference": ("weights read layer by layer",
                   ["terrace", "pipeline", "mmap", "swap", "starpu", "ram"], [], 700),
@@ -184,7 +184,7 @@ def table(title, point):
     print(f"bound: {b['seconds']:.3f} s = max(compute {b['compute_seconds']:.3f}, (R {b['read_bytes'] / 1e9:.3f} + "
           f"W {b['written_bytes'] / 1e9:.3f} GB) / {b['GBps']:.2f})")
     terrace = point["rivals"].get("terrace")
-    print(f"{'':14}{'s/step':>9}{'of bound':>10}{'terrace is':>12}{'peak MiB':>10}{'read MB':>9}{'written':>9}  told")
+    print(f"{'':14}{'s/step':>9}{'of bound':>10}{'x terrace':>12}{'peak MiB':>10}{'read MB':>9}{'written':>9}  told")
     for name, r in point["rivals"].items():
         run = r["runs"][-1]
         peak = run.get("group_peak_bytes") or run.get("peak_rss_bytes")
