@@ -42,16 +42,19 @@ HEADERS := $(wildcard include/*.h)
 object = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 LIB_OBJ = $(call object,$(LIB_SRC))
 CLI_OBJ = $(call object,$(CLI_SRC))
-OBJECTS = $(call object,$(wildcard lib/*.c offload/*.c lib/cli/*.c examples/*.c bench/*.c bench/modules/*.c tests/*.c tests/numa_vm/*.c))
+OBJECTS = $(call object,$(wildcard lib/*.c offload/*.c lib/cli/*.c examples/*.c bench/*.c bench/modules/*.c bench/loop/*.c tests/*.c tests/numa_vm/*.c))
 
 LIBRARY = $(BUILD)/lib/libterrace.so.$(VERSION)
 LINKS = $(BUILD)/lib/libterrace.so.$(SOVERSION) $(BUILD)/lib/libterrace.so
 COMMAND = $(BUILD)/bin/terrace
-BENCH_MODULES = $(MODULE_SRC:%.c=$(BUILD)/%.so)
+ALLOC_MODULES = $(MODULE_SRC:%.c=$(BUILD)/%.so)
 PC = $(BUILD)/lib/pkgconfig/terrace.pc
 MAN = $(BUILD)/man/terrace.1 $(BUILD)/man/terrace.3
 EXAMPLES = $(EXAMPLE_SRC:%.c=$(BUILD)/%)
 BENCHES = $(BENCH_SRC:%.c=$(BUILD)/%)
+LOOPS = adam inference random
+BENCH_MODULES = $(BUILD)/bench/starpu.so $(BUILD)/bench/plain.so
+LOOP_OBJ = $(call object,bench/loop/main.c $(filter-out %starpu.c,$(wildcard bench/loop/engine_*.c)))
 PROGS = $(PROG_SRC:%.c=$(BUILD)/%)
 FAULTS = $(FAULT_SRC:%.c=$(BUILD)/%)
 TESTS = $(filter-out $(FAULTS),$(TEST_SRC:%.c=$(BUILD)/%))
@@ -68,8 +71,9 @@ JEMALLOC_PREFIX =
 # The thread sanitizer would see little of what jemalloc does, and fails where a
 # process forks while it holds as many locks as jemalloc takes for a fork.
 heap_jemalloc_CFLAGS = $(if $(findstring thread,$(SANITIZE)),-DTERRACE_WITHOUT_JEMALLOC,@$(JEMALLOC)/cflags)
-gpt_CFLAGS = -O3 -march=native -fopenmp
-gpt_LIBS = -fopenmp -lm
+OPENMP = -fopenmp
+gpt_CFLAGS = -O3 -march=native $(OPENMP)
+gpt_LIBS = $(OPENMP) -lm
 
 # lib/ is searched for quoted includes only: its error.h is not <error.h>.
 # _GNU_SOURCE empty, so that a file may define it, too.
@@ -91,7 +95,7 @@ WITH_LIBRARY = -L$(BUILD)/lib -Wl,--as-needed -lterrace -Wl,-rpath,'$$ORIGIN/../
 .SECONDARY:
 
 ##: all           library, command, man pages, examples, benchmarks
-all: library $(COMMAND) $(MAN) $(EXAMPLES) $(BENCHES) $(BENCH_MODULES)
+all: library $(COMMAND) $(MAN) $(EXAMPLES) $(BENCHES) $(BENCH_MODULES) $(ALLOC_MODULES)
 
 library: $(LIBRARY) $(LINKS) $(PC)
 
@@ -138,9 +142,25 @@ MODULE_OBJ = $(patsubst %,$(BUILD)/obj/lib/%.o,arena error heap heap_cache heap_
 jemalloc_CFLAGS = @$(JEMALLOC)/cflags
 $(BUILD)/obj/bench/modules/jemalloc.o: $(JEMALLOC)/cflags
 $(BUILD)/bench/modules/heap.so: $(MODULE_OBJ)
-$(BENCH_MODULES): $(BUILD)/%.so: $(BUILD)/obj/%.o $(JEMALLOC)/libs
+$(ALLOC_MODULES): $(BUILD)/%.so: $(BUILD)/obj/%.o $(JEMALLOC)/libs
 	@mkdir -p $(@D)
 	$(LINK) -shared -o $@ $(filter %.o,$^) -Wl,--exclude-libs,ALL @$(JEMALLOC)/libs
+
+# Loops that several engines run: see bench/loop/loop.h.
+$(foreach loop,$(LOOPS),$(eval $(loop)_CFLAGS = -O3 -march=native -fno-math-errno $(OPENMP)))
+$(foreach loop,$(LOOPS),$(eval $(loop)_LIBS = -rdynamic $(OPENMP) -luring -lm -ldl))
+disk_LIBS = -luring
+$(LOOPS:%=$(BUILD)/bench/%): $(LOOP_OBJ)
+
+$(BUILD)/bench/plain.so: $(BUILD)/obj/bench/loop/plain.o
+	@mkdir -p $(@D)
+	$(LINK) -shared -o $@ $<
+
+# One of them only where StarPU is installed; empty elsewhere.
+engine_starpu_CFLAGS = $$(pkg-config --cflags starpu-1.3 2>/dev/null | sed 's/-I/-isystem /g')
+$(BUILD)/bench/starpu.so: $(BUILD)/obj/bench/loop/engine_starpu.o
+	@mkdir -p $(@D)
+	$(LINK) -shared -o $@ $< $$(pkg-config --libs starpu-1.3 2>/dev/null)
 
 # Unit tests contain the library's objects, to reach what it does not export.
 # Under a sanitizer they have a main of their own (see there).
@@ -213,11 +233,12 @@ check-numa: deps-numa
 check-gpu bench-gpu:
 	@echo "$@: this build has no device tier yet"
 
-##: bench         measure; the figures stand next to those of other ways
+##: bench         measure, next to other ways to do it; BENCH="--only adam,gpt --quick" for a part
+BENCH =
 bench: deps-bench
 	$(MAKE) all
-	BUILD=$(BUILD) python3 bench/run.py
-	BUILD=$(BUILD) python3 bench/alloc.py
+	BUILD=$(BUILD) python3 bench/run.py $(BENCH)
+	$(if $(BENCH),,BUILD=$(BUILD) python3 bench/alloc.py)
 
 ##: bench-gpu     measure on a device
 
@@ -232,12 +253,12 @@ docs: $(COMMAND)
 lint: deps-lint
 	$(MAKE) objects BUILD=build/lint-gcc CC=gcc WERROR=-Werror
 	$(MAKE) objects BUILD=build/lint-clang CC=clang WERROR="-Werror -Wno-unknown-pragmas" \
-	    gpt_CFLAGS="-O3 -march=native"
+	    OPENMP=
 	$(MAKE) --no-print-directory tidy cppcheck
 	tests/check_headers.sh
 	tests/check_layers.sh
 
-LINT_SRC = $(wildcard lib/*.c offload/*.c lib/cli/*.c examples/*.c bench/*.c bench/modules/*.c)
+LINT_SRC = $(wildcard lib/*.c offload/*.c lib/cli/*.c examples/*.c bench/*.c bench/modules/*.c bench/loop/*.c)
 tidy: $(JEMALLOC)/cflags
 	clang-tidy --quiet --warnings-as-errors='*' $(LINT_SRC) -- -std=gnu11 $(CPPFLAGS) $$(cat $(JEMALLOC)/cflags)
 
@@ -292,6 +313,7 @@ CHECK_PACKAGES = g++ libcriterion-dev python3
 LINT_PACKAGES = clang clang-tidy cppcheck
 NUMA_PACKAGES = qemu-system-x86 busybox-static cpio
 BENCH_PACKAGES = fio jq python3
+RIVAL_PACKAGES = libstarpu-dev
 
 ##: deps          install the Debian packages that are missing
 deps: deps-build deps-check deps-lint deps-bench
@@ -305,6 +327,7 @@ deps-numa: deps-check
 	@.ci/deps $(NUMA_PACKAGES)
 deps-bench: deps-build
 	@.ci/deps $(BENCH_PACKAGES)
+	@.ci/deps $(RIVAL_PACKAGES) || true
 
 ##: clean         remove everything built
 clean:
