@@ -105,7 +105,7 @@ static struct extent *extent_new(unsigned zone, uint64_t address, uint64_t bytes
 /* ---- opening ----------------------------------------------------------- */
 
 /* Room for fragmentation: address space is this many times the budget. */
-enum { SPREAD = 4 };
+enum { SPREAD = 8 };
 
 static int zone_open(struct arena *a, unsigned which, size_t unit, size_t granule)
 {
@@ -304,8 +304,13 @@ int arena_take(struct arena *a, uint64_t bytes, size_t alignment, struct grant *
     int state = CACHED;
     struct extent *e = best_fit(&z->cached, bytes, alignment, z->unit);
     if (!e) {
+        size_t granule = a->zone[ZONE_GRANULES].unit;
         state = EMPTY;
-        e = best_fit(&z->empty, bytes, alignment, z->unit);
+        if (bytes >= granule && alignment < granule && /* large pages fit in best */
+            (e = best_fit(&z->empty, bytes, granule, z->unit)) != NULL)
+            alignment = granule;
+        else
+            e = best_fit(&z->empty, bytes, alignment, z->unit);
     }
     if (!e)
         return -TERRACE_EBUDGET; /* addresses too fragmented: evicting helps */

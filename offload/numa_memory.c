@@ -12,9 +12,10 @@
  * by one). Where some are not, moving them may still help, as that drops cached
  * files; else commit fails for want of memory.
  *
- * Ranges that the core uses in whole granules want huge pages; the others
- * refuse transparent ones, so that what the core accounts by 4 KiB page is what
- * the kernel really holds. Pages of the system's pool (hugetlb) are populated
+ * Ranges that the core uses in whole granules want huge pages. The others refuse
+ * transparent ones but where a whole huge page lies within what is committed at
+ * once: so what the core accounts by 4 KiB page is what the kernel really holds.
+ * Pages of the system's pool (hugetlb) are populated
  * at commit, too: touching one when the pool is empty would be a SIGBUS, and
  * populating it is an error. The range then becomes ordinary memory with
  * transparent huge pages. A forked child does not get ranges of the pool, as
@@ -303,9 +304,28 @@ static int leave_pool(struct numa_memory *m, uint64_t address, uint64_t bytes)
     return settle_range(m, (uintptr_t)map, bytes, m->advice);
 }
 
+/* Huge pages for the part of a range that they fill, small ones for the rest.
+ * Refused only where there are too many mappings: then it stays as it was. */
+static void advise_whole(const struct numa_memory *m, uint64_t address, uint64_t bytes)
+{
+    uint64_t end = address + bytes, from = round_to(address, GRANULE), to = end / GRANULE * GRANULE;
+    if (address % GRANULE == 0 && end % GRANULE == 0 && bytes)
+        madvise(pointer(address), bytes, m->advice);
+    else if (from >= to)
+        madvise(pointer(address), bytes, MADV_NOHUGEPAGE);
+    else if (madvise(pointer(from), to - from, m->advice) == 0) {
+        if (address < from)
+            madvise(pointer(address), from - address, MADV_NOHUGEPAGE);
+        if (to < end)
+            madvise(pointer(to), end - to, MADV_NOHUGEPAGE);
+    }
+}
+
 int numa_memory_commit(struct numa_memory *m, uint64_t address, uint64_t bytes)
 {
     bool pooled = m->pool && is_pooled(m, address);
+    if (!pooled)
+        advise_whole(m, address, bytes);
     if (m->node < 0 && !pooled)
         return 0; /* touching it is enough */
     int e = fill(m, address, bytes), r = 0;
@@ -324,6 +344,8 @@ int numa_memory_commit(struct numa_memory *m, uint64_t address, uint64_t bytes)
 
 void numa_memory_decommit(struct numa_memory *m, uint64_t address, uint64_t bytes)
 {
-    (void)m;
     madvise(pointer(address), bytes, MADV_DONTNEED);
+    /* What stays of a huge page must not be made one again. */
+    if ((address | bytes) % GRANULE && !(m->pool && is_pooled(m, address)))
+        madvise(pointer(address), bytes, MADV_NOHUGEPAGE);
 }
