@@ -270,6 +270,7 @@ static void writeback_failed_locked(struct transfer *x)
         tensor_failed_locked(x->tensor, x->error, x->text);
     policy_used(&copy_tier(x->copy)->policy, &x->copy->node); /* others are tried before it */
     copy_tier(x->copy)->credit = 0; /* and nothing ahead of need for a while */
+    x->tensor->demoted = false; /* it would fail again */
 }
 
 static void writeback_finish_locked(struct transfer *x)
