@@ -32,26 +32,33 @@ LIB_SRC := $(sort $(wildcard lib/*.c)) $(sort $(wildcard offload/*.c))
 CLI_SRC := $(wildcard lib/cli/*.c)
 EXAMPLE_SRC := $(wildcard examples/*.c)
 BENCH_SRC := $(wildcard bench/*.c)
+MODULE_SRC := $(wildcard bench/modules/*.c)
 TEST_SRC := $(wildcard tests/test_*.c)
 FAULT_SRC := $(wildcard tests/test_faults*.c)
 PROG_SRC := $(wildcard tests/prog_*.c)
+VM_SRC := $(wildcard tests/numa_vm/*.c)
 HEADERS := $(wildcard include/*.h)
 
 object = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 LIB_OBJ = $(call object,$(LIB_SRC))
 CLI_OBJ = $(call object,$(CLI_SRC))
-OBJECTS = $(call object,$(wildcard lib/*.c offload/*.c lib/cli/*.c examples/*.c bench/*.c tests/*.c))
+OBJECTS = $(call object,$(wildcard lib/*.c offload/*.c lib/cli/*.c examples/*.c bench/*.c bench/modules/*.c bench/loop/*.c tests/*.c tests/numa_vm/*.c))
 
 LIBRARY = $(BUILD)/lib/libterrace.so.$(VERSION)
 LINKS = $(BUILD)/lib/libterrace.so.$(SOVERSION) $(BUILD)/lib/libterrace.so
 COMMAND = $(BUILD)/bin/terrace
+ALLOC_MODULES = $(MODULE_SRC:%.c=$(BUILD)/%.so)
 PC = $(BUILD)/lib/pkgconfig/terrace.pc
 MAN = $(BUILD)/man/terrace.1 $(BUILD)/man/terrace.3
 EXAMPLES = $(EXAMPLE_SRC:%.c=$(BUILD)/%)
 BENCHES = $(BENCH_SRC:%.c=$(BUILD)/%)
+LOOPS = adam inference random
+BENCH_MODULES = $(BUILD)/bench/starpu.so $(BUILD)/bench/plain.so
+LOOP_OBJ = $(call object,bench/loop/main.c $(filter-out %starpu.c,$(wildcard bench/loop/engine_*.c)))
 PROGS = $(PROG_SRC:%.c=$(BUILD)/%)
 FAULTS = $(FAULT_SRC:%.c=$(BUILD)/%)
 TESTS = $(filter-out $(FAULTS),$(TEST_SRC:%.c=$(BUILD)/%))
+VM_PROGS = $(VM_SRC:tests/numa_vm/%.c=$(BUILD)/vm/%)
 
 # ---- how it is compiled ----------------------------------------------------
 
@@ -64,8 +71,9 @@ JEMALLOC_PREFIX =
 # The thread sanitizer would see little of what jemalloc does, and fails where a
 # process forks while it holds as many locks as jemalloc takes for a fork.
 heap_jemalloc_CFLAGS = $(if $(findstring thread,$(SANITIZE)),-DTERRACE_WITHOUT_JEMALLOC,@$(JEMALLOC)/cflags)
-gpt_CFLAGS = -O3 -march=native -fopenmp
-gpt_LIBS = -fopenmp -lm
+OPENMP = -fopenmp
+gpt_CFLAGS = -O3 -march=native $(OPENMP)
+gpt_LIBS = $(OPENMP) -lm
 
 # lib/ is searched for quoted includes only: its error.h is not <error.h>.
 # _GNU_SOURCE empty, so that a file may define it, too.
@@ -87,7 +95,7 @@ WITH_LIBRARY = -L$(BUILD)/lib -Wl,--as-needed -lterrace -Wl,-rpath,'$$ORIGIN/../
 .SECONDARY:
 
 ##: all           library, command, man pages, examples, benchmarks
-all: library $(COMMAND) $(MAN) $(EXAMPLES) $(BENCHES)
+all: library $(COMMAND) $(MAN) $(EXAMPLES) $(BENCHES) $(BENCH_MODULES) $(ALLOC_MODULES)
 
 library: $(LIBRARY) $(LINKS) $(PC)
 
@@ -123,12 +131,47 @@ $(COMMAND): $(CLI_OBJ) $(LINKS)
 
 $(EXAMPLES) $(BENCHES) $(PROGS): $(BUILD)/%: $(BUILD)/obj/%.o $(LINKS)
 	@mkdir -p $(@D)
-	$(LINK) -o $@ $< $(WITH_LIBRARY) $($(notdir $*)_LIBS)
+	$(LINK) -o $@ $(filter %.o,$^) $(WITH_LIBRARY) $($(notdir $*)_LIBS)
+
+# This one replays traces against the library's own functions.
+$(BUILD)/bench/policy: $(call object,lib/policy.c lib/schedule.c)
+
+# What bench/alloc compares, each with the private jemalloc in it: terrace's
+# allocator of addresses, which the library does not export, and that by itself.
+MODULE_OBJ = $(patsubst %,$(BUILD)/obj/lib/%.o,arena error heap heap_cache heap_classes heap_jemalloc pages)
+jemalloc_CFLAGS = @$(JEMALLOC)/cflags
+$(BUILD)/obj/bench/modules/jemalloc.o: $(JEMALLOC)/cflags
+$(BUILD)/bench/modules/heap.so: $(MODULE_OBJ)
+$(ALLOC_MODULES): $(BUILD)/%.so: $(BUILD)/obj/%.o $(JEMALLOC)/libs
+	@mkdir -p $(@D)
+	$(LINK) -shared -o $@ $(filter %.o,$^) -Wl,--exclude-libs,ALL @$(JEMALLOC)/libs
+
+# Loops that several engines run: see bench/loop/loop.h.
+$(foreach loop,$(LOOPS),$(eval $(loop)_CFLAGS = -O3 -march=native -fno-math-errno $(OPENMP)))
+$(foreach loop,$(LOOPS),$(eval $(loop)_LIBS = -rdynamic $(OPENMP) -luring -lm -ldl))
+disk_LIBS = -luring
+$(LOOPS:%=$(BUILD)/bench/%): $(LOOP_OBJ)
+
+$(BUILD)/bench/plain.so: $(BUILD)/obj/bench/loop/plain.o
+	@mkdir -p $(@D)
+	$(LINK) -shared -o $@ $<
+
+# One of them only where StarPU is installed; empty elsewhere.
+engine_starpu_CFLAGS = $$(pkg-config --cflags starpu-1.3 2>/dev/null | sed 's/-I/-isystem /g')
+$(BUILD)/bench/starpu.so: $(BUILD)/obj/bench/loop/engine_starpu.o
+	@mkdir -p $(@D)
+	$(LINK) -shared -o $@ $< $$(pkg-config --libs starpu-1.3 2>/dev/null)
 
 # Unit tests contain the library's objects, to reach what it does not export.
 # Under a sanitizer they have a main of their own (see there).
 TEST_MAIN = $(if $(SANITIZE),$(BUILD)/obj/tests/plain_main.o)
 $(TESTS): $(BUILD)/%: $(BUILD)/obj/%.o $(TEST_MAIN) $(LIB_OBJ) $(JEMALLOC)/libs
+	@mkdir -p $(@D)
+	$(LINK) -o $@ $(filter %.o,$^) $(LIBS) -lcriterion
+
+# The same for a virtual machine, which has no Criterion to run tests in a sandbox.
+$(VM_PROGS): $(BUILD)/vm/%: $(BUILD)/obj/tests/numa_vm/%.o $(BUILD)/obj/tests/plain_main.o $(LIB_OBJ) \
+                            $(JEMALLOC)/libs
 	@mkdir -p $(@D)
 	$(LINK) -o $@ $(filter %.o,$^) $(LIBS) -lcriterion
 
@@ -181,15 +224,22 @@ check-tsan: deps-check
 run-tests:
 	@$(RUN_TESTS) $(ONLY)
 
+##: check-numa    tests on two NUMA nodes: boots a Debian kernel in an emulated machine
+check-numa: deps-numa
+	$(MAKE) all $(VM_PROGS)
+	@BUILD=$(BUILD) tests/numa_vm/check.sh $(ONLY)
+
 ##: check-gpu     tests on a device
 check-gpu bench-gpu:
 	@echo "$@: this build has no device tier yet"
 
-##: bench         measure; the figures stand next to those of other ways
+##: bench         measure, next to other ways to do it; BENCH="--only adam,gpt --quick" for a part
+BENCH =
 bench: deps-bench
 	$(MAKE) all
-	BUILD=$(BUILD) python3 bench/run.py
-	BUILD=$(BUILD) python3 bench/stable.py
+	BUILD=$(BUILD) python3 bench/run.py $(BENCH)
+	$(if $(BENCH),,BUILD=$(BUILD) python3 bench/alloc.py)
+	$(if $(BENCH),,BUILD=$(BUILD) python3 bench/stable.py)
 
 ##: bench-gpu     measure on a device
 
@@ -204,12 +254,12 @@ docs: $(COMMAND)
 lint: deps-lint
 	$(MAKE) objects BUILD=build/lint-gcc CC=gcc WERROR=-Werror
 	$(MAKE) objects BUILD=build/lint-clang CC=clang WERROR="-Werror -Wno-unknown-pragmas" \
-	    gpt_CFLAGS="-O3 -march=native"
+	    OPENMP=
 	$(MAKE) --no-print-directory tidy cppcheck
 	tests/check_headers.sh
 	tests/check_layers.sh
 
-LINT_SRC = $(wildcard lib/*.c offload/*.c lib/cli/*.c examples/*.c bench/*.c)
+LINT_SRC = $(wildcard lib/*.c offload/*.c lib/cli/*.c examples/*.c bench/*.c bench/modules/*.c bench/loop/*.c)
 tidy: $(JEMALLOC)/cflags
 	clang-tidy --quiet --warnings-as-errors='*' $(LINT_SRC) -- -std=gnu11 $(CPPFLAGS) $$(cat $(JEMALLOC)/cflags)
 
@@ -260,9 +310,11 @@ dist:
 # ---- packages --------------------------------------------------------------
 
 BUILD_PACKAGES = gcc make pkg-config libc6-dev liburing-dev libnuma-dev libxxhash-dev libsodium-dev libbsd-dev dpkg-dev
-CHECK_PACKAGES = g++ libcriterion-dev
+CHECK_PACKAGES = g++ libcriterion-dev python3
 LINT_PACKAGES = clang clang-tidy cppcheck
+NUMA_PACKAGES = qemu-system-x86 busybox-static cpio
 BENCH_PACKAGES = fio jq python3
+RIVAL_PACKAGES = libstarpu-dev
 
 ##: deps          install the Debian packages that are missing
 deps: deps-build deps-check deps-lint deps-bench
@@ -272,8 +324,11 @@ deps-check: deps-build
 	@.ci/deps $(CHECK_PACKAGES)
 deps-lint: deps-check
 	@.ci/deps $(LINT_PACKAGES)
+deps-numa: deps-check
+	@.ci/deps $(NUMA_PACKAGES)
 deps-bench: deps-build
 	@.ci/deps $(BENCH_PACKAGES)
+	@.ci/deps $(RIVAL_PACKAGES) || true
 
 ##: clean         remove everything built
 clean:
@@ -285,7 +340,7 @@ help:
 	@sed -n 's/^##: /  /p' $(firstword $(MAKEFILE_LIST))
 
 FORCE:
-.PHONY: all library programs objects demo check check-asan check-tsan run-tests check-gpu \
-        bench bench-gpu docs lint tidy cppcheck install uninstall dist deps deps-build deps-check deps-lint deps-bench clean help FORCE
+.PHONY: all library programs objects demo check check-asan check-tsan run-tests check-numa check-gpu \
+        bench bench-gpu docs lint tidy cppcheck install uninstall dist deps deps-build deps-check deps-lint deps-numa deps-bench clean help FORCE
 
 -include $(OBJECTS:.o=.d)

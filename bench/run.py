@@ -1,46 +1,30 @@
 #!/usr/bin/env python3
 """run.py - every benchmark, next to its peer in the same run.
 
-usage: bench/run.py [--runs N] [--quick] [--json FILE]
+usage: bench/run.py [--only NAME,...] [--runs N] [--quick] [--results FOLDER]
+                    [--memory MIB,...] [--size MIB] [--rivals NAME,...]
+
+NAME is disk (read and write passes, latency), adam, inference, random,
+random-zipf (loops.py) or gpt (gpt.py); --memory, --size and --rivals are theirs.
 
 Disk rates are ratios against fio with the same folder, block size, depth and
 file size, on a file laid out beforehand; the two are alternated, so that what
 else the machine does meets both. fio's buffers are ordinary memory and, where
 huge pages can be reserved for it (as root), also huge pages, which is what
-terrace's memory has; these are the better peer. Medians are printed as a table, and all of it
-as JSON (to FILE, default BUILD/bench/results.json).
+terrace's memory has; these are the better peer. Medians are printed as tables, and all of it
+as JSON (NAME.json in FOLDER, default BUILD/bench/results).
 """
 import argparse
-import datetime
 import json
 import os
-import platform
 import re
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 
-BUILD = os.environ.get("BUILD", "build")
-MIB = 1 << 20
-
-
-def tool(name):
-    return os.path.join(BUILD, "bench", name)
-
-
-def spill_folder():
-    for name in ("TERRACE_NVME_PATH", "TMPDIR"):
-        if os.environ.get(name):
-            return os.environ[name].split(":")[0]
-    return "/var/tmp"
-
-
-def disk_tier():
-    """The disk tier as `terrace info` sees it."""
-    out = subprocess.run([os.path.join(BUILD, "bin", "terrace"), "info", "--json"],
-                         check=True, capture_output=True, text=True).stdout
-    return next(t for t in json.loads(out)["tiers"] if t["class"] == "disk")
+from common import BUILD, MIB, disk_tier, machine, machine_line, save, spill_folder, tool
 
 
 class HugePages:
@@ -132,25 +116,9 @@ def latency():
     return json.loads(out)
 
 
-def machine():
-    with open("/proc/cpuinfo", encoding="ascii") as f:
-        model = re.search(r"model name\s*: (.*)", f.read())
-    with open("/proc/meminfo", encoding="ascii") as f:
-        memory = int(re.search(r"MemTotal:\s*(\d+)", f.read()).group(1)) // 1024
-    return {"date": datetime.date.today().isoformat(), "cpus": os.cpu_count(),
-            "cpu": model.group(1) if model else platform.machine(), "memory_MiB": memory,
-            "kernel": platform.release()}
-
-
-def main():
-    args = argparse.ArgumentParser(description="measure terrace next to its peers")
-    args.add_argument("--runs", type=int, default=5, help="runs of each, default 5")
-    args.add_argument("--quick", action="store_true", help="a quarter of the data, 3 runs")
-    args.add_argument("--json", default=os.path.join(BUILD, "bench", "results.json"))
-    args = args.parse_args()
+def disk(args):
+    """Read and write passes and the latency of a resident tensor."""
     size = 1024 if args.quick else 4096
-    runs = 3 if args.quick else args.runs
-
     tier = disk_tier()
     block, depth = tier["io_chunk"], tier["io_depth"]
     result = {"machine": machine(), "disk": tier["location"], "engine": tier["engine"],
@@ -158,13 +126,11 @@ def main():
               "latency": latency()}
     with HugePages(2 * depth * block // (2 * MIB) + 8) as huge:
         for kind in ("read", "write"):
-            result[kind] = stream(kind, runs, size, block, depth, spill_folder(), huge)
-    with open(args.json, "w", encoding="ascii") as f:
-        json.dump(result, f, indent=1)
+            result[kind] = stream(kind, args.runs, size, block, depth, spill_folder(), huge)
+    path = save(result, args.results, "disk")
 
-    m, lat = result["machine"], result["latency"]
-    print(f"\n{m['date']}, {m['cpus']} x {m['cpu']}, {m['memory_MiB']} MiB, Linux {m['kernel']}; "
-          f"{result['disk']}, {result['engine']}, {block >> 10} KiB x {depth}")
+    lat = result["latency"]
+    print(f"\n{machine_line(result['machine'])}; {result['disk']}, {result['engine']}, {block >> 10} KiB x {depth}")
     print(f"{'':34}{'terrace':>12}{'peer':>12}{'ratio':>9}   peer")
     names = {"malloc": "fio, O_DIRECT io_uring", "mmaphuge": "the same with huge pages"}
     for kind in ("read", "write"):
@@ -176,7 +142,35 @@ def main():
             label = ""
     print(f"{'acquire + release, resident':34}{lat['acquire_release_ns']:>9.1f} ns"
           f"{lat['mutex_pair_ns']:>9.1f} ns{lat['ratio']:>9.2f}   mutex lock + unlock")
-    print(f"medians of {runs}; JSON: {args.json}")
+    print(f"medians of {args.runs}; JSON: {path}")
+
+
+def words(text):
+    return text.split(",")
+
+
+def main():
+    import gpt  # these need bound.py, and what they run is slower than the rest
+    import loops
+    benches = {"disk": disk, **{n: lambda a, n=n: loops.bench(n, a) for n in loops.LOOPS}, "gpt": gpt.bench}
+    args = argparse.ArgumentParser(description="measure terrace next to its peers")
+    args.add_argument("--only", type=words, default=list(benches), help=f"some of {','.join(benches)}")
+    args.add_argument("--runs", type=int, help="runs of each, default 5")
+    args.add_argument("--quick", action="store_true", help="a quarter of the data, 3 runs")
+    args.add_argument("--results", default=os.path.join(BUILD, "bench", "results"), help="folder for JSON files")
+    args.add_argument("--memory", type=lambda t: [int(w) for w in words(t)],
+                      help="loops: MiB of memory, one or several; gpt: percent of the working set")
+    args.add_argument("--size", type=int, help="loops: MiB of all tensors, default 2048")
+    args.add_argument("--rivals", type=words, help="loops, gpt: only these, e.g. terrace,mmap")
+    args = args.parse_args()
+    args.runs = args.runs or (3 if args.quick else 5)
+    unknown = [n for n in args.only if n not in benches]
+    if unknown:
+        sys.exit(f"--only is {','.join(unknown)}; it can be some of {','.join(benches)}")
+    # Ended from outside: what was set up is taken down all the same.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for name in args.only:
+        benches[name](args)
 
 
 if __name__ == "__main__":

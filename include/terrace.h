@@ -177,6 +177,22 @@ typedef struct terrace_tier_statistics {
     uint64_t io_depth;         /* most pieces in flight at once */
     const char *small_engine;  /* memory tiers: what serves small tensors, or why they
                                 * are treated like others; NULL elsewhere */
+    const char *distances;     /* to tiers of the same kind: "numa:0 10, numa:1 21" (10 is the
+                                * distance to itself); "" where there is nothing to say */
+    int node;                  /* the system's number of the NUMA node it is, or is next to;
+                                * -1: none or not known */
+    const char *stable_engine; /* host tiers: what serves terrace_malloc() and why; NULL
+                                * elsewhere and before the first call */
+    uint64_t cached;           /* of used: free, kept for the next; what is not needed
+                                * for a while goes back */
+    uint64_t cached_pieces;    /* how many runs of addresses that is */
+    uint64_t largest_cached;   /* bytes of the largest: much less than cached, where the
+                                * addresses are fragmented */
+    uint64_t extents;          /* runs of addresses in use */
+    uint64_t small_bytes;      /* in groups of small tensors: slices in use, or kept */
+    uint64_t group_bytes;      /* addresses of the groups; of all memory tiers */
+    uint64_t staging;          /* of used: memory that bytes pass through */
+    const char *staging_state; /* whether it is pinned and registered, or why not; NULL: none */
 } terrace_tier_statistics;
 
 /* ---- the manager ------------------------------------------------------- */
@@ -220,7 +236,8 @@ TERRACE_API int terrace_tier_name(terrace *m, terrace_tier tier, char *buf, size
  *  - a migration that fails has failed for every tensor of the group.
  * Tensors with flags, with an alignment above 4 KiB or from a file are never in
  * a group; none is where a group would be a large part of the budget (below
- * 16 MiB), or with several tiers in memory. */
+ * 16 MiB). With several tiers in memory a group is used on one of them; a tensor
+ * that is wanted on another leaves its group, with one copy by the CPU. */
 
 /* Creates a tensor of `bytes` (at least 1). It takes no memory in any tier
  * until first acquired, and reads as zeros until first written (after an
@@ -243,7 +260,9 @@ TERRACE_API int terrace_tensor_open(terrace *m, const char *path, uint64_t offse
 
 /* Destroys a tensor and its bytes everywhere. While it is acquired or moving,
  * the destruction takes effect after the last release or the end of the move.
- * Does not block. NULL is allowed. */
+ * Does not block. NULL is allowed. Where the library was built with assertions,
+ * a handle that was destroyed lately is told from others: using it is EINVAL,
+ * destroying it again does nothing but leave a sentence. */
 TERRACE_API void terrace_tensor_destroy(terrace_tensor *t);
 
 /* Brings the tensor to a tier (a kind or class picks the tier where it
@@ -300,15 +319,27 @@ TERRACE_API int terrace_wait(terrace_tensor *t);
 /* ---- address-stable memory --------------------------------------------- */
 
 /* Plain pointers whose pages move between tiers underneath; they never change.
- * Linux 6.8 or later, with userfaultfd allowed; host tiers only.
+ * Host tiers only. Served by userfaultfd (Linux 6.8 or later, where it is
+ * allowed); else, or with TERRACE_STABLE=file, by mapping a spill file, whose
+ * pages a thread keeps to the budget as well as it can: then all the disk space
+ * is taken at once, and neither TERRACE_ENCRYPT nor TERRACE_VERIFY is possible.
+ * Which one it is and why: terrace_tier_statistics.stable_engine, `terrace info`.
  *
  * terrace_malloc() gives `bytes` of memory that reads as zeros, aligned to a
  * page (2 MiB from that size on). Touching a page that was evicted blocks until
  * it is back. Where it cannot be read back, that is logged, and touching it is
  * a SIGBUS, never wrong bytes. Where only user-mode faults are allowed, a
- * system call on an evicted page fails with EFAULT. A forked child does not
- * have the memory. NULL on failure: EINVAL, ENOMEM, ENOTSUP (not a host tier;
- * userfaultfd refused), EBUDGET (nothing may be evicted), ESYSTEM. */
+ * system call on an evicted page fails with EFAULT.
+ *
+ * A child of fork() has the memory as it was then, copy on write, however long
+ * it lives and whatever becomes of its parent; until it ends or calls exec(),
+ * the disk blocks it may still read are not used again. Some parts it does not
+ * have, and touching them is a segmentation fault, never other bytes: evicted
+ * ones under TERRACE_ENCRYPT or TERRACE_VERIFY; everything, where a file mapping
+ * serves, or where the child was made by the bare system call.
+ *
+ * NULL on failure: EINVAL, ENOMEM, ENOTSUP (not a host tier, or no way to serve
+ * it), EBUDGET (nothing may be evicted), ENOSPC (file mapping), ESYSTEM. */
 TERRACE_API void *terrace_malloc(terrace *m, size_t bytes, terrace_tier tier,
                                  const terrace_tensor_attr *attr);
 
@@ -319,7 +350,8 @@ TERRACE_API void terrace_free(terrace *m, void *p);
 /* Says how a part of one allocation will be used: WILLNEED (soon: bring it),
  * DONTNEED (not soon: move it down), PIN (keep it in `tier`; blocks until it is
  * there; counted) and UNPIN. Whole blocks, of 2 MiB, are affected. All but PIN
- * return at once. Errors: EINVAL, EBUDGET (pinning would leave less than an
+ * return at once. By a file mapping, PIN locks the pages (mlock); past
+ * RLIMIT_MEMLOCK the kernel may still take them when it is short of memory. Errors: EINVAL, EBUDGET (pinning would leave less than an
  * eighth of the budget), ENOMEM. */
 TERRACE_API int terrace_advise(terrace *m, void *p, size_t bytes, int advice, terrace_tier tier);
 

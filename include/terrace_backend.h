@@ -70,7 +70,15 @@ typedef struct terrace_host {
         ;
 } terrace_host;
 
-/* What a unit is, filled in by open (zeroed before, `size` set by the core). */
+/* Flags of a unit. */
+enum {
+    TERRACE_UNIT_FIXED = 1 /* its pages cannot be moved to other addresses: no
+                            * address-stable memory from it */
+};
+
+/* What a unit is, filled in by open (zeroed before, but `size` set by the core
+ * and node -1). Fields are only ever appended: a backend that may meet an older
+ * core looks at `size` before it fills in what came later. */
 typedef struct terrace_unit_info {
     size_t size;
     uint64_t capacity;          /* bytes it can hold now; the default budget */
@@ -82,9 +90,13 @@ typedef struct terrace_unit_info {
                                  * address space, attached files excepted; 0: none. A
                                  * multiple of io_chunk */
     unsigned io_depth;          /* copies worth having in flight at once; the most submit accepts */
-    char location[256];         /* "node 0 of 1", "/scratch0:/scratch1 (ext4)" */
+    char location[256];         /* "node 0, one of 2", "/scratch0:/scratch1 (ext4)" */
     char engine[32];            /* "io_uring" */
     char engine_reason[256];    /* why; what was refused, and the remedy */
+    unsigned flags;             /* TERRACE_UNIT_... */
+    int node;                   /* the system's number of the NUMA node it is, or is next to; -1:
+                                 * none or not known */
+    char distances[128];        /* to itself and its like: "numa:0 10, numa:1 21"; "": nothing to say */
 } terrace_unit_info;
 
 enum { TERRACE_IO_READ = 1 /* tier to host memory */, TERRACE_IO_WRITE = 2 /* host memory to tier */ };
@@ -159,6 +171,30 @@ typedef struct terrace_backend {
      * TERRACE_ECHANGED. May block. Sets the failure sentence by host->fail. */
     int (*attach)(void *unit, const char *path, uint64_t offset, uint64_t bytes, uint64_t *base);
     void (*detach)(void *unit, uint64_t base, uint64_t bytes);
+
+    /* Moves the memory behind CPU addresses, of any tier or mapping of this
+     * process, into this unit's memory; the addresses stay, and may be in use.
+     * What comes there later prefers this unit, too. Sets no sentence. Errors,
+     * after which a part may have been moved: ENOMEM (the unit is full, or the
+     * system has no more mappings), EBUSY (some pages stayed: in use by I/O, or
+     * shared), ESYSTEM. */
+    int (*adopt)(void *unit, uint64_t address, uint64_t bytes);
+
+    /* Says where in a file a committed part of a reservation lies, for it to be
+     * mapped: the descriptor, which stays the backend's, the offset, and how
+     * many bytes from `address` on, at most `bytes`, follow each other there.
+     * What was committed for the first time reads as zeros. For TERRACE_IO_WRITE
+     * only where writing to the mapping cannot fail for want of space. Sets
+     * the failure sentence by host->fail. Errors: ENOTSUP, EINVAL. */
+    int (*file)(void *unit, uint64_t address, uint64_t bytes, int op, int *fd, uint64_t *offset,
+                uint64_t *run);
+
+    /* Makes a range of host memory known, for copies that lie in it to be faster:
+     * registers it with a ring or a driver. It stays where it is until unpin, and
+     * copies may use it before, and where this was refused. May block; also called
+     * while copies are under way. Errors: ENOMEM, EPERM, ENOTSUP. */
+    int (*pin)(void *unit, void *address, uint64_t bytes);
+    void (*unpin)(void *unit, void *address, uint64_t bytes);
 
     /* From now on a wait, in progress or later, also returns when the descriptor
      * becomes readable. At most once per unit; by the thread that waits; the

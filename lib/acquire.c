@@ -21,6 +21,7 @@
 #include <stdlib.h>
 
 #include "mover.h"
+#include "prefetch.h"
 #include "small.h"
 
 enum { WRITES = TERRACE_WRITE | TERRACE_OVERWRITE, SHORT_LIST = 16 };
@@ -90,7 +91,7 @@ static int choose_locked(const struct entry *e, struct copy **out)
 {
     struct terrace_tensor *t = e->tensor;
     struct terrace *m = t->manager;
-    terrace_tier which = e->tier;
+    terrace_tier which = e->small ? small_tier_locked(e->small, e->tier) : e->tier;
     struct copy *best = NULL;
     if ((unsigned)which < m->tiers && tier_is_memory(&m->tier[which])) {
         *out = &t->copy[which]; /* the usual case: a tier was named */
@@ -121,6 +122,10 @@ static int choose_locked(const struct entry *e, struct copy **out)
 static int excluded_locked(const struct entry *e, bool *by_caller)
 {
     struct terrace_tensor *t = e->copy->tensor;
+    if (e->small && e->small->moving && (e->mode & WRITES)) {
+        *by_caller = false;
+        return error_set(-TERRACE_EBUSY, "'%s' is being read on another tier", entry_name(e));
+    }
     for (unsigned i = 0; i < t->manager->tiers; i++) {
         const struct copy *other = &t->copy[i];
         if (other == e->copy || !other->pins)
@@ -128,7 +133,7 @@ static int excluded_locked(const struct entry *e, bool *by_caller)
         if ((e->mode & WRITES) || copy_pinned_to_write(other)) {
             *by_caller = copy_pinned_by_caller(other);
             return error_set(-TERRACE_EBUSY, "'%s' is acquired on %s%s, which excludes this use on %s",
-                             tensor_name(t), copy_tier(other)->name,
+                             entry_name(e), copy_tier(other)->name,
                              copy_pinned_to_write(other) ? " for writing" : "",
                              copy_tier(e->copy)->name);
         }
@@ -176,6 +181,8 @@ static bool unfilled_locked(const struct entry *e)
 /* Starts to bring an absent copy in; 1: that took waiting for room. */
 static int start_locked(const struct entry *e, bool wait)
 {
+    if (e->small && !e->tensor->blank)
+        group_sought_locked(e->tensor, copy_tier(e->copy));
     int r = fill_start_locked(e->copy, mode_locked(e), wait, false);
     if (r == -TERRACE_EAGAIN)
         return not_yet(e);
@@ -280,10 +287,13 @@ static void succeed_locked(struct request *q)
             policy_arrived(policy, &c->node, false);
             manager_changed_locked(q->m);
         }
+        prefetch_used_locked(c, e->mode, q->start);
         policy_used(policy, &c->node);
         if (c->node.ahead) {
             stats->prefetch_hits += e->hit;
             copy_not_ahead_locked(c);
+            if (e->small)
+                group_sought_locked(e->tensor, copy_tier(c));
         }
         if (writes)
             copy_written_locked(c);
@@ -449,6 +459,8 @@ int terrace_acquire(terrace_tensor *t, terrace_tier tier, unsigned mode, void *s
     int r = manager_check(m);
     if (r == 0)
         r = mode_check(mode);
+    if (r == 0)
+        r = small_prepare(t, tier, mode);
     if (r)
         return r;
     manager_lock(m);
@@ -491,6 +503,8 @@ static int list_check(const terrace_access *list, size_t n)
 static int list_run_locked(struct request *q)
 {
     for (size_t i = 0; i < q->n; i++) {
+        if (q->entry[i].small)
+            q->entry[i].tensor = q->entry[i].small->group; /* it may have moved */
         int r = choose_locked(&q->entry[i], &q->entry[i].copy);
         if (r)
             return r;
@@ -509,7 +523,7 @@ static int list_run_locked(struct request *q)
 static int list_take(struct request *q, const terrace_access *list)
 {
     for (size_t i = 0; i < q->n; i++) {
-        q->entry[i] = (struct entry){.tensor = small_group(list[i].tensor),
+        q->entry[i] = (struct entry){.tensor = list[i].tensor,
                                      .small = small_of(list[i].tensor),
                                      .tier = list[i].tier, .mode = list[i].mode};
         q->wait |= (list[i].mode & TERRACE_WAIT) != 0;
@@ -517,7 +531,11 @@ static int list_take(struct request *q, const terrace_access *list)
     }
     if (q->wait && q->nowait)
         return error_set(-TERRACE_EINVAL, "WAIT and NOWAIT exclude each other in one list");
-    return 0;
+    unsigned how = q->wait ? TERRACE_WAIT : q->nowait ? TERRACE_NOWAIT : 0;
+    int r = 0;
+    for (size_t i = 0; r == 0 && i < q->n; i++)
+        r = small_prepare(list[i].tensor, list[i].tier, list[i].mode | how);
+    return r;
 }
 
 int terrace_acquire_all(terrace_access *list, size_t n, void *stream)
@@ -574,9 +592,12 @@ int terrace_release(terrace_tensor *t, void *address, void *stream)
     if (r)
         return r;
     struct small *s = small_of(t);
-    t = small_group(t);
     manager_lock(m);
-    struct copy *c = s && !s->pins ? NULL : pinned_at_locked(t, (char *)address - (s ? s->offset : 0));
+    struct small_left *left = s ? small_left_at_locked(s, address) : NULL;
+    t = left ? left->group : small_group(t);
+    struct copy *c = NULL;
+    if (!s || left || s->pins)
+        c = pinned_at_locked(t, (char *)address - (left ? left->offset : s ? s->offset : 0));
     if (!c) {
         manager_unlock(m);
         return error_set(-TERRACE_EINVAL, "'%s' is not acquired at %p",
@@ -592,10 +613,8 @@ int terrace_release(terrace_tensor *t, void *address, void *stream)
         tensor_reap_locked(t);
     }
     manager_changed_locked(m);
-    if (s) {
-        s->pins--;
-        small_reap_locked(s);
-    }
+    if (s)
+        small_released_locked(s, left);
     manager_unlock(m);
     return 0;
 }

@@ -2,7 +2,7 @@
  *
  * A tier's addresses lie in two zones: one served in granules (2 MiB), where
  * large pages are welcome, and one in pages (4 KiB). An allocation goes to the
- * granules if rounding it up wastes at most an eighth, else to the pages. Both
+ * granules if rounding it up wastes at most a fiftieth, else to the pages. Both
  * zones are several times larger than the budget, since address space costs
  * nothing, so fragmentation of addresses never stands for lack of memory.
  *
@@ -11,7 +11,8 @@
  * the best fitting cached extent, for free; or an empty one, which is committed,
  * after as many cached bytes as needed are decommitted elsewhere so that the
  * sum of committed bytes never passes the limit. Hence tensors of equal size,
- * the usual case, hand memory to each other without a system call.
+ * the usual case, hand memory to each other without a system call. What has
+ * stayed cached from one decay to the next is given back.
  *
  * All book-keeping lives in ordinary host memory, never in the tier. Calls
  * that change the trees are made under the manager's lock.
@@ -104,7 +105,7 @@ static struct extent *extent_new(unsigned zone, uint64_t address, uint64_t bytes
 /* ---- opening ----------------------------------------------------------- */
 
 /* Room for fragmentation: address space is this many times the budget. */
-enum { SPREAD = 4 };
+enum { SPREAD = 8 };
 
 static int zone_open(struct arena *a, unsigned which, size_t unit, size_t granule)
 {
@@ -172,7 +173,7 @@ void arena_close(struct arena *a)
 static unsigned zone_for(const struct arena *a, uint64_t bytes)
 {
     uint64_t whole = round_up(bytes, a->zone[ZONE_GRANULES].unit);
-    return whole - bytes <= bytes / 8 && whole <= a->limit ? ZONE_GRANULES : ZONE_PAGES;
+    return whole - bytes <= bytes / 50 && whole <= a->limit ? ZONE_GRANULES : ZONE_PAGES;
 }
 
 uint64_t arena_round(const struct arena *a, uint64_t bytes)
@@ -213,32 +214,48 @@ static void cut(struct arena *a, struct extent *e, uint64_t address, uint64_t by
     e->bytes = bytes;
 }
 
+static uint64_t cached(const struct arena *a)
+{
+    return a->committed - a->used - a->pending;
+}
+
+static struct extent *largest_cached(const struct arena *a)
+{
+    struct extent *e = NULL;
+    for (unsigned i = 0; i < ZONES; i++) {
+        struct extent *largest = RB_MAX(size_tree, (struct size_tree *)&a->zone[i].cached);
+        if (largest && (!e || largest->bytes > e->bytes))
+            e = largest;
+    }
+    return e;
+}
+
+/* Has a grant decommit the largest cached extent, or `excess` bytes of it. */
+static void give_largest(struct arena *a, uint64_t excess, struct grant *grant)
+{
+    struct extent *e = largest_cached(a);
+    assert(e); /* the caller has checked */
+    excess = round_up(excess, a->zone[e->zone].unit);
+    detach(a, e);
+    if (e->bytes > excess) { /* keep the rest, where book-keeping can be had */
+        struct extent *spare[2] = {NULL, extent_new(e->zone, 0, 0)};
+        if (spare[1])
+            cut(a, e, e->address, excess, CACHED, spare);
+        free(spare[1]);
+    }
+    a->committed -= e->bytes;
+    e->next = grant->give;
+    grant->give = e;
+}
+
 /* Takes cached extents out of the trees, from the largest first, until `bytes`
  * more can be committed within the limit. The caller has checked that enough
  * is cached. What that frees beyond `bytes` counts as committed until the
  * grant is settled: only then has the backend really given it up. */
 static void shed(struct arena *a, uint64_t bytes, struct grant *grant)
 {
-    while (a->committed + bytes > a->limit) {
-        struct extent *e = NULL;
-        for (unsigned i = 0; i < ZONES; i++) {
-            struct extent *largest = RB_MAX(size_tree, &a->zone[i].cached);
-            if (largest && (!e || largest->bytes > e->bytes))
-                e = largest;
-        }
-        assert(e); /* the caller has checked */
-        uint64_t excess = round_up(a->committed + bytes - a->limit, a->zone[e->zone].unit);
-        detach(a, e);
-        if (e->bytes > excess) { /* keep the rest, where book-keeping can be had */
-            struct extent *spare[2] = {NULL, extent_new(e->zone, 0, 0)};
-            if (spare[1])
-                cut(a, e, e->address, excess, CACHED, spare);
-            free(spare[1]);
-        }
-        a->committed -= e->bytes;
-        e->next = grant->give;
-        grant->give = e;
-    }
+    while (a->committed + bytes > a->limit)
+        give_largest(a, a->committed + bytes - a->limit, grant);
     if (grant->give) {
         grant->surplus = a->limit - a->committed - bytes;
         a->committed += grant->surplus;
@@ -287,8 +304,13 @@ int arena_take(struct arena *a, uint64_t bytes, size_t alignment, struct grant *
     int state = CACHED;
     struct extent *e = best_fit(&z->cached, bytes, alignment, z->unit);
     if (!e) {
+        size_t granule = a->zone[ZONE_GRANULES].unit;
         state = EMPTY;
-        e = best_fit(&z->empty, bytes, alignment, z->unit);
+        if (bytes >= granule && alignment < granule && /* large pages fit in best */
+            (e = best_fit(&z->empty, bytes, granule, z->unit)) != NULL)
+            alignment = granule;
+        else
+            e = best_fit(&z->empty, bytes, alignment, z->unit);
     }
     if (!e)
         return -TERRACE_EBUDGET; /* addresses too fragmented: evicting helps */
@@ -306,8 +328,12 @@ int arena_take(struct arena *a, uint64_t bytes, size_t alignment, struct grant *
             cut(a, e, address, bytes, CACHED, spare);
             grant->extent = e;
         }
-        if (r == 0)
+        if (r == 0) {
             a->used += bytes;
+            a->extents++;
+            if (cached(a) < a->idle)
+                a->idle = cached(a);
+        }
         if (a->committed > a->peak)
             a->peak = a->committed;
     }
@@ -351,6 +377,7 @@ struct extent *arena_settle(struct arena *a, struct grant *grant, int result)
     }
     if (result) {
         a->used -= e->bytes;
+        a->extents--;
         if (grant->commit)
             a->committed -= e->bytes;
         give_back(a, e, grant->commit ? EMPTY : CACHED);
@@ -373,8 +400,44 @@ void arena_purge(struct arena *a, struct grant *grant)
         }
 }
 
+void arena_decay(struct arena *a, struct grant *grant)
+{
+    *grant = (struct grant){0};
+    uint64_t keep = cached(a) - (a->idle < cached(a) ? a->idle : cached(a));
+    while (cached(a) > keep && largest_cached(a))
+        give_largest(a, cached(a) - keep, grant);
+    a->idle = cached(a);
+}
+
+void arena_describe(const struct arena *a, struct arena_stats *out)
+{
+    struct extent *e = largest_cached(a);
+    *out = (struct arena_stats){.cached = cached(a), .largest = e ? e->bytes : 0, .extents = a->extents};
+    for (unsigned i = 0; i < ZONES; i++)
+        RB_FOREACH(e, size_tree, (struct size_tree *)&a->zone[i].cached)
+            out->pieces++;
+}
+
 void arena_free(struct arena *a, struct extent *e)
 {
     a->used -= e->bytes;
+    a->extents--;
     give_back(a, e, CACHED);
+}
+
+bool arena_charge(struct arena *a, uint64_t bytes)
+{
+    if (bytes > a->limit || a->committed > a->limit - bytes)
+        return false;
+    a->used += bytes;
+    a->committed += bytes;
+    if (a->committed > a->peak)
+        a->peak = a->committed;
+    return true;
+}
+
+void arena_uncharge(struct arena *a, uint64_t bytes)
+{
+    a->used -= bytes;
+    a->committed -= bytes;
 }

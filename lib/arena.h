@@ -48,6 +48,8 @@ struct arena {
     uint64_t peak;      /* most ever committed */
     uint64_t pending;   /* committed bytes of unsettled grants, neither in use nor cached */
     uint64_t step;      /* bytes worth committing at once */
+    uint64_t idle;      /* least bytes cached since the last decay */
+    uint64_t extents;   /* in use */
     struct zone zone[ZONES];
 };
 
@@ -84,6 +86,22 @@ struct extent *arena_settle(struct arena *a, struct grant *grant, int result);
 
 /* A grant that gives back everything cached and allocates nothing. */
 void arena_purge(struct arena *a, struct grant *grant);
+/* One that gives back what has not been needed since the last decay. */
+void arena_decay(struct arena *a, struct grant *grant);
+
+struct arena_stats {
+    uint64_t cached;  /* bytes free, with memory behind them */
+    uint64_t largest; /* of it in one piece */
+    uint64_t pieces;  /* how many there are */
+    uint64_t extents; /* in use */
+};
+
+void arena_describe(const struct arena *a, struct arena_stats *out);
+
+/* Counts bytes as used that are held elsewhere, within the limit; false: they
+ * do not fit, caches included. */
+bool arena_charge(struct arena *a, uint64_t bytes);
+void arena_uncharge(struct arena *a, uint64_t bytes);
 
 /* Frees an extent; its memory stays committed, for the next. Under the lock. */
 void arena_free(struct arena *a, struct extent *e);

@@ -288,3 +288,25 @@ uint64_t budget_host_available(const struct budget_root *where, char *reason, si
     snprintf(reason, len, "%s, less a margin of %s", t.text, bytes_text(less, text));
     return t.available - less;
 }
+
+/* ---- several tiers ------------------------------------------------------- */
+
+static uint64_t portion(uint64_t of, uint64_t part, uint64_t whole)
+{
+    return whole ? (uint64_t)((unsigned __int128)of * part / whole) : 0;
+}
+
+void budget_divide(uint64_t *budget, const bool *fixed, size_t n, uint64_t sum)
+{
+    uint64_t kept = 0, open = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint64_t *total = fixed[i] ? &kept : &open;
+        *total = *total + budget[i] < *total ? UINT64_MAX : *total + budget[i];
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (!fixed[i])
+            budget[i] = portion(budget[i], sum > kept ? sum - kept : 0, open);
+        else if (kept > sum)
+            budget[i] = portion(budget[i], sum, kept);
+    }
+}

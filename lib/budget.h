@@ -4,6 +4,7 @@
 #ifndef TERRACE_LIB_BUDGET_H
 #define TERRACE_LIB_BUDGET_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -21,5 +22,11 @@ struct budget_root {
  * 12.0 MiB in use, less a margin of 128.0 MiB". Never fails: what cannot be
  * read is left out, and if nothing can, the answer is half of physical memory. */
 uint64_t budget_host_available(const struct budget_root *where, char *reason, size_t len);
+
+/* Divides `sum` among budgets: those marked as fixed stay as they are, the
+ * others get what is left, in proportion to what they had. Where the fixed ones
+ * alone are more than the sum, they shrink in proportion to it, and the others
+ * get nothing. Rounds down. */
+void budget_divide(uint64_t *budget, const bool *fixed, size_t n, uint64_t sum);
 
 #endif

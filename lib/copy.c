@@ -1,9 +1,10 @@
 /* copy.c - the states and pins of one tensor's copy in one tier.
  *
- * May call: core.h, the policy, the arena. Everything here runs under the
+ * May call: core.h, forked.h, the policy, the arena. Everything here runs under the
  * manager's lock and never blocks. */
 #include <stdlib.h>
 
+#include "forked.h"
 #include "mover.h"
 
 static bool holds_bytes(unsigned state)
@@ -80,7 +81,7 @@ void copy_drop_locked(struct copy *c)
     copy_set_locked(c, COPY_ABSENT);
     c->wrote = false;
     c->hollow = 0;
-    if (c->extent) {
+    if (c->extent && !fork_keeps_locked(c)) {
         arena_free(&tier->arena, c->extent);
         tier->manager->releases++; /* room for those who wait for a release */
     }

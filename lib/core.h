@@ -27,6 +27,7 @@
 #include "log.h"
 #include "options.h"
 #include "policy.h"
+#include "schedule.h"
 #include "terrace_backend.h"
 
 enum { MAX_TIERS = 16, NAME_TEXT = 40 };
@@ -58,6 +59,7 @@ struct copy {
     unsigned char tier;
     unsigned char state;
     bool wrote;      /* memory: written back since it came in */
+    uint64_t forked; /* disk: number of the last fork whose child reads it; 0: none */
     uint32_t hollow; /* FILLING with nothing, for this thread to overwrite; else 0 */
 };
 
@@ -79,6 +81,7 @@ struct terrace_tensor {
     unsigned char demote_to;
     uint32_t busy;      /* calls inside the library that need the handle */
     struct transfer *transfer; /* under way, or NULL */
+    struct schedule_item item; /* what foretells its uses */
     /* A block of stable memory. */
     struct region *region; /* NULL: not one */
     TAILQ_ENTRY(terrace_tensor) work, fault; /* in stable.leaving, stable.faulted */
@@ -94,6 +97,8 @@ struct terrace_tensor {
     uint32_t raws;      /* transfers of single pages under way */
     /* A group of small tensors. */
     bool group;
+    bool alone;         /* of one, which had to leave another: goes to any tier */
+    unsigned char home; /* the memory tier that it is used on, unless alone */
     bool cold;          /* some of them have been demoted */
     uint32_t live, hot; /* how many there are; that were used since last demoted */
     LIST_HEAD(, small) smalls;
@@ -114,6 +119,9 @@ struct terrace_tensor {
 struct lane;
 struct stable;
 struct smalls;
+struct forks;
+struct mapped;
+struct staging;
 
 struct tier {
     struct terrace *manager;
@@ -126,7 +134,7 @@ struct tier {
     struct arena arena;
     struct policy policy;
     TAILQ_HEAD(, copy) pinned;
-    uint64_t staging;   /* bytes that lanes hold for ciphertext */
+    uint64_t staging;   /* bytes of the staging pool */
     uint64_t tensors;   /* valid copies */
     uint64_t in_bytes, out_bytes;
     uint64_t draining;  /* memory tiers: bytes being written down */
@@ -155,20 +163,34 @@ struct terrace {
     int failure;       /* the last one's error */
     char failure_text[ERROR_TEXT];
     uint64_t prefetch_limit; /* per memory tier; UINT64_MAX: automatic */
+    struct schedule schedule;
+    uint64_t used_ns;        /* when that was last told the time */
+    uint64_t look_again;     /* until then, in virtual time, all that is expected is there */
     struct stable *stable;   /* NULL until the first terrace_malloc() */
+    struct mapped *mapped;   /* NULL until memory of it is a file mapping */
+    const char *stable_engine; /* what serves it; NULL until the first terrace_malloc() */
+    char stable_text[600];
+    struct forks *forks;     /* children, and what they read */
     struct smalls *smalls;   /* NULL until the first small tensor */
     bool grouped;            /* small tensors are to be slices of groups */
+    bool several;            /* tiers are in memory */
+    struct staging *staging; /* NULL until somebody needs it */
     char small_text[80];
     const char *small_engine; /* what serves small tensors: that text or another */
     struct sealer *sealer;   /* NULL where neither VERIFY nor ENCRYPT is on */
     unsigned kick;           /* bit per tier whose lane is to be woken on unlock */
+    _Atomic uint64_t decay_at; /* when unused memory is next given back */
     terrace_statistics stats;
 };
 
 /* ---- manager.c ---- */
 
-/* The failure where the manager cannot be used: NULL, or a forked child. */
+/* The failure where the manager cannot be used: NULL, a forked child, or that of a
+ * tensor which has been destroyed. */
 int manager_refuse(const struct terrace *m);
+/* Frees a tensor's handle. Where assertions are on, not at once: for a while any
+ * use of it is an error with a sentence, instead of undefined. */
+void handle_free(void *handle);
 static inline int manager_check(const struct terrace *m)
 {
     if (m && *m->alive)
@@ -185,6 +207,12 @@ void manager_changed_locked(struct terrace *m);
 /* Has the tier's lane look for work once the lock is given up. */
 void manager_kick_locked(struct terrace *m, const struct tier *tier);
 uint64_t clock_ns(void);
+
+/* ---- decay.c ---- */
+
+/* Once in a second, gives back memory that was not needed for the last. Without
+ * the lock. */
+void manager_decay(struct terrace *m);
 
 /* ---- tiers.c ---- */
 
@@ -273,6 +301,7 @@ struct room {
     struct terrace_tensor *tensor; /* whose bytes need room */
     bool wait;                     /* for write-backs that make room */
     bool ahead;                    /* ahead of use: nothing else brought ahead leaves for it */
+    uint64_t when;                 /* virtual time of that use, 0: not known */
     bool waited;                   /* out: it took waiting */
 };
 
@@ -292,5 +321,8 @@ int grant_fulfil_locked(struct tier *tier, struct grant *grant, struct extent **
  * has the whole acquire. May give up the lock. 1 where room took waiting, else
  * 0. Errors: as room_take_locked. */
 int fill_start_locked(struct copy *c, unsigned mode, bool wait, bool ahead);
+/* The same ahead of a use that is expected, at that virtual time, for which
+ * nothing leaves that is used before it. */
+int fill_ahead_locked(struct copy *c, uint64_t when);
 
 #endif

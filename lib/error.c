@@ -5,7 +5,6 @@
  * It stays until the next failure; successful calls do not clear it. */
 #include "error.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -31,48 +30,6 @@ void error_record(const char *format, ...)
     va_start(args, format);
     error_vset(0, format, args);
     va_end(args);
-}
-
-/* What the caller can do about it decides the code: free memory, free space,
- * look at a path, ask for permission. The rest is the system's. */
-int error_from_errno(int os_error)
-{
-    switch (os_error) {
-    case 0:
-        return 0;
-    case ENOMEM:
-        return -TERRACE_ENOMEM;
-    case ENOSPC:
-    case EDQUOT:
-    case EFBIG:
-        return -TERRACE_ENOSPC;
-    case ENOENT:
-    case ENOTDIR:
-    case ENODEV:
-    case ENXIO:
-        return -TERRACE_ENOENT;
-    case EPERM:
-    case EACCES:
-    case EROFS:
-        return -TERRACE_EPERM;
-    case EINVAL:
-    case ENAMETOOLONG:
-        return -TERRACE_EINVAL;
-    case EOPNOTSUPP:
-    case ENOSYS:
-        return -TERRACE_ENOTSUP;
-    case EBUSY:
-        return -TERRACE_EBUSY;
-    case EAGAIN:
-        return -TERRACE_EAGAIN;
-    case ESTALE:
-        return -TERRACE_ECHANGED;
-    case EIO:
-    case EREMOTEIO:
-        return -TERRACE_EIO;
-    default:
-        return -TERRACE_ESYSTEM;
-    }
 }
 
 const char *bytes_text(unsigned long long bytes, char buf[BYTES_TEXT])

@@ -21,9 +21,6 @@ static inline int error_value(int err)
 }
 int error_vset(int err, const char *format, va_list args) __attribute__((format(printf, 2, 0)));
 
-/* The TERRACE_E... code for an errno (both positive in, negative out). */
-int error_from_errno(int os_error);
-
 /* Writes a byte count for people, "8.0 MiB", into buf; returns buf. */
 enum { BYTES_TEXT = 24 };
 const char *bytes_text(unsigned long long bytes, char buf[BYTES_TEXT]);

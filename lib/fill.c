@@ -63,10 +63,10 @@ static int fill_way_locked(const struct copy *c, bool wait, bool ahead)
     return 0;
 }
 
-static int fill_locked(struct copy *c, unsigned mode, bool wait, bool ahead)
+static int fill_locked(struct copy *c, unsigned mode, bool wait, bool ahead, uint64_t when)
 {
     struct tier *tier = copy_tier(c);
-    struct room want = {.tensor = c->tensor, .wait = wait, .ahead = ahead};
+    struct room want = {.tensor = c->tensor, .wait = wait, .ahead = ahead, .when = when};
     struct grant grant;
     int r = wait || mode & TERRACE_OVERWRITE ? 0 : fill_way_locked(c, false, ahead); /* before room is taken */
     if (r == 0)
@@ -97,15 +97,25 @@ static int fill_locked(struct copy *c, unsigned mode, bool wait, bool ahead)
     return r ? r : want.waited;
 }
 
-int fill_start_locked(struct copy *c, unsigned mode, bool wait, bool ahead)
+static int start_locked(struct copy *c, unsigned mode, bool wait, bool ahead, uint64_t when)
 {
     struct terrace *m = copy_manager(c);
     copy_set_locked(c, COPY_FILLING); /* the copy is ours, also while the lock is not */
     c->tensor->busy++;
-    int r = fill_locked(c, mode, wait, ahead);
+    int r = fill_locked(c, mode, wait, ahead, when);
     c->tensor->busy--;
     if (r < 0)
         copy_drop_locked(c);
     manager_changed_locked(m);
     return r;
+}
+
+int fill_start_locked(struct copy *c, unsigned mode, bool wait, bool ahead)
+{
+    return start_locked(c, mode, wait, ahead, 0);
+}
+
+int fill_ahead_locked(struct copy *c, uint64_t when)
+{
+    return start_locked(c, TERRACE_READ, false, true, when);
 }

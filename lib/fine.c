@@ -28,14 +28,19 @@
  * Frames belong to the service thread, but from the start of their I/O until it
  * has ended to the lane's.
  *
- * May call: core.h, mover.h, region.h, uffd.h. */
+ * Pages on disk are written in place, so a block that a forked child may read
+ * there comes whole; of one held page by page a child has what is in memory.
+ *
+ * May call: core.h, forked.h, mover.h, region.h, uffd.h. */
 #include "fine.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
+#include "forked.h"
 #include "mover.h"
 #include "stable.h"
 
@@ -309,6 +314,16 @@ static void frame_drop_locked(struct stable *s, struct frame *f)
     slab_check_locked(s, slab_of(f));
 }
 
+/* A page that is, or was, shared with a child cannot be moved: gives the frame
+ * another one. Without the lock. */
+static void frame_unshare(struct frame *f)
+{
+    char bytes[PAGE];
+    memcpy(bytes, frame_address(f), PAGE);
+    madvise(frame_address(f), PAGE, MADV_DONTNEED);
+    memcpy(frame_address(f), bytes, PAGE);
+}
+
 /* Puts the page of a frame that has its bytes at its place. Gives up the lock. */
 static void frame_map_locked(struct stable *s, struct frame *f)
 {
@@ -320,6 +335,10 @@ static void frame_map_locked(struct stable *s, struct frame *f)
     f->state = FRAME_MOVING;
     manager_unlock(m);
     int e = uffd_move(&s->uffd, page_address(t, f->page), frame_address(f), PAGE, &moved);
+    if (e == EBUSY) {
+        frame_unshare(f);
+        e = uffd_move(&s->uffd, page_address(t, f->page), frame_address(f), PAGE, &moved);
+    }
     manager_lock(m);
     slab_of(f)->tensor->busy--;
     f->state = e ? FRAME_HELD : FRAME_MAPPED;
@@ -676,6 +695,8 @@ bool fine_fault_locked(struct stable *s, struct terrace_tensor *t, unsigned page
     if (!may_be_fine(t))
         return false;
     struct fine *fine = t->fine;
+    if (!fine && fork_reads_still_locked(disk_copy(t)))
+        return false;
     bool whole = t->mapped || c->pins || c->state == COPY_FILLING || (c->state == COPY_VALID && !writing);
     if (whole && !(fine && fine->bad))
         return false;
@@ -708,7 +729,13 @@ static void take_back(struct stable *s, struct frame *const *list, unsigned n, b
     for (unsigned i = 0; i < n; i++) {
         struct frame *f = list[i];
         size_t moved;
-        kept[i] = uffd_move(&s->uffd, frame_address(f), page_address(f->block, f->page), PAGE, &moved) != 0;
+        char *at = page_address(f->block, f->page);
+        int e = uffd_move(&s->uffd, frame_address(f), at, PAGE, &moved);
+        if (e == EBUSY) {
+            fork_unshare(at, PAGE);
+            e = uffd_move(&s->uffd, frame_address(f), at, PAGE, &moved);
+        }
+        kept[i] = e != 0;
         if (!kept[i])
             f->same = f->summed && XXH128_isEqual(checksum(frame_address(f), PAGE), f->sum);
     }
@@ -804,6 +831,9 @@ static int space_locked(struct terrace_tensor *t)
     struct copy *disk = disk_copy(t);
     struct transfer x = {.tensor = t, .copy = block_copy(t), .other = disk, .lane = copy_tier(disk)->lane,
                          .writeback = true, .bytes = BLOCK_PAGES * PAGE};
+    if (fork_reads_still_locked(disk))
+        return error_set(-TERRACE_EIO, "a forked child still reads what is on disk; pages can be written "
+                         "there when it has ended");
     if (disk->state == COPY_VALID)
         return 0;
     t->busy++;
@@ -965,6 +995,9 @@ bool fine_fold_locked(struct stable *s, struct terrace_tensor *t)
     if (!all || t->raws)
         return false;
     for (unsigned i = 0; i < BLOCK_PAGES; i++)
+        if (fine->frame[i] && fine->frame[i]->state == FRAME_MOVING)
+            return false;
+    for (unsigned i = 0; i < BLOCK_PAGES; i++)
         if (fine->frame[i])
             fold_frame_locked(s, fine->frame[i], &changed);
     for (unsigned i = 0; !t->blank && i < BLOCK_PAGES; i++)
@@ -979,6 +1012,40 @@ bool fine_fold_locked(struct stable *s, struct terrace_tensor *t)
         madvise(block_address(t), t->bytes, MADV_DONTNEED);
     fine_free_locked(s, t);
     return true;
+}
+
+/* ---- forks ------------------------------------------------------------- */
+
+bool fine_rests_locked(struct stable *s, struct terrace_tensor *t)
+{
+    const struct fine *fine = t->fine;
+    bool hole = false;
+    for (unsigned i = 0; i < BLOCK_PAGES; i++)
+        hole |= bit(fine->hole, i);
+    if (hole || t->busy || t->raws || t->faulted || fine->pages || fine->listed || fine->bad)
+        return false;
+    fine_free_locked(s, t);
+    return true;
+}
+
+static void page_describe_locked(struct terrace_tensor *t, unsigned page, struct fork_plan *p)
+{
+    struct frame *f = t->fine->frame[page];
+    char *at = page_address(t, page);
+    if (f && f->state == FRAME_MAPPED)
+        fork_inherits(p, at, PAGE);
+    else if (f && (f->state == FRAME_HELD || f->state == FRAME_WRITING))
+        fork_moves(p, at, frame_address(f), PAGE);
+    else if (!f && bit(t->fine->hole, page))
+        fork_inherits(p, at, PAGE);
+    else if (!f && block_copy(t)->state == COPY_VALID)
+        fork_moves(p, at, base_address(t, page), PAGE);
+}
+
+void fine_describe_locked(struct terrace_tensor *t, struct fork_plan *p)
+{
+    for (unsigned i = 0; i < BLOCK_PAGES; i++)
+        page_describe_locked(t, i, p);
 }
 
 /* ---- ending ------------------------------------------------------------ */

@@ -26,6 +26,13 @@ bool fine_spoilt_locked(struct stable *s, struct terrace_tensor *t);
  * it is left at its addresses. */
 void fine_retire_locked(struct stable *s, struct terrace_tensor *t);
 void fine_free_locked(struct stable *s, struct terrace_tensor *t);
+/* Whether nothing distinguishes the block from a whole one; then it is one. */
+bool fine_rests_locked(struct stable *s, struct terrace_tensor *t);
+/* Says where a forked child finds the block's pages. Those that are only on disk
+ * are left out: they are written in place. */
+struct fork_plan;
+void fine_describe_locked(struct terrace_tensor *t, struct fork_plan *p);
+
 /* Frees the slabs that nothing is in. */
 void fine_trim_locked(struct stable *s);
 /* Frees all slabs; there are no regions left. */

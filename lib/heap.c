@@ -141,11 +141,6 @@ void heap_free(struct heap *h, uint64_t address)
     give_back(h);
 }
 
-size_t heap_round(const struct heap *h, size_t bytes, size_t alignment)
-{
-    return h->engine->round(bytes, alignment);
-}
-
 void heap_purge(struct heap *h)
 {
     h->engine->purge(h->state);

@@ -39,18 +39,16 @@ int heap_open(struct heap **out, const struct heap_source *source, size_t group)
 void heap_close(struct heap *h);
 
 /* Allocates `bytes`, 1 to `group`, at an alignment, a power of two up to
- * `group`. 0: the source has no more, or no host memory for book-keeping. */
+ * `group`. From 64 bytes on, at an alignment up to 4 KiB, that takes at most a
+ * quarter more than `bytes` rounded up to a multiple of it. 0: the source has no more, or no host memory for book-keeping. */
 uint64_t heap_alloc(struct heap *h, size_t bytes, size_t alignment);
 /* Frees what heap_alloc returned. Never fails; 0 is allowed. */
 void heap_free(struct heap *h, uint64_t address);
-/* The bytes an allocation takes. From 64 bytes on, at an alignment up to 4 KiB,
- * at most a quarter more than `bytes` rounded up to a multiple of it. */
-size_t heap_round(const struct heap *h, size_t bytes, size_t alignment);
 /* Gives back groups that are free but stayed because frees coincided. */
 void heap_purge(struct heap *h);
 
 struct heap_stats {
-    uint64_t allocated; /* bytes allocated, each rounded by heap_round */
+    uint64_t allocated; /* bytes that allocations take */
     uint64_t active;    /* of the pages they lie in */
     uint64_t mapped;    /* of the groups these lie in */
 };

@@ -213,12 +213,6 @@ static void classes_free(void *state, uint64_t address)
     pthread_mutex_unlock(&c->lock);
 }
 
-static size_t classes_round(size_t bytes, size_t alignment)
-{
-    unsigned class = class_of(bytes, alignment);
-    return class < CLASSES ? class_size(class) : round_up(bytes, PAGE);
-}
-
 static void classes_purge(void *state)
 {
     (void)state; /* nothing is ever left behind */
@@ -239,7 +233,6 @@ static const struct heap_engine ENGINE = {
     .close = classes_close,
     .alloc = classes_alloc,
     .free = classes_free,
-    .round = classes_round,
     .purge = classes_purge,
     .allocated = classes_allocated,
 };

@@ -16,7 +16,6 @@ struct heap_engine {
     void (*close)(void *state); /* with what is allocated; the pages need not be given back */
     uint64_t (*alloc)(void *state, size_t bytes, size_t alignment); /* 0: no pages, or no memory */
     void (*free)(void *state, uint64_t address);
-    size_t (*round)(size_t bytes, size_t alignment);
     void (*purge)(void *state); /* gives back pages that frees left behind */
     uint64_t (*allocated)(void *state);
 };

@@ -4,8 +4,8 @@
  * jemalloc never touches them: its own book-keeping (metadata_use_hooks=false)
  * is in ordinary memory, filling and zeroing are off, and the hooks that would
  * commit or purge are absent. What it frees it hands on at once (no decay),
- * for pages.c to see when a group is empty. No thread caches: they would keep
- * addresses from that.
+ * for pages.c to see when a group is empty: heap_cache.c, and not jemalloc's
+ * thread caches, keeps what may soon be needed again.
  *
  * The hooks call pages.c only; jemalloc holds no lock of its own around them.
  *
@@ -161,11 +161,6 @@ static void jemalloc_free(void *state, uint64_t address)
     je_dallocx((void *)(uintptr_t)address, h->flags);
 }
 
-static size_t jemalloc_round(size_t bytes, size_t alignment)
-{
-    return je_nallocx(bytes, MALLOCX_ALIGN(alignment));
-}
-
 static void jemalloc_purge(void *state)
 {
     const struct jemalloc_heap *h = state;
@@ -186,7 +181,6 @@ static const struct heap_engine ENGINE = {
     .close = jemalloc_close,
     .alloc = jemalloc_alloc,
     .free = jemalloc_free,
-    .round = jemalloc_round,
     .purge = jemalloc_purge,
     .allocated = jemalloc_allocated,
 };

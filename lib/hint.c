@@ -2,6 +2,7 @@
  *
  * May call: core.h, mover.h, small.h. */
 #include "mover.h"
+#include "prefetch.h"
 #include "small.h"
 #include "stable.h"
 
@@ -33,10 +34,18 @@ int terrace_prefetch(terrace_tensor *t, terrace_tier which)
     if (!tier)
         return error_set(-TERRACE_ENOTSUP, "'%s' cannot be prefetched to a disk tier",
                          s ? small_name(s) : tensor_name(t));
-    t = small_group(t);
     manager_lock(m);
-    if (s)
+    t = small_group(t);
+    if (s) {
         small_wanted_locked(s);
+        terrace_tier meant = small_tier_locked(s, which);
+        if (m->several && !t->alone && meant != t->home) { /* that is for acquire to decide */
+            manager_unlock(m);
+            return 0;
+        }
+        if (m->several && !t->alone)
+            tier = &m->tier[meant];
+    }
     bool absent = t->copy[tier - m->tier].state == COPY_ABSENT;
     t->demoted = false;
     if (t->transfer)
@@ -136,6 +145,8 @@ int terrace_step(terrace *m)
         return r;
     manager_lock(m);
     m->stats.steps++;
+    prefetch_step_locked(m);
     manager_unlock(m);
+    manager_decay(m);
     return 0;
 }

@@ -15,7 +15,7 @@
  * The thread holds the lock except while it seals, submits, waits and commits
  * disk space.
  *
- * May call: core.h, seal.h, the backend's table. */
+ * May call: core.h, forked.h, seal.h, the backend's table. */
 #include "mover.h"
 
 #include <assert.h>
@@ -24,8 +24,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "prefetch.h"
+#include "forked.h"
 #include "seal.h"
 #include "stable.h"
+#include "staging.h"
 
 struct piece {
     terrace_io io;
@@ -75,7 +78,7 @@ static int transfer_prepare_locked(struct transfer *x)
                    ? seals_take(&x->tensor->file_seals, x->lane->tier, x->bytes) : 0;
     if (tier_is_memory(copy_tier(x->other)))
         return goal_prepare_locked(x);
-    if (!x->other->extent)
+    if (fork_keeps_locked(x->other) || !x->other->extent) /* a child reads what is there */
         r = space_take_locked(x);
     if (r == 0) {
         copy_set_locked(x->other, COPY_FILLING);
@@ -216,6 +219,7 @@ static void piece_finish_locked(struct lane *lane, struct piece *p)
     struct transfer *x = p->transfer;
     terrace_statistics *stats = &lane->tier->manager->stats;
     stats->cpu_copy_bytes += p->io.cpu_copied;
+    lane->busy_bytes += p->io.bytes;
     p->next_free = lane->free_pieces;
     lane->free_pieces = p;
     lane->in_flight--;
@@ -307,8 +311,7 @@ void lanes_poke_locked(struct terrace *m)
             manager_kick_locked(m, spill_tier(m));
 }
 
-/* Whether a copy is being written by its holder: bytes brought now would be old ones. */
-static bool being_written(const struct terrace_tensor *t)
+bool being_written(const struct terrace_tensor *t)
 {
     for (unsigned i = 0; i < t->manager->tiers; i++)
         if (copy_pinned_to_write(&t->copy[i]))
@@ -345,7 +348,15 @@ static void follow_hints_locked(struct lane *lane)
     }
 }
 
-/* Writes back what will have to leave soon, as far as the credit goes. */
+/* The copy to be written next, where nothing is foreseen. */
+static struct policy_node *dirty_on_credit(struct tier *tier)
+{
+    uint64_t ready = tier->arena.limit - tier->arena.used + policy_clean_bytes(&tier->policy);
+    struct policy_node *n = policy_dirty(&tier->policy);
+    return n && n->bytes <= tier->credit && ready + tier->draining < tier->arena.limit / 4 ? n : NULL;
+}
+
+/* Writes back what will have to leave soon. */
 static void write_ahead_locked(struct lane *lane)
 {
     struct terrace *m = lane->tier->manager;
@@ -355,11 +366,10 @@ static void write_ahead_locked(struct lane *lane)
         struct tier *tier = &m->tier[i];
         if (!tier_is_memory(tier) || tier_below(tier))
             continue;
-        uint64_t target = tier->arena.limit / 4;
         for (;;) {
-            uint64_t ready = tier->arena.limit - tier->arena.used + policy_clean_bytes(&tier->policy);
-            struct policy_node *n = policy_dirty(&tier->policy);
-            if (!n || n->bytes > tier->credit || ready + tier->draining >= target)
+            bool foresees = policy_foresees(&tier->policy) && m->prefetch_limit;
+            struct policy_node *n = foresees ? prefetch_dirty_locked(tier) : dirty_on_credit(tier);
+            if (!n)
                 break;
             struct copy *c = copy_of(n);
             if (c->tensor->failed_at && c->tensor->failed_at == m->failures)
@@ -370,7 +380,7 @@ static void write_ahead_locked(struct lane *lane)
             }
             if (transfer_writeback_locked(c, lane->tier, PRIORITY_WRITEBACK, false))
                 break;
-            tier->credit -= n->bytes;
+            tier->credit -= tier->credit < n->bytes ? tier->credit : n->bytes;
         }
     }
 }
@@ -422,22 +432,45 @@ static void abandon_locked(struct lane *lane)
         piece_finish_locked(lane, lane->batch[i]->user);
 }
 
+/* The lane's rate, over the time in which it has something to do. */
+static void measure(struct lane *lane, bool begins)
+{
+    enum { ENOUGH = 64 << 20 };
+    if (begins) {
+        lane->busy_since = clock_ns();
+        return;
+    }
+    uint64_t now = clock_ns();
+    lane->busy_ns += now - lane->busy_since;
+    lane->busy_since = now;
+    if (lane->busy_bytes < ENOUGH)
+        return;
+    uint64_t rate = (uint64_t)((double)lane->busy_bytes * 1e9 / (double)(lane->busy_ns + 1));
+    lane->rate = lane->rate ? (3 * lane->rate + rate) / 4 : rate;
+    lane->busy_bytes = lane->busy_ns = 0;
+}
+
 static void lane_turn_locked(struct lane *lane)
 {
     struct tier *disk = lane->tier;
     struct terrace *m = disk->manager;
     unsigned sealed = lane->batched; /* left over from the last turn */
     int n = 0;
+    bool busy = lane->in_flight > 0;
     lane->again = false;
+    lane->patience = -1;
     if (!lane->stop) {
         follow_hints_locked(lane);
+        prefetch_follow_locked(lane);
         write_ahead_locked(lane);
         unpark_locked(lane);
         pick_locked(lane);
     }
     bool rest = lane->stop && lane->in_flight == 0;
     int watch = lane->watching || lane->stop ? -1 : stable_descriptor_locked(m, disk);
-    int64_t patience = lane->again ? 0 : -1; /* work may have come while the lock was given up */
+    int64_t patience = lane->again ? 0 : lane->patience; /* work may have come while the lock was given up */
+    if (lane->in_flight && !busy)
+        measure(lane, true);
     lane->sleeping = true;
     manager_unlock(m);
     if (watch >= 0)
@@ -455,6 +488,8 @@ static void lane_turn_locked(struct lane *lane)
         abandon_locked(lane);
     for (int i = 0; i < n; i++)
         piece_finish_locked(lane, lane->done[i]->user);
+    if (n > 0)
+        measure(lane, false);
 }
 
 static void *lane_main(void *arg)
@@ -470,36 +505,24 @@ static void *lane_main(void *arg)
 
 /* ---- opening and closing ----------------------------------------------- */
 
-/* Staging for ciphertext comes out of the first memory tier's budget. */
+/* Staging for ciphertext, at most a sixteenth of the host tier's budget. */
 static int staging_open(struct lane *lane)
 {
-    struct terrace *m = lane->tier->manager;
     size_t chunk = lane->tier->info.io_chunk;
-    struct tier *host = NULL;
-    for (unsigned i = 0; i < m->tiers && !host; i++)
-        if (m->tier[i].backend->caps & TERRACE_CAP_CPU)
-            host = &m->tier[i];
-    if (!host)
-        return error_set(-TERRACE_ENOTSUP, "TERRACE_ENCRYPT needs a host tier");
-    uint64_t pieces = host->arena.limit / 16 / chunk;
+    const struct tier *host = staging_host(lane->tier);
+    uint64_t pieces = host ? host->arena.limit / 16 / chunk : 1;
     if (pieces < 1)
         pieces = 1;
     if (pieces < lane->depth)
         lane->depth = (unsigned)pieces;
-    struct grant grant;
-    int r = arena_take(&host->arena, lane->depth * chunk, 0, &grant);
-    if (r == 0) {
-        r = arena_fulfil(&host->arena, &grant);
-        lane->staging = arena_settle(&host->arena, &grant, r);
+    int r = staging_take(lane->tier, lane->depth * chunk, UINT64_MAX, false, &lane->staging);
+    if (r) {
+        char why[ERROR_TEXT];
+        snprintf(why, sizeof why, "%s", terrace_last_error());
+        return error_set(r, "TERRACE_ENCRYPT: %s", why);
     }
-    if (r)
-        return error_set(r, "TERRACE_ENCRYPT: no room for %zu bytes of staging in the budget of %s",
-                         chunk, host->name);
-    assert(lane->staging);
-    lane->staging_tier = host;
-    host->staging += lane->staging->bytes;
     for (unsigned i = 0; i < lane->depth; i++)
-        lane->pieces[i].staging = (char *)(uintptr_t)lane->staging->address + i * chunk;
+        lane->pieces[i].staging = (char *)lane->staging + i * chunk;
     return 0;
 }
 
@@ -591,7 +614,7 @@ void lane_close(struct tier *disk)
     if (!lane)
         return;
     if (lane->staging)
-        arena_free(&lane->staging_tier->arena, lane->staging);
+        staging_give(disk->manager, lane->staging);
     free(lane->pieces);
     free(lane->batch);
     free(lane->done);

@@ -3,16 +3,21 @@
  * A forked child has the manager's memory but not its threads. Each manager
  * keeps a page that the kernel zeroes in a child (MADV_WIPEONFORK): every
  * public call reads it first, for the price of a load, and no fork handler is
- * needed, which raw clone() would bypass anyway.
+ * needed, which raw clone() would bypass anyway. (Only address-stable memory has
+ * some: forked.c.)
  *
- * May call: core.h, seal.h, report.h, small.h. */
+ * May call: core.h, forked.h, mapped.h, seal.h, report.h, small.h. */
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <time.h>
 
+#include "forked.h"
+#include "mapped.h"
 #include "mover.h"
+#include "prefetch.h"
 #include "report.h"
 #include "seal.h"
 #include "small.h"
@@ -22,10 +27,47 @@ enum { PAGE = 4096 };
 
 /* ---- the lock ---------------------------------------------------------- */
 
+#ifndef NDEBUG
+
+/* The manager of tensors that have been destroyed: no call can use it. */
+static struct terrace destroyed = {.alive = (const unsigned char[]){0}};
+
+/* The last ones, of all managers. */
+void handle_free(void *handle)
+{
+    enum { LAST = 256 };
+    static void *_Atomic last[LAST];
+    static atomic_uint next;
+    *(struct terrace **)handle = &destroyed; /* the first member of every handle */
+    free(atomic_exchange(&last[next++ % LAST], handle));
+}
+
+static bool is_destroyed(const struct terrace *m)
+{
+    return m == &destroyed;
+}
+
+#else
+
+void handle_free(void *handle)
+{
+    free(handle);
+}
+
+static bool is_destroyed(const struct terrace *m)
+{
+    (void)m;
+    return false;
+}
+
+#endif
+
 int manager_refuse(const struct terrace *m)
 {
     if (!m)
         return error_set(-TERRACE_EINVAL, "the manager is NULL");
+    if (is_destroyed(m))
+        return error_set(-TERRACE_EINVAL, "this tensor has been destroyed: destroy it once, after its last use");
     return error_set(-TERRACE_EFORK, "this manager belongs to the parent process: open one of the "
                      "child's own with terrace_open()");
 }
@@ -171,8 +213,14 @@ static int manager_init(struct terrace *m, const char *conf)
     r = tiers_open(m);
     if (r)
         goto close_sealer;
+    r = forks_open(m);
+    if (r)
+        goto close_tiers;
     smalls_open(m);
+    prefetch_open(m);
     return 0;
+close_tiers:
+    tiers_close(m);
 close_sealer:
     sealer_close(m->sealer);
 unmap_alive:
@@ -230,15 +278,20 @@ void terrace_close(terrace *m)
 {
     if (!m || !*m->alive)
         return; /* a child's copy of the parent's manager goes with the child */
+    forks_close(m);
     stable_stop(m);
     for (unsigned i = 0; i < m->tiers; i++)
         lane_stop(&m->tier[i]);
     report_write(m);
+    prefetch_save(m);
     stable_close(m);
+    mapped_close(m);
     smalls_close(m);
     destroy_all(m);
+    forks_free(m);
     tiers_close(m);
     sealer_close(m->sealer);
+    schedule_free(&m->schedule);
     while (m->spare_pins) {
         struct pin *next = m->spare_pins->next;
         free(m->spare_pins);

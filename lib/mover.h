@@ -63,8 +63,10 @@ struct lane {
     terrace_io **batch;  /* picked, not yet taken by the backend */
     terrace_io **done;
     unsigned depth, in_flight, batched;
-    struct extent *staging;
-    struct tier *staging_tier;
+    uint64_t rate;        /* bytes per second while busy, 0: not known yet */
+    int64_t patience;     /* ns until it is to look again by itself, -1: it need not */
+    uint64_t busy_since, busy_ns, busy_bytes; /* of the measurement under way */
+    void *staging; /* for ciphertext, or NULL */
 };
 
 int  lane_open(struct tier *tier);  /* creates it and starts the thread */
@@ -109,6 +111,8 @@ struct lane *transfer_source_locked(const struct terrace_tensor *t, const struct
                                     struct copy **from);
 /* Without one: the copy in a host tier by way of which they get there, or NULL. */
 struct copy *transfer_way(struct terrace_tensor *t, const struct tier *to);
+/* Whether a copy is being written by its holder: bytes brought now would be old ones. */
+bool being_written(const struct terrace_tensor *t);
 /* Queues a hint for the lane that would carry it out. */
 void lane_hint_locked(struct terrace_tensor *t, struct tier *memory);
 void lane_unhint_locked(struct terrace_tensor *t);

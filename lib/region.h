@@ -37,6 +37,8 @@ struct stable {
     bool stop;
     bool kicked;
     bool watched;     /* a lane looks for faults */
+    bool moving;      /* whole blocks, without the lock */
+    bool forking;     /* somebody wants to, and no whole block to move */
     LIST_HEAD(, region) regions;
     TAILQ_HEAD(, terrace_tensor) faulted; /* somebody waits for the block */
     TAILQ_HEAD(, terrace_tensor) leaving; /* to be taken back: blocks and slabs */

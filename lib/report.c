@@ -1,6 +1,6 @@
 /* report.c - what happened: statistics, and the report at close.
  *
- * May call: core.h, seal.h. */
+ * May call: core.h, seal.h, small.h, staging.h. */
 #include "report.h"
 
 #include <errno.h>
@@ -10,6 +10,8 @@
 #include <unistd.h>
 
 #include "seal.h"
+#include "small.h"
+#include "staging.h"
 
 /* Copies a sized struct to a caller who may know a shorter one. */
 static int hand_over(void *out, size_t out_size, const void *from, size_t size, const char *what)
@@ -32,8 +34,16 @@ int terrace_stats(terrace *m, terrace_statistics *out)
     return hand_over(out, out ? out->size : 0, &now, sizeof now, "terrace_stats");
 }
 
-static void tier_snapshot_locked(struct tier *tier, terrace_tier_statistics *out)
+/* Figures and texts of a tier. Without the lock. */
+static void tier_snapshot(struct tier *tier, terrace_tier_statistics *out)
 {
+    struct terrace *m = tier->manager;
+    struct arena_stats arena;
+    uint64_t slices = 0, groups = 0;
+    if (tier_is_memory(tier))
+        smalls_stats(m, &slices, &groups);
+    manager_lock(m);
+    arena_describe(&tier->arena, &arena);
     *out = (terrace_tier_statistics){
         .name = tier->name,
         .kind = tier->backend->name,
@@ -50,7 +60,18 @@ static void tier_snapshot_locked(struct tier *tier, terrace_tier_statistics *out
         .out_bytes = tier->out_bytes,
         .io_chunk = tier->info.io_chunk,
         .io_depth = tier->info.io_depth,
-        .small_engine = tier_is_memory(tier) ? tier->manager->small_engine : NULL,
+        .small_engine = tier_is_memory(tier) ? m->small_engine : NULL,
+        .distances = tier->info.distances,
+        .node = tier->info.node,
+        .stable_engine = tier->backend->caps & TERRACE_CAP_CPU ? m->stable_engine : NULL,
+        .cached = arena.cached,
+        .cached_pieces = arena.pieces,
+        .largest_cached = arena.largest,
+        .extents = arena.extents,
+        .small_bytes = slices,
+        .group_bytes = groups,
+        .staging = tier->staging,
+        .staging_state = staging_state_locked(tier),
     };
     out->dirty = policy_dirty_bytes(&tier->policy) + tier->draining;
     struct copy *c;
@@ -60,6 +81,7 @@ static void tier_snapshot_locked(struct tier *tier, terrace_tier_statistics *out
         out->pinned += c->extent->bytes;
         out->dirty += copy_dirty_locked(c) && !c->tensor->transfer ? c->extent->bytes : 0;
     }
+    manager_unlock(m);
 }
 
 int terrace_tier_stats(terrace *m, terrace_tier tier, terrace_tier_statistics *out)
@@ -71,9 +93,7 @@ int terrace_tier_stats(terrace *m, terrace_tier tier, terrace_tier_statistics *o
         return error_set(-TERRACE_EINVAL, "%d is not the number of a tier; there are %u", tier,
                          m->tiers);
     terrace_tier_statistics now;
-    manager_lock(m);
-    tier_snapshot_locked(&m->tier[tier], &now);
-    manager_unlock(m);
+    tier_snapshot(&m->tier[tier], &now);
     return hand_over(out, out ? out->size : 0, &now, sizeof now, "terrace_tier_stats");
 }
 
@@ -83,15 +103,22 @@ static void write_tier(FILE *f, struct tier *tier)
 {
     char a[BYTES_TEXT], b[BYTES_TEXT], c[BYTES_TEXT], d[BYTES_TEXT];
     terrace_tier_statistics s;
-    manager_lock(tier->manager);
-    tier_snapshot_locked(tier, &s);
-    manager_unlock(tier->manager);
+    tier_snapshot(tier, &s);
     fprintf(f, "  %-8s %s; budget %s (%s); peak %s; in %s, out %s\n", s.name, s.location,
             bytes_text(s.limit, a), s.limit_reason, bytes_text(s.peak, b), bytes_text(s.in_bytes, c),
             bytes_text(s.out_bytes, d));
+    if (s.extents || s.cached)
+        fprintf(f, "  %-8s %llu extents in use; free but kept %s in %llu, the largest %s\n", "",
+                (unsigned long long)s.extents, bytes_text(s.cached, a), (unsigned long long)s.cached_pieces,
+                bytes_text(s.largest_cached, b));
+    if (s.staging_state)
+        fprintf(f, "  %-8s staging %s: %s\n", "", bytes_text(s.staging, a), s.staging_state);
     if (s.small_engine)
-        fprintf(f, "  %-8s small tensors: %s\n", "", s.small_engine);
-    else
+        fprintf(f, "  %-8s small tensors: %s; %s of them in groups of %s\n", "", s.small_engine,
+                bytes_text(s.small_bytes, a), bytes_text(s.group_bytes, b));
+    if (s.stable_engine)
+        fprintf(f, "  %-8s stable memory: %s\n", "", s.stable_engine);
+    if (!s.small_engine)
         fprintf(f, "  %-8s engine %s: %s\n", "", s.engine, s.engine_reason);
 }
 

@@ -8,11 +8,13 @@
  * to a quarter of the tier: so write-back runs ahead exactly while memory is
  * short, and a job that fits writes nothing.
  *
- * May call: core.h, mover.h, small.h. */
+ * May call: core.h, mapped.h, mover.h, small.h, stable.h. */
 #include <stdio.h>
 #include <string.h>
 
+#include "mapped.h"
 #include "mover.h"
+#include "prefetch.h"
 #include "small.h"
 #include "stable.h"
 
@@ -24,6 +26,7 @@ static void evict_locked(struct tier *tier, struct copy *c)
     policy_remove(&tier->policy, &c->node);
     policy_evicted(&tier->policy, &c->node);
     copy_drop_locked(c);
+    prefetch_absent_locked(tier->manager);
 }
 
 static void earn_credit(struct tier *tier, uint64_t bytes)
@@ -115,8 +118,11 @@ int room_take_locked(struct tier *tier, struct room *want, struct grant *grant)
         }
         if (r != -TERRACE_EBUDGET)
             break;
-        struct policy_node *n = policy_victim(&tier->policy, clean_only);
-        if (n && want->ahead && n->ahead) {
+        if (mapped_yield_locked(tier, bytes))
+            continue;
+        struct policy_node *n = want->when ? policy_victim_for(&tier->policy, clean_only, want->when)
+                                           : policy_victim(&tier->policy, clean_only);
+        if (want->ahead && (n ? n->ahead : want->when != 0)) {
             r = -TERRACE_EAGAIN;
             break;
         }

@@ -4,7 +4,8 @@
  * there, with the bytes still in memory. Before that, blocks go that nobody
  * needs: first contents out of date, then copies of what is in memory anyway.
  *
- * May call: core.h, mover.h. */
+ * May call: core.h, forked.h, mover.h. */
+#include "forked.h"
 #include "mover.h"
 
 /* Frees disk blocks that are not needed: out of date, or of tensors that are
@@ -14,12 +15,13 @@ static void reclaim_locked(struct tier *disk, bool duplicates)
     struct terrace *m = disk->manager;
     unsigned index = (unsigned)(disk - m->tier);
     struct terrace_tensor *t;
+    forks_reap_locked(m);
     LIST_FOREACH(t, &m->all, all) {
         struct copy *c = &t->copy[index];
         bool spare = c->state == COPY_STALE;
         for (unsigned i = 0; duplicates && c->state == COPY_VALID && i < m->tiers; i++)
             spare |= tier_is_memory(&m->tier[i]) && t->copy[i].state == COPY_VALID;
-        if (!spare || t->transfer)
+        if (!spare || t->transfer || fork_reads_still_locked(c))
             continue;
         copy_drop_locked(c);
     }

@@ -22,15 +22,17 @@
  * unchanged block leaves without a write. Where that found a change, the block
  * is taken to change the next time, and no checksum is spent on it then.
  *
- * A forked child does not have the regions (MADV_DONTFORK): touching one is a
- * segmentation fault there, never wrong bytes.
+ * What a forked child finds in a region: forked.c.
  *
- * May call: core.h, fine.h, mover.h, region.h, uffd.h, libxxhash. */
+ * Where userfaultfd is refused, or TERRACE_STABLE=file: mapped.c.
+ *
+ * May call: core.h, fine.h, forked.h, mapped.h, mover.h, region.h, uffd.h, libxxhash. */
 #include "stable.h"
 
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -39,8 +41,14 @@
 #include <xxhash.h>
 
 #include "fine.h"
+#include "forked.h"
+#include "mapped.h"
 #include "mover.h"
 #include "region.h"
+
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25 /* Linux 6.1 */
+#endif
 
 enum { FAULTS = 16, MOST_AHEAD = 8, PATIENCE_US = 5000 };
 
@@ -89,15 +97,44 @@ void stable_recall_locked(struct copy *c)
 
 /* ---- moving pages ------------------------------------------------------ */
 
-/* Moves a block's pages between arena and region, all or none. Without the lock. */
-static int move_pages(const struct uffd *u, char *to, char *from, size_t bytes)
+static int try_to_move(const struct uffd *u, char *to, char *from, size_t bytes)
 {
-    size_t moved, back;
+    size_t moved, more = 1, back;
     int e = uffd_move(u, to, from, bytes, &moved);
+    while (e == EBUSY && more) { /* perhaps they are shared with a child */
+        fork_unshare(from + moved, bytes - moved);
+        e = uffd_move(u, to + moved, from + moved, bytes - moved, &more);
+        moved += more;
+    }
     if (e && moved)
         while (uffd_move(u, from, to, moved, &back) && back < moved)
             usleep(100); /* pages in use by somebody's I/O for a moment */
     return e;
+}
+
+/* Moves a block's pages between arena and region, all or none. Without the lock.
+ * The kernel refuses pages of a huge page whose first one was copied away while
+ * a child had it: then the block gets a new one. */
+static int move_pages(const struct uffd *u, char *to, char *from, size_t bytes)
+{
+    int e = try_to_move(u, to, from, bytes);
+    if (e == EBUSY && madvise(from, bytes, MADV_COLLAPSE) == 0)
+        e = try_to_move(u, to, from, bytes);
+    return e;
+}
+
+static void moving_locked(struct stable *s, struct terrace *m, bool moving)
+{
+    s->moving = moving;
+    if (s->forking)
+        manager_changed_locked(m);
+}
+
+/* Lets a fork go first. */
+static void fork_gate_locked(struct terrace *m)
+{
+    while (m->stable->forking)
+        manager_wait(m);
 }
 
 /* Nobody waits for the block any more. */
@@ -129,11 +166,13 @@ static void map_locked(struct stable *s, struct terrace_tensor *t)
     }
     bool clean = copy_backed_locked(c) && !t->blank, watch = clean && !t->changes;
     t->busy++;
+    moving_locked(s, m, true);
     manager_unlock(m);
     if (watch)
         t->sum = checksum(copy_address(c), t->bytes);
     int e = move_pages(&s->uffd, block_address(t), copy_address(c), c->extent->bytes);
     manager_lock(m);
+    moving_locked(s, m, false);
     t->busy--;
     if (e) { /* in use by somebody's I/O, or the address space is changing: again */
         work_locked(m);
@@ -163,11 +202,13 @@ static void unmap_locked(struct stable *s, struct terrace_tensor *t)
     bool same = false;
     TAILQ_REMOVE(&s->leaving, t, work);
     t->busy++;
+    moving_locked(s, m, true);
     manager_unlock(m);
     int e = move_pages(&s->uffd, copy_address(c), block_address(t), c->extent->bytes);
     if (!e && t->summed)
         same = XXH128_isEqual(checksum(copy_address(c), t->bytes), t->sum);
     manager_lock(m);
+    moving_locked(s, m, false);
     t->busy--;
     t->leaving = false;
     copy_tier(c)->draining -= c->node.bytes;
@@ -318,13 +359,13 @@ void block_fault_locked(struct stable *s, struct terrace_tensor *t)
 }
 
 /* Each once; the list may change while one is served. */
-static void serve_all_locked(struct stable *s)
+static void serve_all_locked(struct terrace *m, struct stable *s)
 {
     struct terrace_tensor *t;
     unsigned n = 0;
     TAILQ_FOREACH(t, &s->faulted, fault)
         n++;
-    while (n-- && (t = TAILQ_FIRST(&s->faulted)) != NULL) {
+    while (n-- && (fork_gate_locked(m), t = TAILQ_FIRST(&s->faulted)) != NULL) {
         TAILQ_REMOVE(&s->faulted, t, fault);
         TAILQ_INSERT_TAIL(&s->faulted, t, fault);
         serve_locked(s, t);
@@ -375,13 +416,68 @@ static void *service(void *arg)
         manager_lock(m);
         for (int i = 0; i < n; i++)
             fault_locked(s, address[i]);
-        while (!TAILQ_EMPTY(&s->leaving))
+        while (fork_gate_locked(m), !TAILQ_EMPTY(&s->leaving))
             unmap_locked(s, TAILQ_FIRST(&s->leaving));
-        serve_all_locked(s);
+        serve_all_locked(m, s);
         fine_serve_all_locked(s);
     }
     manager_unlock(m);
     return NULL;
+}
+
+/* ---- forks -------------------------------------------------------------- */
+
+bool stable_has_regions_locked(const struct terrace *m)
+{
+    return m->stable && !LIST_EMPTY(&m->stable->regions);
+}
+
+void stable_fork_begins_locked(struct terrace *m)
+{
+    struct stable *s = m->stable;
+    s->forking = true;
+    while (s->moving)
+        manager_wait(m);
+}
+
+void stable_fork_ended_locked(struct terrace *m)
+{
+    m->stable->forking = false;
+    manager_changed_locked(m);
+}
+
+static void block_describe_locked(struct region *r, size_t i, struct fork_plan *p)
+{
+    struct terrace_tensor *t = r->block[i];
+    char *at = r->base + i * r->block_bytes;
+    if (t && t->fine && !fine_rests_locked(r->tier->manager->stable, t)) {
+        fine_describe_locked(t, p);
+        return;
+    }
+    if (!t || t->mapped || t->blank) {
+        fork_inherits(p, at, r->block_bytes);
+        return;
+    }
+    for (unsigned k = 0; k < t->manager->tiers; k++) { /* fastest first */
+        struct copy *c = &t->copy[k];
+        if (c->state != COPY_VALID)
+            continue;
+        if (copy_tier(c)->backend->caps & TERRACE_CAP_CPU)
+            fork_moves(p, at, copy_address(c), r->block_bytes);
+        else if (!tier_is_memory(copy_tier(c)))
+            fork_reads_locked(p, at, c, 0, r->block_bytes);
+        else
+            continue;
+        return;
+    }
+}
+
+void stable_describe_locked(struct terrace *m, struct fork_plan *p)
+{
+    struct region *r;
+    LIST_FOREACH(r, &m->stable->regions, link)
+        for (size_t i = 0; !r->dying && i < r->blocks; i++)
+            block_describe_locked(r, i, p);
 }
 
 /* ---- opening and closing ----------------------------------------------- */
@@ -396,12 +492,26 @@ static int service_start(struct terrace *m, struct stable *s)
     return e ? error_set(-TERRACE_ESYSTEM, "no thread to serve stable memory: %s", strerror(e)) : 0;
 }
 
+/* Whether a tier's pages can be moved to other addresses of the CPU. */
+static bool movable(const struct tier *tier)
+{
+    return tier->backend->caps & TERRACE_CAP_CPU && !(tier->info.flags & TERRACE_UNIT_FIXED);
+}
+
 static int accept_zones(const struct stable *s, const struct tier *tier)
 {
     int r = 0;
     for (unsigned z = 0; r == 0 && z < ZONES; z++)
         r = uffd_accept(&s->uffd, (void *)(uintptr_t)tier->arena.zone[z].base, tier->arena.zone[z].bytes);
     return r;
+}
+
+/* Notes and logs what serves stable memory, and why. */
+static void serves_locked(struct terrace *m, const char *what, const char *reason)
+{
+    snprintf(m->stable_text, sizeof m->stable_text, "%s%s", what, reason);
+    m->stable_engine = m->stable_text;
+    log_write(&m->log, TERRACE_LOG_INFO, "stable memory by %s", m->stable_text);
 }
 
 static int stable_open_locked(struct terrace *m)
@@ -420,22 +530,23 @@ static int stable_open_locked(struct terrace *m)
     int r = uffd_open(&s->uffd, reason, sizeof reason);
     if (r)
         goto free_state;
-    log_write(&m->log, TERRACE_LOG_INFO, "stable memory by %s", reason);
     s->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (s->event < 0) {
         r = error_set(-TERRACE_ESYSTEM, "no eventfd: %s", strerror(errno));
         goto close_uffd;
     }
     for (unsigned i = 0; r == 0 && i < m->tiers; i++)
-        if (m->tier[i].backend->caps & TERRACE_CAP_CPU)
+        if (movable(&m->tier[i]))
             r = accept_zones(s, &m->tier[i]);
     m->stable = s;
     if (r == 0)
         r = service_start(m, s);
     for (unsigned i = 0; r == 0 && i < m->tiers; i++)
         manager_kick_locked(m, &m->tier[i]); /* lanes may look for faults */
-    if (r == 0)
+    if (r == 0) {
+        serves_locked(m, "", reason);
         return 0;
+    }
     m->stable = NULL;
     close(s->event);
 close_uffd:
@@ -474,6 +585,7 @@ static struct region *region_new(struct tier *tier, size_t bytes, const terrace_
         goto free_label;
     r->base = (char *)(((uintptr_t)r->mapping + granule - 1) / granule * granule);
     madvise(r->mapping, r->reserved + granule, MADV_DONTFORK);
+    madvise(r->mapping, r->reserved + granule, MADV_HUGEPAGE); /* else a fault leaves a page table in the huge page's place */
     return r;
 free_label:
     free(r->label);
@@ -556,14 +668,15 @@ void stable_close(struct terrace *m)
 static struct tier *cpu_tier(struct terrace *m, terrace_tier which)
 {
     for (unsigned i = 0; i < m->tiers; i++)
-        if (tier_matches(m, (int)i, which) && (m->tier[i].backend->caps & TERRACE_CAP_CPU))
+        if (tier_matches(m, (int)i, which) && movable(&m->tier[i]))
             return &m->tier[i];
-    error_set(-TERRACE_ENOTSUP, "terrace_malloc: stable memory is to be had on host tiers only");
+    error_set(-TERRACE_ENOTSUP, "terrace_malloc: stable memory is to be had on host tiers only, and not "
+              "from the system's pool of huge pages (TERRACE_HUGEPAGES=2m or 1g)");
     return NULL;
 }
 
 /* Without eviction, what cannot all be resident would wait for ever. */
-static int evictable_check_locked(const struct tier *tier, size_t bytes)
+static int evictable_check(const struct tier *tier, size_t bytes)
 {
     char need[BYTES_TEXT], limit[BYTES_TEXT];
     if (bytes <= tier->arena.limit / 2 || (tier->policy.kind != POLICY_NONE && spill_tier(tier->manager)))
@@ -571,6 +684,21 @@ static int evictable_check_locked(const struct tier *tier, size_t bytes)
     return error_set(-TERRACE_EBUDGET, "terrace_malloc: %s do not fit in half the budget of %s, %s, and "
                      "nothing may be evicted (TERRACE_POLICY=none, or no disk tier)",
                      bytes_text(bytes, need), tier->name, bytes_text(tier->arena.limit, limit));
+}
+
+/* Finds out, the first time, what is to serve it. */
+static bool by_file(struct terrace *m)
+{
+    enum { AUTO, USERFAULTFD, BY_FILE };
+    uint64_t asked = m->options.value[OPT_STABLE].number;
+    manager_lock(m);
+    if (!m->stable_engine && asked == BY_FILE)
+        serves_locked(m, "file mapping: TERRACE_STABLE=file", "");
+    else if (!m->stable_engine && asked == AUTO && stable_open_locked(m) == -TERRACE_ENOTSUP)
+        serves_locked(m, "file mapping: ", terrace_last_error());
+    bool file = m->stable_engine && !m->stable;
+    manager_unlock(m);
+    return file;
 }
 
 void *terrace_malloc(terrace *m, size_t bytes, terrace_tier which, const terrace_tensor_attr *attr)
@@ -582,13 +710,15 @@ void *terrace_malloc(terrace *m, size_t bytes, terrace_tier which, const terrace
         return NULL;
     }
     struct tier *tier = cpu_tier(m, which);
-    struct region *r = tier ? region_new(tier, bytes, attr) : NULL;
+    if (!tier || evictable_check(tier, bytes))
+        return NULL;
+    if (by_file(m))
+        return mapped_alloc(tier, bytes);
+    struct region *r = region_new(tier, bytes, attr);
     if (!r)
         return NULL;
     manager_lock(m);
-    int e = evictable_check_locked(tier, bytes);
-    if (e == 0)
-        e = stable_open_locked(m);
+    int e = stable_open_locked(m);
     if (e == 0)
         e = uffd_watch(&m->stable->uffd, r->base, r->reserved);
     if (e == 0)
@@ -613,7 +743,7 @@ static struct region *region_of_locked(const struct terrace *m, const void *p)
 
 void terrace_free(terrace *m, void *p)
 {
-    if (!p || manager_check(m))
+    if (!p || manager_check(m) || mapped_free(m, p))
         return;
     manager_lock(m);
     struct region *r = region_of_locked(m, p);
@@ -683,6 +813,8 @@ int terrace_advise(terrace *m, void *p, size_t bytes, int advice, terrace_tier w
         e = tier_check(m, which);
     if (e)
         return e;
+    if (mapped_has(m, p))
+        return mapped_advise(m, p, bytes, advice);
     manager_lock(m);
     struct region *r = region_of_locked(m, p);
     size_t at = r ? (size_t)((char *)p - r->base) : 0;

@@ -6,6 +6,7 @@
 #include "core.h"
 
 struct region;
+struct fork_plan;
 
 /* State changed: faults that could not be served may be served now. */
 void stable_changed_locked(struct terrace *m);
@@ -28,6 +29,13 @@ void stable_faults_locked(struct terrace *m, bool first);
 /* Somebody waits for the whole block. */
 struct stable;
 void block_fault_locked(struct stable *s, struct terrace_tensor *t);
+
+/* A fork: between begin and end, with the lock held throughout, no page moves. */
+bool stable_has_regions_locked(const struct terrace *m);
+void stable_fork_begins_locked(struct terrace *m);
+void stable_describe_locked(struct terrace *m, struct fork_plan *p); /* says where the bytes are */
+void stable_fork_ended_locked(struct terrace *m);
+
 const char *region_label(const struct region *r);
 
 #endif

@@ -82,7 +82,7 @@ static void tensor_free(struct terrace_tensor *t)
     free(t->error_text);
     free(t->file_seals);
     free(t->slab);
-    free(t);
+    handle_free(t);
 }
 
 static int tensor_new(struct terrace *m, size_t bytes, const terrace_tensor_attr *attr,
@@ -103,6 +103,7 @@ static int tensor_new(struct terrace *m, size_t bytes, const terrace_tensor_attr
     for (unsigned i = 0; i < m->tiers; i++) {
         t->copy[i].tensor = t;
         t->copy[i].tier = (unsigned char)i;
+        t->copy[i].node.item = &t->item;
     }
     if (attr) {
         t->role = attr->role;
@@ -122,6 +123,7 @@ static void tensor_publish(struct terrace_tensor *t)
     struct terrace *m = t->manager;
     manager_lock(m);
     LIST_INSERT_HEAD(&m->all, t, all);
+    schedule_created(&m->schedule, &t->item, t->label, t->bytes);
     m->stats.tensors++;
     m->stats.tensor_bytes += t->bytes;
     manager_unlock(m);
@@ -147,6 +149,7 @@ struct terrace_tensor *tensor_for_group(struct terrace *m, size_t bytes)
     t->group = true;
     LIST_INIT(&t->smalls);
     LIST_INSERT_HEAD(&m->all, t, all);
+    schedule_created(&m->schedule, &t->item, NULL, bytes);
     return t;
 }
 
@@ -225,12 +228,16 @@ static bool pinned(const struct terrace_tensor *t)
 void tensor_reap_locked(struct terrace_tensor *t)
 {
     struct terrace *m = t->manager;
+    if (t->group)
+        group_idle_locked(t);
     if (!t->doomed || t->busy || t->transfer || t->leaving || t->faulted || pinned(t))
         return;
     lane_unhint_locked(t);
     for (unsigned i = 0; i < m->tiers; i++)
         copy_drop_locked(&t->copy[i]);
     LIST_REMOVE(t, all);
+    if (!t->region && !t->slab)
+        schedule_gone(&m->schedule, &t->item);
     if (!t->region && !t->group && !t->slab) {
         m->stats.tensors--;
         m->stats.tensor_bytes -= t->bytes;
@@ -268,6 +275,7 @@ void terrace_tensor_destroy(terrace_tensor *t)
     else
         tensor_doom_locked(t);
     manager_unlock(m);
+    manager_decay(m);
 }
 
 int terrace_wait(terrace_tensor *t)
@@ -279,8 +287,8 @@ int terrace_wait(terrace_tensor *t)
         return r;
     struct terrace *m = t->manager;
     struct small *s = small_of(t);
-    t = small_group(t);
     manager_lock(m);
+    t = small_group(t);
     t->busy++;
     if (s)
         s->busy++;

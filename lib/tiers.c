@@ -13,6 +13,7 @@
 
 #include "budget.h"
 #include "mover.h"
+#include "staging.h"
 
 extern const terrace_backend *const __start_terrace_backends[] __attribute__((visibility("hidden")));
 extern const terrace_backend *const __stop_terrace_backends[] __attribute__((visibility("hidden")));
@@ -134,34 +135,109 @@ static uint64_t limit_of(const struct option_limit *l, uint64_t base)
     return l->percent > 0 ? (uint64_t)((double)base * l->percent / 100) : l->bytes;
 }
 
-/* The tier's budget: what the user said for it, its kind or its class, else
- * what is there. */
-static uint64_t budget_find(struct tier *tier, int index)
+/* Budgets of all tiers, from what there is to what the user allows. */
+struct budgets {
+    int index[MAX_TIERS];      /* of the tier's unit */
+    uint64_t base[MAX_TIERS];  /* without any limit of the user's */
+    uint64_t limit[MAX_TIERS];
+    bool own[MAX_TIERS];       /* the user said it for the tier or its kind */
+    bool shared[MAX_TIERS];    /* it comes from the limit of a class */
+};
+
+/* Divides a sum among the tiers of a class, and tells which of them it changed. */
+static void divide(const struct terrace *m, int class, uint64_t *budget, const bool *fixed, uint64_t sum,
+                   bool *changed)
 {
-    const struct terrace *m = tier->manager;
-    const char *class_name = tier_class_name(tier);
-    char reason[200], bytes[BYTES_TEXT];
-    uint64_t base = tier->info.capacity, limit;
-    struct option_limit own, sum;
-    if (base || tier->backend->tier_class != TERRACE_CLASS_HOST)
-        snprintf(reason, sizeof reason, "%s", tier->info.capacity_reason);
-    else
-        base = budget_host_available(&(struct budget_root){""}, reason, sizeof reason);
-    bool has_own = options_limit(&m->options, tier->backend->name, index, &own);
-    bool has_sum = options_limit(&m->options, class_name, -1, &sum);
-    snprintf(tier->limit_reason, sizeof tier->limit_reason, "%s", reason);
-    limit = base;
-    if (has_own) {
-        limit = limit_of(&own, base);
-        snprintf(tier->limit_reason, sizeof tier->limit_reason, "TERRACE_LIMIT_%s (default: %s; %s)",
-                 own.name, bytes_text(base, bytes), reason);
+    uint64_t part[MAX_TIERS];
+    bool keep[MAX_TIERS];
+    size_t n = 0, i = 0;
+    for (unsigned t = 0; t < m->tiers; t++)
+        if (m->tier[t].backend->tier_class == class) {
+            part[n] = budget[t];
+            keep[n++] = fixed && fixed[t];
+        }
+    budget_divide(part, keep, n, sum);
+    for (unsigned t = 0; t < m->tiers; t++)
+        if (m->tier[t].backend->tier_class == class) {
+            changed[t] = !keep[i] || budget[t] != part[i];
+            budget[t] = part[i++];
+        }
+}
+
+static uint64_t total(const struct terrace *m, int class, const uint64_t *budget)
+{
+    uint64_t sum = 0;
+    for (unsigned t = 0; t < m->tiers; t++)
+        if (m->tier[t].backend->tier_class == class)
+            sum += budget[t];
+    return sum;
+}
+
+/* What is there. Host memory is shared by all host tiers: what the process may
+ * take of it is divided as their capacities are. */
+static void budgets_base(struct terrace *m, struct budgets *b)
+{
+    char reason[200] = "";
+    uint64_t available = 0;
+    bool shrunk[MAX_TIERS] = {0};
+    for (unsigned t = 0; t < m->tiers; t++) {
+        struct tier *tier = &m->tier[t];
+        bool host = tier->backend->tier_class == TERRACE_CLASS_HOST;
+        b->base[t] = tier->info.capacity;
+        if (host && !available)
+            available = budget_host_available(&(struct budget_root){""}, reason, sizeof reason);
+        if (host && !b->base[t])
+            b->base[t] = available;
+        snprintf(tier->limit_reason, sizeof tier->limit_reason, "%s",
+                 host && !tier->info.capacity ? reason : tier->info.capacity_reason);
     }
-    if (has_sum && (!has_own || limit_of(&sum, base) < limit)) {
-        limit = limit_of(&sum, base);
-        snprintf(tier->limit_reason, sizeof tier->limit_reason, "TERRACE_LIMIT_%s (default: %s; %s)",
-                 sum.name, bytes_text(base, bytes), reason);
+    if (total(m, TERRACE_CLASS_HOST, b->base) > available)
+        divide(m, TERRACE_CLASS_HOST, b->base, NULL, available, shrunk);
+    for (unsigned t = 0; t < m->tiers; t++)
+        if (shrunk[t]) {
+            size_t used = strlen(m->tier[t].limit_reason);
+            snprintf(m->tier[t].limit_reason + used, sizeof m->tier[t].limit_reason - used,
+                     "; its share of %s", reason);
+        }
+}
+
+static void limited_by(struct tier *tier, const char *share, const struct option_limit *l, uint64_t base)
+{
+    char bytes[BYTES_TEXT], reason[200];
+    snprintf(reason, sizeof reason, "%.199s", tier->limit_reason);
+    snprintf(tier->limit_reason, sizeof tier->limit_reason, "%.16sTERRACE_LIMIT_%.31s (default: %s; %s)",
+             share, l->name, bytes_text(base, bytes), reason);
+}
+
+/* A limit of a class is one of the sum; limits of its tiers are kept as far as
+ * that allows. */
+static void budgets_of_class(struct terrace *m, struct budgets *b, int class)
+{
+    struct option_limit sum;
+    unsigned n = 0;
+    if (!options_limit(&m->options, class_names[class], -1, &sum))
+        return;
+    divide(m, class, b->limit, b->own, limit_of(&sum, total(m, class, b->base)), b->shared);
+    for (unsigned t = 0; t < m->tiers; t++)
+        n += m->tier[t].backend->tier_class == class;
+    for (unsigned t = 0; t < m->tiers; t++)
+        if (b->shared[t] && m->tier[t].backend->tier_class == class)
+            limited_by(&m->tier[t], n > 1 ? "its share of " : "", &sum, b->base[t]);
+}
+
+static void budgets_find(struct terrace *m, struct budgets *b)
+{
+    struct option_limit own[MAX_TIERS];
+    budgets_base(m, b);
+    for (unsigned t = 0; t < m->tiers; t++) {
+        b->own[t] = options_limit(&m->options, m->tier[t].backend->name, b->index[t], &own[t]);
+        b->limit[t] = b->own[t] ? limit_of(&own[t], b->base[t]) : b->base[t];
     }
-    return limit;
+    for (int class = TERRACE_CLASS_DEVICE; class < CLASSES; class++)
+        budgets_of_class(m, b, class);
+    for (unsigned t = 0; t < m->tiers; t++)
+        if (b->own[t] && !b->shared[t])
+            limited_by(&m->tier[t], "", &own[t], b->base[t]);
 }
 
 /* ---- opening ----------------------------------------------------------- */
@@ -202,22 +278,25 @@ static int tier_open(struct terrace *m, const terrace_backend *backend, int inde
 {
     struct tier *tier = &m->tier[m->tiers];
     *tier = (struct tier){.manager = m, .backend = backend, .info.size = sizeof tier->info,
-                          .memory = backend->tier_class != TERRACE_CLASS_DISK};
+                          .info.node = -1, .memory = backend->tier_class != TERRACE_CLASS_DISK};
     snprintf(tier->name, sizeof tier->name, "%s:%d", backend->name, index);
     TAILQ_INIT(&tier->pinned);
     int r = backend->open(&m->host, index, &tier->info, &tier->unit);
     if (r)
         return r;
+    m->tiers++;
     info_defaults(&tier->info);
-    if (tier->info.io_boundary % tier->info.io_chunk) {
-        backend->close(tier->unit);
+    if (tier->info.io_boundary % tier->info.io_chunk)
         return error_set(-TERRACE_EINVAL, "%s: its io_boundary is not a multiple of its io_chunk",
                          tier->name);
-    }
-    uint64_t limit = budget_find(tier, index);
-    r = arena_open(&tier->arena, backend, tier->unit, &tier->info, limit);
+    return 0;
+}
+
+/* Address space for its budget. */
+static int tier_fit_out(struct tier *tier, uint64_t limit)
+{
+    int r = arena_open(&tier->arena, tier->backend, tier->unit, &tier->info, limit);
     if (r) {
-        backend->close(tier->unit);
         char variable[NAME_TEXT];
         tier_limit_name(tier, variable);
         return error_set(r, "%s: no address space for a budget of %llu bytes; lower %s, or raise the "
@@ -225,9 +304,8 @@ static int tier_open(struct terrace *m, const terrace_backend *backend, int inde
                          tier->name, (unsigned long long)limit, variable);
     }
     tier->arena.step = tier_is_memory(tier) ? 0 : 64ull << 20;
-    policy_init(&tier->policy, (enum policy_kind)m->options.value[OPT_POLICY].number,
+    policy_init(&tier->policy, (enum policy_kind)tier->manager->options.value[OPT_POLICY].number,
                 tier->arena.limit);
-    m->tiers++;
     return 0;
 }
 
@@ -292,8 +370,16 @@ static int backends_open(struct terrace *m)
         }
     }
     qsort(found, n, sizeof found[0], found_compare);
+    struct budgets budgets = {0};
     for (size_t i = 0; i < n; i++) {
+        budgets.index[i] = found[i].index;
         int r = tier_open(m, found[i].backend, found[i].index);
+        if (r)
+            return r;
+    }
+    budgets_find(m, &budgets);
+    for (size_t i = 0; i < n; i++) {
+        int r = tier_fit_out(&m->tier[i], budgets.limit[i]);
         if (r)
             return r;
     }
@@ -323,6 +409,7 @@ void tiers_close(struct terrace *m)
         lane_stop(&m->tier[i]);
     for (unsigned i = 0; i < m->tiers; i++)
         lane_close(&m->tier[i]);
+    staging_close(m);
     for (unsigned i = 0; i < m->tiers; i++) {
         arena_close(&m->tier[i].arena);
         m->tier[i].backend->close(m->tier[i].unit);

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 
 #include "mover.h"
+#include "prefetch.h"
 
 /* ---- routes ------------------------------------------------------------ */
 
@@ -271,6 +272,7 @@ static void writeback_failed_locked(struct transfer *x)
         tensor_failed_locked(x->tensor, x->error, x->text);
     policy_used(&copy_tier(x->copy)->policy, &x->copy->node); /* others are tried before it */
     copy_tier(x->copy)->credit = 0; /* and nothing ahead of need for a while */
+    x->tensor->demoted = false; /* it would fail again */
 }
 
 static void writeback_finish_locked(struct transfer *x)
@@ -299,6 +301,7 @@ static void writeback_finish_locked(struct transfer *x)
                 policy_evicted(&tier->policy, &c->node);
             }
             copy_drop_locked(c);
+            prefetch_absent_locked(tier->manager);
         }
     }
     stats->writeback_bytes += x->next;

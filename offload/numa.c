@@ -1,31 +1,34 @@
-/* numa.c - the host tier: memory of this machine.
+/* numa.c - the host tiers: the memory of each NUMA node.
  *
- * One unit covers all the memory the process may use, whatever nodes it lies
- * on; the kernel's placement policy applies. A reservation is an anonymous
- * private mapping without swap reservation, so address space costs nothing
- * until it is touched: commit has nothing to do, and decommit hands pages back
- * with MADV_DONTNEED. Ranges that the core will use in whole granules ask for
- * transparent huge pages; the others refuse them, so that what the core
- * accounts by 4 KiB page is what the kernel really holds.
+ * Unit N is not node N but the Nth of the nodes that the process may use, nearest
+ * first (see numa_nodes.h); its location names the node. So numa:0 is always
+ * there and is the fastest, whatever a cpuset leaves of the machine, and ranks
+ * that are bound to a socket each can share one configuration. Where processes
+ * are not bound and nodes have CPUs and no gaps, both numbers are the same.
  *
- * Copies to and from this tier are host to host: submit does the memcpy and
- * queues the result for wait. The core decides the budget (it knows the
- * cgroups), hence capacity 0. */
+ * With one node, or where the system refuses to bind memory, one unit covers
+ * all memory, and the core decides the budget (it knows the cgroups), hence
+ * capacity 0: the size of a single node may be wrong where memory was added to a
+ * running machine. With several, each says what its node can give, and the core
+ * divides what the process may take.
+ *
+ * Copies to and from these tiers are host to host: submit does the memcpy and
+ * queues the result for wait. */
 #define _GNU_SOURCE
-#include <numa.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <time.h>
 
+#include "numa_memory.h"
 #include "terrace_backend.h"
 
-enum { PAGE = 4096, GRANULE = 2 << 20, IO_CHUNK = 1 << 20, IO_DEPTH = 4 };
+enum { PAGE = 4096, IO_CHUNK = 1 << 20, IO_DEPTH = 4 };
 
 struct numa_unit {
+    struct numa_memory memory;
     terrace_io *finished[IO_DEPTH]; /* by the one thread that submits and waits */
     unsigned count;
     pthread_mutex_t lock; /* protects woken */
@@ -35,49 +38,101 @@ struct numa_unit {
 
 static int numa_count(const terrace_host *host)
 {
+    struct numa_nodes nodes;
+
     (void)host;
-    return 1;
+    numa_nodes_find(&nodes);
+    return nodes.count;
 }
 
-/* Only libnuma calls that neither allocate nor warn: those that do may print
- * or end the process. */
-static void numa_describe(char *buf, size_t len)
+/* Less 5 %, at least 128 MiB, a tenth of little: what the kernel itself needs. */
+static void describe_capacity(const struct numa_node *node, terrace_unit_info *info)
 {
-    unsigned configured = 1, allowed = 1;
+    uint64_t free, margin;
 
-    if (numa_available() >= 0) {
-        configured = (unsigned)numa_num_configured_nodes();
-        allowed = numa_bitmask_weight(numa_all_nodes_ptr);
+    if (!numa_nodes_available(node->number, &free))
+        return;
+    margin = free / 20 > UINT64_C(128) << 20 ? free / 20 : UINT64_C(128) << 20;
+    if (margin > free / 2)
+        margin = free / 10;
+    info->capacity = free - margin;
+    snprintf(info->capacity_reason, sizeof info->capacity_reason, "node %d: %.1f GiB free or cached "
+             "files, less a margin of %.1f GiB", node->number, (double)free / (1 << 30),
+             (double)margin / (1 << 30));
+}
+
+/* "numa:0 10, numa:1 21" */
+static void describe_distances(const struct numa_nodes *nodes, int index, terrace_unit_info *info)
+{
+    size_t used = 0;
+    int i, distance;
+
+    for (i = 0; i < nodes->count && used < sizeof info->distances; i++) {
+        distance = numa_nodes_distance(nodes->node[index].number, nodes->node[i].number);
+        if (distance > 0)
+            used += (size_t)snprintf(info->distances + used, sizeof info->distances - used,
+                                     "%snuma:%d %d", used ? ", " : "", i, distance);
     }
-    if (configured <= 1)
-        snprintf(buf, len, "node 0 of 1");
+}
+
+static void describe(const struct numa_nodes *nodes, int index, terrace_unit_info *info)
+{
+    const struct numa_node *node = &nodes->node[index];
+
+    info->page = PAGE;
+    info->io_chunk = IO_CHUNK;
+    info->io_depth = IO_DEPTH;
+    info->node = node->number;
+    if (node->number < 0 && nodes->allowed > 1)
+        snprintf(info->location, sizeof info->location, "%d nodes", nodes->allowed);
+    else if (node->number < 0)
+        snprintf(info->location, sizeof info->location, "all memory");
+    else if (nodes->count == 1)
+        snprintf(info->location, sizeof info->location, "node %d", node->number);
     else
-        snprintf(buf, len, "%u of %u nodes", allowed, configured);
+        snprintf(info->location, sizeof info->location, "node %d, one of %d%s", node->number,
+                 nodes->allowed, node->cpus ? "" : ", without CPUs");
+    if (nodes->count > 1) {
+        describe_capacity(node, info);
+        describe_distances(nodes, index, info);
+    }
+    snprintf(info->engine, sizeof info->engine, "memcpy");
 }
 
 static int numa_open(const terrace_host *host, int index, terrace_unit_info *info, void **unit)
 {
+    struct numa_nodes nodes;
     struct numa_unit *u;
     pthread_condattr_t attr;
+    char pages[160], bound[128] = "";
 
-    if (index != 0)
-        return host->fail(host->context, -TERRACE_ENOENT, "there is no numa:%d, only numa:0", index);
+    numa_nodes_find(&nodes);
+    if (index >= nodes.count)
+        return host->fail(host->context, -TERRACE_ENOENT, "there is no numa:%d, only %d", index,
+                          nodes.count);
     u = calloc(1, sizeof *u);
     if (!u)
-        return host->fail(host->context, -TERRACE_ENOMEM, "no host memory to open numa:0");
+        return host->fail(host->context, -TERRACE_ENOMEM, "no host memory to open numa:%d", index);
     pthread_mutex_init(&u->lock, NULL);
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&u->wakeup, &attr);
     pthread_condattr_destroy(&attr);
 
-    info->granule = GRANULE;
-    info->page = PAGE;
-    info->io_chunk = IO_CHUNK;
-    info->io_depth = IO_DEPTH;
-    numa_describe(info->location, sizeof info->location);
-    snprintf(info->engine, sizeof info->engine, "memcpy");
-    snprintf(info->engine_reason, sizeof info->engine_reason, "host memory is copied by the CPU");
+    if (index == 0 && nodes.count > 1 && nodes.count < nodes.allowed)
+        host->log(host->context, TERRACE_LOG_WARN, "of %d NUMA nodes only the %d nearest are tiers",
+                  nodes.allowed, nodes.count);
+    numa_memory_open(&u->memory, host, nodes.count > 1 ? nodes.node[index].number : -1, pages,
+                     sizeof pages);
+    describe(&nodes, index, info);
+    info->granule = u->memory.granule;
+    info->flags = u->memory.pool ? TERRACE_UNIT_FIXED : 0;
+    if (nodes.count > 1)
+        snprintf(bound, sizeof bound, "; bound to node %d", nodes.node[index].number);
+    else if (*nodes.unbound)
+        snprintf(bound, sizeof bound, "; %s", nodes.unbound);
+    snprintf(info->engine_reason, sizeof info->engine_reason, "host memory is copied by the CPU; %.100s%.120s",
+             pages, bound);
     *unit = u;
     return 0;
 }
@@ -88,51 +143,43 @@ static void numa_close(void *unit)
 
     pthread_cond_destroy(&u->wakeup);
     pthread_mutex_destroy(&u->lock);
+    numa_memory_close(&u->memory);
     free(u);
 }
 
 static int numa_reserve(void *unit, uint64_t bytes, unsigned flags, uint64_t *base)
 {
-    uint64_t size = (bytes + PAGE - 1) & ~(uint64_t)(PAGE - 1);
-    uint64_t start, end, aligned;
-    void *map;
+    struct numa_unit *u = unit;
 
-    (void)unit;
-    if (size == 0 || size > SIZE_MAX - GRANULE)
-        return -TERRACE_ENOMEM;
-    map = mmap(NULL, size + GRANULE, PROT_READ | PROT_WRITE,
-               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (map == MAP_FAILED)
-        return -TERRACE_ENOMEM;
-    start = (uintptr_t)map;
-    end = start + size + GRANULE;
-    aligned = (start + GRANULE - 1) & ~(uint64_t)(GRANULE - 1);
-    if (aligned > start)
-        munmap(map, aligned - start);
-    munmap((void *)(uintptr_t)(aligned + size), end - aligned - size);
-    /* Refused only where the kernel has no huge pages: then there is nothing to choose. */
-    madvise((void *)(uintptr_t)aligned, size,
-            flags & TERRACE_RESERVE_HUGE ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
-    *base = aligned;
-    return 0;
+    return numa_memory_reserve(&u->memory, bytes, flags, base);
 }
 
 static void numa_release(void *unit, uint64_t base, uint64_t bytes)
 {
-    (void)unit;
-    munmap((void *)(uintptr_t)base, bytes);
+    struct numa_unit *u = unit;
+
+    numa_memory_release(&u->memory, base, bytes);
 }
 
 static int numa_commit(void *unit, uint64_t address, uint64_t bytes)
 {
-    (void)unit, (void)address, (void)bytes;
-    return 0;
+    struct numa_unit *u = unit;
+
+    return numa_memory_commit(&u->memory, address, bytes);
 }
 
 static void numa_decommit(void *unit, uint64_t address, uint64_t bytes)
 {
-    (void)unit;
-    madvise((void *)(uintptr_t)address, bytes, MADV_DONTNEED);
+    struct numa_unit *u = unit;
+
+    numa_memory_decommit(&u->memory, address, bytes);
+}
+
+static int numa_adopt(void *unit, uint64_t address, uint64_t bytes)
+{
+    struct numa_unit *u = unit;
+
+    return numa_memory_adopt(&u->memory, address, bytes);
 }
 
 static int numa_submit(void *unit, terrace_io *const *list, unsigned n)
@@ -229,5 +276,6 @@ static const terrace_backend numa_backend = {
     .wait = numa_wait,
     .wake = numa_wake,
     .explain = numa_explain,
+    .adopt = numa_adopt,
 };
 TERRACE_BACKEND_BUILTIN(numa_backend);

@@ -105,6 +105,10 @@ static void describe(const struct nvme *u, terrace_unit_info *info)
     info->io_chunk = IO_CHUNK;
     info->io_boundary = u->folders > 1 ? STRIPE : 0;
     info->io_depth = IO_DEPTH;
+    info->node = nvme_folder_node(&u->folder[0]);
+    for (unsigned i = 1; i < u->folders; i++)
+        if (nvme_folder_node(&u->folder[i]) != info->node)
+            info->node = -1;
     snprintf(info->engine, sizeof info->engine, "%s", u->engine->name);
     for (unsigned i = 0; i < u->folders; i++) {
         const struct folder *f = &u->folder[i];
@@ -356,6 +360,29 @@ static void nvme_decommit(void *unit, uint64_t address, uint64_t bytes)
         punch(u, s, address - s->base, address - s->base + bytes, u->folders);
 }
 
+/* Where a part of a reservation lies. Space is promised by blocks that are there
+ * before they are written, which takes a file system that allocates them. */
+static int nvme_file(void *unit, uint64_t address, uint64_t bytes, int op, int *fd, uint64_t *offset,
+                     uint64_t *run)
+{
+    struct nvme *u = unit;
+    const terrace_host *host = u->host;
+    struct spill *s = nvme_spill_find(u, address, bytes);
+    if (!s || bytes == 0)
+        return host->fail(host->context, -TERRACE_EINVAL, "not an address of the spill");
+    unsigned k = nvme_folder_of(u, s, address);
+    uint64_t from = address - s->base, left = u->folders > 1 ? STRIPE - from % STRIPE : bytes;
+    *fd = s->fd[k];
+    *offset = nvme_striped(u, k, from);
+    *run = bytes < left ? bytes : left;
+    if (op == TERRACE_IO_WRITE && fallocate(*fd, 0, (off_t)*offset, PAGE) && errno == EOPNOTSUPP)
+        return host->fail(host->context, -TERRACE_ENOTSUP,
+                          "the spill folder %s is on %s, which cannot promise space ahead of writing "
+                          "(fallocate); let TERRACE_NVME_PATH name a folder on ext4, xfs or the like",
+                          u->folder[k].path, u->folder[k].fs);
+    return 0;
+}
+
 /* ---- the table ----------------------------------------------------------- */
 
 static int nvme_submit(void *unit, terrace_io *const *list, unsigned n)
@@ -377,6 +404,19 @@ static int nvme_watch(void *unit, int fd)
 {
     const struct engine *engine = ((struct nvme *)unit)->engine;
     return engine->watch ? engine->watch(unit, fd) : -TERRACE_ENOTSUP;
+}
+
+static int nvme_pin(void *unit, void *address, uint64_t bytes)
+{
+    struct nvme *u = unit;
+    return u->engine->pin ? nvme_errno(-u->engine->pin(unit, address, bytes)) : -TERRACE_ENOTSUP;
+}
+
+static void nvme_unpin(void *unit, void *address, uint64_t bytes)
+{
+    struct nvme *u = unit;
+    if (u->engine->unpin)
+        u->engine->unpin(unit, address, bytes);
 }
 
 static const char *result_text(const terrace_io *io)
@@ -426,6 +466,9 @@ static const terrace_backend nvme_backend = {
     .explain = nvme_explain,
     .attach = nvme_attach,
     .detach = nvme_detach,
+    .file = nvme_file,
+    .pin = nvme_pin,
+    .unpin = nvme_unpin,
     .watch = nvme_watch,
 };
 TERRACE_BACKEND_BUILTIN(nvme_backend);

@@ -74,6 +74,9 @@ struct engine {
     int (*submit)(void *unit, terrace_io *const *list, unsigned n);
     int (*wait)(void *unit, terrace_io **done, unsigned max, int64_t timeout_ns);
     void (*wake)(void *unit);
+    /* Or NULL. 0 or -errno. */
+    int (*pin)(void *unit, void *address, uint64_t bytes);
+    void (*unpin)(void *unit, void *address, uint64_t bytes);
     int (*watch)(void *unit, int fd); /* or NULL */
 };
 
@@ -175,6 +178,8 @@ int nvme_folder_refuse(const struct nvme *u, int code, const char *path, const c
 int nvme_file_create(int folder);
 /* Bytes that may still be used of the disk a folder is on. */
 uint64_t nvme_folder_room(const struct folder *f, uint64_t *avail, uint64_t *size);
+/* The NUMA node next to the disk a folder is on; -1: not known. */
+int nvme_folder_node(const struct folder *f);
 /* Fills in capacity and its reason. Sets the failure sentence. */
 int nvme_capacity(const struct nvme *u, terrace_unit_info *info);
 

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/statfs.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "nvme.h"
@@ -213,6 +214,27 @@ static unsigned folder_sharing(const struct nvme *u, const struct folder *f)
 }
 
 /* Stripes are dealt evenly, so the disk with the least room per folder decides. */
+/* The disk's own entry in sysfs, or that of the disk its partition is on. */
+int nvme_folder_node(const struct folder *f)
+{
+    static const char *const up[] = {"", "/.."};
+    struct stat is;
+    int node = -1;
+    if (fstat(f->fd, &is))
+        return -1;
+    for (int i = 0; i < 2 && node < 0; i++) {
+        char path[100], text[16];
+        snprintf(path, sizeof path, "/sys/dev/block/%u:%u%s/device/numa_node", major(is.st_dev), minor(is.st_dev),
+                 up[i]);
+        FILE *file = fopen(path, "re");
+        if (file && fgets(text, sizeof text, file))
+            node = (int)strtol(text, NULL, 10);
+        if (file)
+            fclose(file);
+    }
+    return node < 0 ? -1 : node;
+}
+
 int nvme_capacity(const struct nvme *u, terrace_unit_info *info)
 {
     uint64_t least = UINT64_MAX, avail = 0, size = 0;

@@ -149,6 +149,6 @@ static int pool_open(struct nvme *u, int probe)
 }
 
 const struct engine nvme_threads = {
-    "threads", pool_open, pool_close, pool_submit, pool_wait, pool_wake, NULL,
+    "threads", pool_open, pool_close, pool_submit, pool_wait, pool_wake, NULL, NULL, NULL,
 };
 

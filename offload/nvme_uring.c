@@ -14,6 +14,7 @@
 
 /* Every copy, the wake-up, and as many withdrawn entries. */
 enum { RING_ENTRIES = 4 * IO_DEPTH };
+enum { FIXED = 16 }; /* ranges of host memory that the ring may know */
 enum { TAG_NOTHING = 0, TAG_WAKE = 1, TAG_WATCH = 2 }; /* user_data of what is not a copy */
 
 struct uring {
@@ -30,6 +31,14 @@ struct uring {
     int watch_fd; /* or -1; a poll of it is always in the ring */
     bool watch_armed;
     atomic_bool woken;
+    /* Memory registered with the ring: its pages need not be looked up, nor held,
+     * for each copy. Read without the lock, the base first. */
+    struct {
+        char *_Atomic base; /* NULL: free */
+        size_t bytes;
+    } fixed[FIXED];
+    pthread_mutex_t pinning; /* held by who changes them */
+    bool sparse; /* there is a table to register them in */
 };
 
 static struct io_uring_sqe *uring_entry(struct uring *r)
@@ -38,6 +47,18 @@ static struct io_uring_sqe *uring_entry(struct uring *r)
     if (sqe)
         r->queued[r->queued_count++] = sqe;
     return sqe;
+}
+
+/* The registered range that holds the memory, or -1. */
+static int uring_fixed(struct uring *r, const char *host, size_t bytes)
+{
+    for (int i = 0; i < FIXED; i++) {
+        const char *base = atomic_load_explicit(&r->fixed[i].base, memory_order_acquire);
+        if (base && host >= base && bytes <= r->fixed[i].bytes &&
+            (size_t)(host - base) <= r->fixed[i].bytes - bytes)
+            return i;
+    }
+    return -1;
 }
 
 static bool uring_queue(struct uring *r, terrace_io *io)
@@ -49,7 +70,12 @@ static bool uring_queue(struct uring *r, terrace_io *io)
     char *host = (char *)io->host + op->done;
     unsigned bytes = (unsigned)nvme_op_left(io);
     r->queued_write |= io->op == TERRACE_IO_WRITE;
-    if (io->op == TERRACE_IO_READ)
+    int fixed = uring_fixed(r, host, bytes);
+    if (fixed >= 0 && io->op == TERRACE_IO_READ)
+        io_uring_prep_read_fixed(sqe, op->fd, host, bytes, op->offset + op->done, fixed);
+    else if (fixed >= 0)
+        io_uring_prep_write_fixed(sqe, op->fd, host, bytes, op->offset + op->done, fixed);
+    else if (io->op == TERRACE_IO_READ)
         io_uring_prep_read(sqe, op->fd, host, bytes, op->offset + op->done);
     else
         io_uring_prep_write(sqe, op->fd, host, bytes, op->offset + op->done);
@@ -219,6 +245,54 @@ static int uring_watch(void *unit, int fd)
     return 0;
 }
 
+static int uring_register(struct uring *r, unsigned index, struct iovec range)
+{
+    __u64 tag = 0;
+    int n = io_uring_register_buffers_update_tag(&r->ring, index, &range, &tag, 1);
+    return n < 0 ? n : n == 1 ? 0 : -EIO;
+}
+
+static int pin_locked(struct uring *r, void *address, uint64_t bytes)
+{
+    unsigned i = 0;
+    int error = r->sparse ? 0 : io_uring_register_buffers_sparse(&r->ring, FIXED); /* Linux 5.19 */
+    if (error)
+        return error;
+    r->sparse = true;
+    while (i < FIXED && r->fixed[i].base)
+        i++;
+    if (i == FIXED)
+        return -ENOMEM;
+    error = uring_register(r, i, (struct iovec){address, bytes});
+    if (error)
+        return error;
+    r->fixed[i].bytes = bytes;
+    atomic_store_explicit(&r->fixed[i].base, address, memory_order_release);
+    return 0;
+}
+
+static int uring_pin(void *unit, void *address, uint64_t bytes)
+{
+    struct uring *r = ((struct nvme *)unit)->state;
+    pthread_mutex_lock(&r->pinning);
+    int error = pin_locked(r, address, bytes);
+    pthread_mutex_unlock(&r->pinning);
+    return error;
+}
+
+static void uring_unpin(void *unit, void *address, uint64_t bytes)
+{
+    struct uring *r = ((struct nvme *)unit)->state;
+    (void)bytes;
+    pthread_mutex_lock(&r->pinning);
+    for (unsigned i = 0; i < FIXED; i++)
+        if (r->fixed[i].base == address) {
+            r->fixed[i].base = NULL;
+            uring_register(r, i, (struct iovec){NULL, 0});
+        }
+    pthread_mutex_unlock(&r->pinning);
+}
+
 /* Reads the probe file through the ring: setting one up may be allowed where
  * using it is not. */
 static int uring_try(struct uring *r, int probe)
@@ -264,6 +338,7 @@ static void uring_close(struct nvme *u)
     struct uring *r = u->state;
     io_uring_queue_exit(&r->ring);
     close(r->wake_fd);
+    pthread_mutex_destroy(&r->pinning);
     free(r);
 }
 
@@ -279,6 +354,7 @@ static int uring_open(struct nvme *u, int probe)
     r->wake_fd = eventfd(0, EFD_CLOEXEC);
     error = r->wake_fd < 0 ? -errno : uring_try(r, probe);
     u->state = r;
+    pthread_mutex_init(&r->pinning, NULL);
     if (!error)
         return 0;
     if (r->wake_fd >= 0)
@@ -290,6 +366,7 @@ free_state:
 }
 
 const struct engine nvme_uring = {
-    "io_uring", uring_open, uring_close, uring_submit, uring_wait, uring_wake, uring_watch,
+    "io_uring", uring_open, uring_close, uring_submit, uring_wait, uring_wake, uring_pin, uring_unpin,
+    uring_watch,
 };
 

@@ -410,6 +410,45 @@ Test(arena, a_purge_gives_back_what_is_cached_and_no_more)
     finish(&a, kept, 2);
 }
 
+static void decay(struct arena *a)
+{
+    struct grant grant;
+    arena_decay(a, &grant);
+    cr_assert_null(arena_settle(a, &grant, arena_fulfil(a, &grant)));
+}
+
+Test(arena, what_is_not_needed_goes_back)
+{
+    struct arena a = open_arena(16 * MIB);
+    struct extent *e = get(&a, 8 * MIB), *kept = get(&a, 1 * MIB);
+    struct arena_stats s;
+    arena_free(&a, e);
+    decay(&a);
+    cr_assert_eq(fake.bytes, 9 * MIB, "it was needed since the last decay");
+    e = get(&a, 6 * MIB);
+    arena_free(&a, e);
+    arena_describe(&a, &s);
+    cr_assert(s.cached == 8 * MIB && s.extents == 1 && s.pieces >= 1 && s.largest <= s.cached);
+    decay(&a);
+    cr_assert_eq(fake.bytes, 7 * MIB, "2 MiB were never needed");
+    e = get(&a, 2 * MIB);
+    decay(&a);
+    cr_assert_eq(fake.bytes, 3 * MIB);
+    decay(&a);
+    cr_assert_eq(fake.bytes, 3 * MIB, "what is in use stays");
+    arena_describe(&a, &s);
+    cr_assert(s.cached == 0 && s.extents == 2 && s.pieces == 0 && s.largest == 0);
+    finish(&a, (struct extent *[]){e, kept}, 2);
+}
+
+Test(arena, no_tensor_takes_a_fiftieth_more)
+{
+    struct arena a = open_arena(16 * MIB);
+    for (uint64_t bytes = 3 * MIB; bytes < 14 * MIB; bytes += 100001)
+        cr_assert_leq((double)arena_round(&a, bytes), 1.02 * (double)bytes);
+    arena_close(&a);
+}
+
 /* ---- committing more than asked for -------------------------------------- */
 
 Test(arena, a_step_commits_ahead_within_the_limit)

@@ -245,6 +245,56 @@ Test(nvme_space, without_fallocate_zeros_are_written)
     folders_remove();
 }
 
+/* ---- spill as a file to map ---------------------------------------------- */
+
+Test(nvme_file, says_where_bytes_lie)
+{
+    enum { BYTES = 16 << 20 };
+    uint64_t base, offset, run, at;
+    int fd;
+    folders_make(3);
+    cr_assert_eq(nvme_open(), 0);
+    cr_assert_eq(t.b->reserve(t.unit, BYTES, 0, &base), 0);
+    cr_assert_eq(t.b->commit(t.unit, base, BYTES), 0, "%s", stub.sentence);
+    char *host = pages(t.info.io_chunk);
+    for (at = 0; at < BYTES; at += t.info.io_chunk) {
+        pattern_fill(host, t.info.io_chunk, at);
+        cr_assert_eq(conform_copy(TERRACE_IO_WRITE, base + at, host, t.info.io_chunk), 0);
+    }
+    for (at = 0; at < BYTES; at += run) {
+        cr_assert_eq(t.b->file(t.unit, base + at, BYTES - at, TERRACE_IO_WRITE, &fd, &offset, &run), 0);
+        cr_assert(run > 0 && run <= BYTES - at && run == t.info.io_chunk);
+        char *p = mmap(NULL, run, PROT_READ, MAP_PRIVATE, fd, (off_t)offset);
+        cr_assert_neq(p, MAP_FAILED);
+        cr_assert(pattern_is(p, run, at), "at %llu", (unsigned long long)at);
+        munmap(p, run);
+    }
+    cr_assert_eq(t.b->file(t.unit, base + 3 * 4096, 4096, TERRACE_IO_READ, &fd, &offset, &run), 0);
+    cr_assert(run == 4096 && offset == 3 * 4096);
+    cr_assert_eq(t.b->file(t.unit, base, BYTES + 4096, TERRACE_IO_READ, &fd, &offset, &run), -TERRACE_EINVAL);
+    cr_assert_eq(t.b->file(t.unit, base, 0, TERRACE_IO_READ, &fd, &offset, &run), -TERRACE_EINVAL);
+    cr_assert_eq(t.b->file(t.unit, base + (UINT64_C(1) << 50), 4096, TERRACE_IO_READ, &fd, &offset, &run),
+                 -TERRACE_EINVAL);
+    t.b->close(t.unit);
+    folders_remove();
+}
+
+Test(nvme_file, is_written_only_where_space_can_be_promised)
+{
+    uint64_t base, offset, run;
+    int fd;
+    folders_make(1);
+    forbid(SYS_fallocate, 0, EOPNOTSUPP);
+    cr_assert_eq(nvme_open(), 0);
+    cr_assert_eq(t.b->reserve(t.unit, 4 << 20, 0, &base), 0);
+    cr_assert_eq(t.b->commit(t.unit, base, 4 << 20), 0, "%s", stub.sentence);
+    cr_assert_eq(t.b->file(t.unit, base, 4096, TERRACE_IO_READ, &fd, &offset, &run), 0);
+    cr_assert_eq(t.b->file(t.unit, base, 4096, TERRACE_IO_WRITE, &fd, &offset, &run), -TERRACE_ENOTSUP);
+    cr_assert_not_null(strstr(stub.sentence, "fallocate"), "%s", stub.sentence);
+    t.b->close(t.unit);
+    folders_remove();
+}
+
 /* ---- engines ------------------------------------------------------------- */
 
 static void round_trip(void)

@@ -315,3 +315,34 @@ Test(budget, the_real_machine_has_an_answer)
     cr_assert_lt(got, physical);
     cr_assert_gt(strlen(reason), 0);
 }
+
+/* ---- several tiers ------------------------------------------------------- */
+
+static void divided(uint64_t a, bool fixed_a, uint64_t b, bool fixed_b, uint64_t sum, uint64_t want_a,
+                    uint64_t want_b)
+{
+    uint64_t budget[] = {a, b};
+    budget_divide(budget, (const bool[]){fixed_a, fixed_b}, 2, sum);
+    cr_assert(budget[0] == want_a && budget[1] == want_b, "%" PRIu64 ", %" PRIu64, budget[0], budget[1]);
+}
+
+Test(budget, a_sum_is_divided_in_proportion)
+{
+    divided(300, false, 100, false, 40, 30, 10);
+    divided(300, false, 100, false, 800, 600, 200);
+    divided(2, false, 1, false, 100, 66, 33);
+    divided(0, false, 0, false, 100, 0, 0);
+    divided(300, false, 100, false, 0, 0, 0);
+    divided(UINT64_MAX / 2, false, UINT64_MAX / 2, false, UINT64_MAX, UINT64_MAX / 2, UINT64_MAX / 2);
+}
+
+Test(budget, fixed_parts_are_kept_as_long_as_the_sum_allows)
+{
+    divided(30, true, 100, false, 40, 30, 10);
+    divided(40, true, 100, false, 40, 40, 0);
+    divided(60, true, 100, false, 40, 40, 0);
+    divided(60, true, 20, true, 40, 30, 10);
+    divided(10, true, 20, true, 40, 10, 20);
+    uint64_t none;
+    budget_divide(&none, NULL, 0, 1);
+}

@@ -1,6 +1,5 @@
 /* Codes, texts, the sentence of each thread, and sizes for people. */
 #include <criterion/criterion.h>
-#include <errno.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <string.h>
@@ -79,25 +78,6 @@ Test(error, each_thread_has_its_own_sentence)
     pthread_join(thread, &seen);
     cr_assert_null(seen, "a new thread began with a sentence");
     cr_assert_str_eq(terrace_last_error(), "mine");
-}
-
-Test(error, errno_maps_by_what_one_can_do_about_it)
-{
-    static const struct {
-        int os, code;
-    } map[] = {
-        {ENOMEM, -TERRACE_ENOMEM},      {ENOSPC, -TERRACE_ENOSPC},   {EDQUOT, -TERRACE_ENOSPC},
-        {EFBIG, -TERRACE_ENOSPC},       {ENOENT, -TERRACE_ENOENT},   {ENOTDIR, -TERRACE_ENOENT},
-        {EACCES, -TERRACE_EPERM},       {EPERM, -TERRACE_EPERM},     {EROFS, -TERRACE_EPERM},
-        {EIO, -TERRACE_EIO},            {EINVAL, -TERRACE_EINVAL},   {ENOSYS, -TERRACE_ENOTSUP},
-        {EOPNOTSUPP, -TERRACE_ENOTSUP}, {EMFILE, -TERRACE_ESYSTEM},  {ENFILE, -TERRACE_ESYSTEM},
-        {EBUSY, -TERRACE_EBUSY},        {ESTALE, -TERRACE_ECHANGED}, {EAGAIN, -TERRACE_EAGAIN},
-    };
-    cr_assert_eq(error_from_errno(0), 0);
-    for (size_t i = 0; i < sizeof map / sizeof *map; i++)
-        cr_assert_eq(error_from_errno(map[i].os), map[i].code, "%s", strerror(map[i].os));
-    for (int os = 1; os < 200; os++)
-        cr_assert_lt(error_from_errno(os), 0, "%s", strerror(os));
 }
 
 Test(error, bytes_for_people)

@@ -3,6 +3,7 @@
 #include <stddef.h>
 
 #include "policy.h"
+#include "terrace.h"
 
 /* ---- a tier that is nothing but its policy -------------------------------- */
 
@@ -255,4 +256,244 @@ Test(policy, byte_counters_follow_and_return_to_zero)
     cr_assert_eq(policy_clean_bytes(&sim.policy), 0);
     cr_assert_eq(policy_dirty_bytes(&sim.policy), 0);
     cr_assert_null(policy_victim(&sim.policy, false));
+}
+
+/* ---- by next use ------------------------------------------------------------ */
+
+enum { READ = TERRACE_READ, CHANGE = TERRACE_READ | TERRACE_WRITE };
+
+static struct schedule schedule;
+static struct schedule_item item[MOST];
+
+static void use(int i, unsigned mode)
+{
+    schedule_use(&schedule, &item[i], 0, mode, 0);
+}
+
+/* `n` copies, and three steps in which they are used once each, in order. */
+static void foresee(enum policy_kind kind, int n, unsigned mode)
+{
+    sim_open(kind);
+    schedule_init(&schedule);
+    policy_follow(&sim.policy, &schedule);
+    for (int i = 0; i < MOST; i++) {
+        schedule_created(&schedule, &item[i], NULL, 1);
+        sim.node[i].item = &item[i];
+    }
+    for (int k = 0; k < 3; k++) {
+        for (int i = 0; i < n; i++)
+            use(i, mode);
+        schedule_step(&schedule, 0);
+    }
+}
+
+static void add_all(int from, int to, bool dirty)
+{
+    for (int i = from; i < to; i++)
+        add(i, false, dirty, 100 + (uint64_t)i);
+}
+
+Test(foresight, the_furthest_next_use_leaves_first)
+{
+    foresee(POLICY_AUTO, 50, READ);
+    for (int i = 0; i < 20; i++)
+        use(i, READ);
+    add_all(0, 50, false);
+    for (int i = 19; i >= 0; i--)
+        cr_assert_eq(take(false), i, "used in the next step, the last one first");
+    for (int i = 49; i >= 20; i--)
+        cr_assert_eq(take(false), i);
+    cr_assert_eq(take(false), -1);
+    schedule_free(&schedule);
+}
+
+Test(foresight, lru_and_none_do_not_look_ahead)
+{
+    for (int k = 0; k < 2; k++) {
+        foresee(k ? POLICY_NONE : POLICY_LRU, 50, READ);
+        add_all(0, 50, false);
+        cr_assert_not(policy_foresees(&sim.policy));
+        cr_assert_eq(take(false), k ? -1 : 0);
+        schedule_free(&schedule);
+    }
+}
+
+Test(foresight, what_is_not_trusted_is_left_to_age_but_belady_insists)
+{
+    for (int k = 0; k < 2; k++) {
+        foresee(k ? POLICY_BELADY : POLICY_AUTO, 50, READ);
+        add_all(0, 50, false);
+        cr_assert_eq(policy_victim(&sim.policy, false), &sim.node[49]);
+        for (int i = 100; i < 120; i++)
+            use(i, READ); /* nothing that was expected */
+        cr_assert_not(schedule.trusted);
+        cr_assert_eq(take(false), k ? 49 : 0);
+        schedule_free(&schedule);
+    }
+}
+
+Test(foresight, what_need_not_be_read_again_leaves_before_what_must)
+{
+    foresee(POLICY_AUTO, 0, READ);
+    for (int k = 0; k < 3; k++) {
+        use(0, READ), use(1, TERRACE_OVERWRITE), use(2, READ), use(3, CHANGE), use(4, READ);
+        schedule_step(&schedule, 0);
+    }
+    for (int i = 5; i < 30; i++)
+        sim.node[i].bytes = 1;
+    schedule.trusted = true;
+    add(0, false, false, 1), add(1, false, false, 2), add(2, false, true, 3), add(3, false, false, 4);
+    add(4, false, false, 5);
+    cr_assert_eq(take(false), 1, "clean and to be overwritten: it costs nothing");
+    cr_assert_eq(take(false), 4);
+    cr_assert_eq(take(false), 3, "as a write and a read cost twice, 2 is too dear");
+    cr_assert_eq(take(true), 0);
+    cr_assert_eq(take(true), -1);
+    cr_assert_eq(take(false), 2);
+    schedule_free(&schedule);
+}
+
+Test(foresight, what_is_unknown_and_old_leaves_before_what_is_expected)
+{
+    foresee(POLICY_AUTO, 50, READ);
+    add_all(0, 50, false);
+    add(60, false, false, 50); /* 50 uses: as far back as 25 acquires and releases */
+    sim.policy.clock = 80;
+    cr_assert_eq(take(false), 49, "not used for as long as 15, and that 50 hence");
+    sim.policy.clock = 400;
+    cr_assert_eq(take(false), 60);
+    cr_assert_eq(take(false), 48);
+    policy_cool(&sim.node[61]);
+    policy_add(&sim.policy, &sim.node[61], true);
+    cr_assert_eq(take(false), 61, "and what was cooled before all");
+    schedule_free(&schedule);
+}
+
+Test(foresight, what_does_not_come_is_expected_no_more)
+{
+    foresee(POLICY_AUTO, 200, READ);
+    add_all(0, 200, false);
+    cr_assert_eq(take(false), 199);
+    for (int i = 20; i < 190; i++) /* the first ones are left out */
+        use(i, READ);
+    cr_assert(schedule.trusted);
+    sim.policy.clock = 100000;
+    int left = take(false);
+    cr_assert(left >= 0 && left < 20, "%d", left);
+    schedule_free(&schedule);
+}
+
+Test(foresight, expectations_that_change_are_followed)
+{
+    foresee(POLICY_AUTO, 50, READ);
+    add_all(0, 50, false);
+    cr_assert_eq(policy_victim(&sim.policy, false), &sim.node[49]);
+    for (int i = 49; i >= 0; i--) /* another order: the step of the future */
+        use(i, READ);
+    schedule_step(&schedule, 0);
+    schedule.trusted = true;
+    cr_assert_eq(policy_victim(&sim.policy, false), &sim.node[0]);
+    schedule_free(&schedule);
+}
+
+Test(foresight, nothing_is_sorted_while_memory_suffices)
+{
+    foresee(POLICY_AUTO, 50, READ);
+    for (int k = 0; k < 3; k++)
+        for (int i = 0; i < 50; i++) {
+            policy_remove(&sim.policy, &sim.node[i]);
+            add(i, false, false, 1 + sim.policy.clock++);
+            cr_assert_eq(sim.node[i].rank, RANK_NEW);
+        }
+    cr_assert_not_null(policy_victim(&sim.policy, false));
+    cr_assert_eq(sim.node[0].rank, RANK_EXPECTED);
+    schedule_free(&schedule);
+}
+
+Test(foresight, bringing_early_pushes_out_nothing_that_is_needed_before)
+{
+    foresee(POLICY_AUTO, 100, READ);
+    add_all(0, 40, false);
+    cr_assert_null(policy_victim_for(&sim.policy, false, item[60].next));
+    cr_assert_null(policy_victim_for(&sim.policy, false, item[40].next), "nor nearly before");
+    add_all(90, 100, false);
+    cr_assert_eq(policy_victim_for(&sim.policy, false, item[40].next), &sim.node[99]);
+    cr_assert_null(policy_victim_for(&sim.policy, false, item[89].next));
+    schedule.trusted = false;
+    cr_assert_eq(policy_victim_for(&sim.policy, false, item[89].next), &sim.node[0], "as if it were demanded");
+    schedule_free(&schedule);
+}
+
+Test(foresight, only_what_will_leave_is_written_ahead)
+{
+    foresee(POLICY_AUTO, 100, READ);
+    add_all(0, 40, false);
+    add_all(90, 100, true);
+    cr_assert_eq(index_of(policy_dirty_within(&sim.policy, 1)), 99);
+    for (int i = 99; i >= 90; i--) {
+        cr_assert_eq(index_of(policy_dirty(&sim.policy)), i);
+        policy_remove(&sim.policy, &sim.node[i]);
+        policy_add(&sim.policy, &sim.node[i], false); /* it has been written */
+    }
+    policy_remove(&sim.policy, &sim.node[10]);
+    policy_add(&sim.policy, &sim.node[10], true);
+    cr_assert_null(policy_dirty_within(&sim.policy, 20), "clean ones leave before it");
+    cr_assert_eq(index_of(policy_dirty_within(&sim.policy, 95)), 10);
+    schedule_free(&schedule);
+}
+
+Test(foresight, a_transfer_is_due_when_it_could_be_late)
+{
+    const uint64_t rate = 1000000000;
+    cr_assert_not(policy_early(0, 1, rate));
+    cr_assert_not(policy_early(100000000, 100000000, rate), "there is just time enough");
+    cr_assert(policy_early(2000000000, 1000000, rate));
+    cr_assert_not(policy_early(2000000000, 1000000000, rate));
+    cr_assert(policy_early(10000000000, 1000000000, rate));
+    cr_assert_not(policy_early(1000, UINT64_MAX, rate));
+    cr_assert(policy_early(UINT64_MAX, 1 << 20, 0), "no rate is known: when its time comes");
+}
+
+/* Against a search through all copies, whatever happens in between. */
+Test(foresight, the_victim_is_the_same_as_by_looking_at_all)
+{
+    enum { N = 120 };
+    bool listed[N] = {false}, dirty[N] = {false};
+    uint64_t state = 7;
+    foresee(POLICY_BELADY, N, READ);
+    for (int k = 0, at = 0; k < 20000; k++) {
+        state = state * 6364136223846793005u + 1442695040888963407u;
+        int i = (int)(state >> 33) % N, what = (int)(state >> 20) % 8;
+        if (what < 3) {
+            int u = at++ % N;
+            if (listed[u])
+                policy_remove(&sim.policy, &sim.node[u]);
+            policy_used(&sim.policy, &sim.node[u]);
+            use(u, READ);
+            if (listed[u])
+                policy_add(&sim.policy, &sim.node[u], dirty[u]);
+            if (at % N == 0)
+                schedule_step(&schedule, 0);
+        } else if (listed[i]) {
+            policy_remove(&sim.policy, &sim.node[i]);
+            listed[i] = false;
+        } else {
+            policy_used(&sim.policy, &sim.node[i]);
+            dirty[i] = what & 1;
+            policy_add(&sim.policy, &sim.node[i], dirty[i]);
+            listed[i] = true;
+        }
+        uint64_t most = 0, found = 0;
+        for (int j = 0; j < N; j++) {
+            uint64_t d = (item[j].next - schedule.now) * (dirty[j] ? 1 : 2); /* a write costs as much */
+            most = listed[j] && d > most ? d : most;
+        }
+        int v = index_of(policy_victim(&sim.policy, false));
+        if (v >= 0) {
+            cr_assert(listed[v]);
+            found = (item[v].next - schedule.now) * (dirty[v] ? 1 : 2);
+        }
+        cr_assert_eq(found, most, "round %d: %d is not the furthest", k, v);
+    }
+    schedule_free(&schedule);
 }

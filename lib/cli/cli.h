@@ -31,6 +31,10 @@ struct bandwidth {
  * and a quarter of what is free in a budget. 0 or a negative TERRACE_E... */
 int measure_tier(terrace *m, terrace_tier tier, struct bandwidth *out);
 
+/* Copies memory of one host tier to another with the CPU, in the same amounts.
+ * out->write: bytes per second. */
+int measure_copy(terrace *m, terrace_tier from, terrace_tier to, struct bandwidth *out);
+
 /* ---- docs.c: texts made from options.def and the list of errors ---- */
 
 enum docs_format { DOCS_TEXT, DOCS_MAN, DOCS_README };

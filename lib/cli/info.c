@@ -12,6 +12,7 @@ enum { MAX_TIERS = 64 };
 struct tier_info {
     terrace_tier_statistics stats;
     struct bandwidth bandwidth;
+    struct bandwidth *copy; /* host tiers, if there are others: to each tier; 0: not one of them */
 };
 
 /* ---- finding out --------------------------------------------------------- */
@@ -27,12 +28,38 @@ static int count_tiers(terrace *m, struct tier_info *tiers)
     return n;
 }
 
+static bool is_host(const struct tier_info *tier)
+{
+    return !strcmp(tier->stats.tier_class, "host");
+}
+
+static int measure_copies(terrace *m, struct tier_info *tiers, int n, int from)
+{
+    for (int to = 0; to < n; to++) {
+        if (to == from || !is_host(&tiers[to]))
+            continue;
+        struct bandwidth *copy = tiers[from].copy;
+        copy = tiers[from].copy = copy ? copy : calloc((size_t)n, sizeof *copy);
+        if (!copy) {
+            fputs("terrace: the host is out of memory\n", stderr);
+            return EXIT_FAILED;
+        }
+        if (measure_copy(m, from, to, &copy[to]))
+            return cli_failed("measuring");
+    }
+    return EXIT_OK;
+}
+
 static int measure_all(terrace *m, struct tier_info *tiers, int n)
 {
-    for (int i = 0; i < n; i++)
+    int status = EXIT_OK;
+    for (int i = 0; i < n && status == EXIT_OK; i++) {
         if (measure_tier(m, i, &tiers[i].bandwidth))
             return cli_failed("measuring");
-    return EXIT_OK;
+        if (is_host(&tiers[i]))
+            status = measure_copies(m, tiers, n, i);
+    }
+    return status;
 }
 
 /* ---- as text ------------------------------------------------------------- */
@@ -66,6 +93,16 @@ static void show_bandwidth(const struct bandwidth *b)
     line("bandwidth", text, NULL);
 }
 
+static void show_copies(const struct tier_info *tiers, int n, const struct bandwidth *copy)
+{
+    char text[80];
+    for (int to = 0; to < n; to++)
+        if (copy[to].write > 0) {
+            snprintf(text, sizeof text, "to %s %.2f GB/s", tiers[to].stats.name, copy[to].write / 1e9);
+            line("copy", text, NULL);
+        }
+}
+
 static void show_text(const struct tier_info *tiers, int n, bool measured)
 {
     printf("terrace %s\n", terrace_version());
@@ -76,6 +113,8 @@ static void show_text(const struct tier_info *tiers, int n, bool measured)
         printf("\n%s\n", t->name);
         line("class", t->tier_class, NULL);
         line("location", t->location, NULL);
+        if (*t->distances)
+            line("distance", t->distances, NULL);
         line("budget", limit, t->limit_reason);
         line("engine", t->engine, t->engine_reason);
         size_text(t->io_chunk, limit, sizeof limit);
@@ -83,8 +122,16 @@ static void show_text(const struct tier_info *tiers, int n, bool measured)
         line("pieces", pieces, NULL);
         if (t->small_engine)
             line("small", t->small_engine, NULL);
+        if (t->stable_engine)
+            line("stable", t->stable_engine, NULL);
+        if (t->staging_state) {
+            size_text(t->staging, limit, sizeof limit);
+            line("staging", limit, t->staging_state);
+        }
         if (measured)
             show_bandwidth(&tiers[i].bandwidth);
+        if (tiers[i].copy)
+            show_copies(tiers, n, tiers[i].copy);
     }
 }
 
@@ -121,6 +168,18 @@ static void json_bandwidth(const struct bandwidth *b)
     }
 }
 
+static void json_copies(const struct tier_info *tiers, int n, const struct bandwidth *copy)
+{
+    const char *separator = "";
+    fputs(",\"copy_bytes_per_second\":{", stdout);
+    for (int to = 0; to < n; to++)
+        if (copy[to].write > 0) {
+            printf("%s\"%s\":%.0f", separator, tiers[to].stats.name, copy[to].write);
+            separator = ",";
+        }
+    putchar('}');
+}
+
 static void show_json(const struct tier_info *tiers, int n, bool measured)
 {
     putchar('{');
@@ -133,15 +192,25 @@ static void show_json(const struct tier_info *tiers, int n, bool measured)
         json_pair("kind", t->kind);
         json_pair("class", t->tier_class);
         json_pair("location", t->location);
+        json_pair("distances", t->distances);
         json_pair("engine", t->engine);
         json_pair("engine_reason", t->engine_reason);
         json_pair("limit_reason", t->limit_reason);
         if (t->small_engine)
             json_pair("small_engine", t->small_engine);
-        printf("\"io_chunk\":%" PRIu64 ",\"io_depth\":%" PRIu64 ",\"limit\":%" PRIu64, t->io_chunk,
-               t->io_depth, t->limit);
+        if (t->node >= 0)
+            printf("\"node\":%d,", t->node);
+        if (t->stable_engine)
+            json_pair("stable_engine", t->stable_engine);
+        if (t->staging_state)
+            json_pair("staging_state", t->staging_state);
+        printf("\"io_chunk\":%" PRIu64 ",\"io_depth\":%" PRIu64 ",\"limit\":%" PRIu64
+               ",\"used\":%" PRIu64 ",\"cached\":%" PRIu64 ",\"staging\":%" PRIu64,
+               t->io_chunk, t->io_depth, t->limit, t->used, t->cached, t->staging);
         if (measured)
             json_bandwidth(&tiers[i].bandwidth);
+        if (tiers[i].copy)
+            json_copies(tiers, n, tiers[i].copy);
         putchar('}');
     }
     puts("\n]}");
@@ -149,8 +218,17 @@ static void show_json(const struct tier_info *tiers, int n, bool measured)
 
 /* ---- the command --------------------------------------------------------- */
 
+/* What serves stable memory is found out by the first use. */
+static void use_stable_memory(terrace *m)
+{
+    terrace_tier host;
+    if (terrace_tier_find(m, "host", &host) == 0)
+        terrace_free(m, terrace_malloc(m, 4096, host, NULL));
+}
+
 static int show(terrace *m, bool measured, bool json)
 {
+    use_stable_memory(m);
     struct tier_info *tiers = calloc(MAX_TIERS, sizeof *tiers);
     if (!tiers) {
         fputs("terrace: the host is out of memory\n", stderr);
@@ -160,6 +238,8 @@ static int show(terrace *m, bool measured, bool json)
     int status = measured ? measure_all(m, tiers, n) : EXIT_OK;
     if (status == EXIT_OK)
         (json ? show_json : show_text)(tiers, n, measured);
+    for (int i = 0; i < n; i++)
+        free(tiers[i].copy);
     free(tiers);
     return status;
 }

@@ -1,6 +1,7 @@
 /* measure.c - bandwidths of the tiers, through the public API only.
  *
- * A host tier: the CPU writes tensors that are there, then reads them. A disk
+ * A host tier: the CPU writes tensors that are there, then reads them; where
+ * there are several, it also copies from one to the other. A disk
  * tier: tensors written on the host are demoted to it, then brought back with
  * read-ahead. So the figures are what a program gets, bookkeeping and
  * pipelining included, not what the hardware could do. */
@@ -153,6 +154,14 @@ static int create(struct measurement *x, int n)
     return err;
 }
 
+static void destroy(struct measurement *x)
+{
+    while (x->n)
+        terrace_tensor_destroy(x->tensor[--x->n]);
+}
+
+static const char too_little[] = "too little room: a quarter of what is free must hold 8 MiB";
+
 int measure_tier(terrace *m, terrace_tier tier, struct bandwidth *out)
 {
     struct bandwidth b = {0};
@@ -163,7 +172,7 @@ int measure_tier(terrace *m, terrace_tier tier, struct bandwidth *out)
     bool host = !strcmp(s.tier_class, "host"), disk = !strcmp(s.tier_class, "disk");
     int n = tensors_allowed(m, &s);
     if (!n)
-        b.why_not = "too little room: a quarter of what is free must hold 8 MiB";
+        b.why_not = too_little;
     if (!host && !disk)
         b.why_not = "only host and disk tiers are";
     struct measurement x = {.m = m, .tier = tier, .name = s.name};
@@ -176,8 +185,61 @@ int measure_tier(terrace *m, terrace_tier tier, struct bandwidth *out)
         b.read = bytes / read;
         progress_end();
     }
-    while (x.n)
-        terrace_tensor_destroy(x.tensor[--x.n]);
+    destroy(&x);
+    if (!err)
+        *out = b;
+    return err;
+}
+
+/* Half of the tensors are copied to the other half, twice: only the second time
+ * is the memory there. */
+static int copy_all(struct measurement *x, terrace_tier to, double *seconds)
+{
+    int half = x->n / 2, err = 0;
+    for (int round = 0; round < 2 && !err; round++) {
+        double start = now();
+        for (int i = 0; i < half && !err; i++) {
+            void *source, *target;
+            err = terrace_acquire(x->tensor[i], x->tier, TERRACE_READ | TERRACE_WAIT, TERRACE_HOST_SYNC,
+                                  &source, NULL);
+            if (err)
+                break;
+            err = terrace_acquire(x->tensor[half + i], to, TERRACE_OVERWRITE | TERRACE_WAIT,
+                                  TERRACE_HOST_SYNC, &target, NULL);
+            if (!err) {
+                memcpy(target, source, TENSOR_MIB * MIB);
+                err = terrace_release(x->tensor[half + i], target, TERRACE_HOST_SYNC);
+            }
+            terrace_release(x->tensor[i], source, TERRACE_HOST_SYNC);
+            progress(x, "copying", i + 1);
+        }
+        *seconds = now() - start;
+    }
+    return err;
+}
+
+int measure_copy(terrace *m, terrace_tier from, terrace_tier to, struct bandwidth *out)
+{
+    terrace_tier_statistics s = {.size = sizeof s};
+    int err = terrace_tier_stats(m, from, &s);
+    if (err)
+        return err;
+    struct bandwidth b = {0};
+    int n = tensors_allowed(m, &s) / 2 * 2;
+    if (n) {
+        struct measurement x = {.m = m, .tier = from, .name = s.name};
+        double seconds = 0;
+        err = create(&x, n);
+        for (int i = 0; i < n / 2 && !err; i++)
+            err = touch(x.tensor[i], from, TERRACE_OVERWRITE);
+        if (!err)
+            err = copy_all(&x, to, &seconds);
+        b.write = 0.5 * n * (double)(TENSOR_MIB * MIB) / seconds;
+        progress_end();
+        destroy(&x);
+    } else {
+        b.why_not = too_little;
+    }
     if (!err)
         *out = b;
     return err;

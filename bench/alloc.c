@@ -1,0 +1,431 @@
+/* alloc.c - what an allocation costs, next to other allocators.
+ *
+ * usage: alloc MODULES-DIR ROUNDS [NAME=LIBRARY:ALLOC:FREE ...]
+ *
+ * All allocators are loaded into this process and take turns in slices of some
+ * milliseconds, so that what else the machine does meets all alike. None of the
+ * memory is touched: terrace's addresses may be a device's. For each size:
+ *   pair    allocate, free;
+ *   random  out of many that are allocated one is freed, another allocated;
+ *   batch   very many are allocated, then freed in the same order.
+ * And a trace of one training step after another, as examples/gpt.c makes and
+ * destroys its tensors: six activations kept per layer on the way forward,
+ * destroyed on the way back, and a gradient for each weight in between.
+ *
+ * Prints one JSON object: medians in nanoseconds per allocation with its free. */
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "terrace.h"
+
+enum { ALLOCATORS = 12, MOST_THREADS = 2, MOST_HELD = 8192, MOST_ROUNDS = 64 };
+
+struct allocator {
+    char name[40];
+    void *(*alloc)(size_t bytes);
+    void (*free)(void *p, size_t bytes);
+    char why_not[200];
+    size_t least; /* bytes it is meant for */
+};
+
+static struct allocator allocators[ALLOCATORS];
+static unsigned allocators_n;
+
+static void must(int r, const char *what)
+{
+    if (r) {
+        fprintf(stderr, "bench/alloc: %s: %s\n", what, terrace_last_error());
+        exit(1);
+    }
+}
+
+/* ---- the allocators ------------------------------------------------------ */
+
+/* Frees of others take no size. */
+#define FREE_OF(i) \
+    static void (*free_##i)(void *); \
+    static void free_sized_##i(void *p, size_t bytes) { (void)bytes; free_##i(p); }
+FREE_OF(0) FREE_OF(1) FREE_OF(2) FREE_OF(3) FREE_OF(4) FREE_OF(5)
+static void (**const free_plain[])(void *) = {&free_0, &free_1, &free_2, &free_3, &free_4, &free_5};
+static void (*const free_sized[])(void *, size_t) = {free_sized_0, free_sized_1, free_sized_2,
+                                                     free_sized_3, free_sized_4, free_sized_5};
+enum { PLAIN = sizeof free_plain / sizeof free_plain[0] };
+static unsigned plain_n;
+
+static struct allocator *add(const char *name)
+{
+    struct allocator *a = &allocators[allocators_n++];
+    snprintf(a->name, sizeof a->name, "%s", name);
+    return a;
+}
+
+static void add_plain(struct allocator *a, void *(*alloc)(size_t), void (*give)(void *))
+{
+    *free_plain[plain_n] = give;
+    a->alloc = alloc;
+    a->free = free_sized[plain_n++];
+}
+
+static void *load(struct allocator *a, const char *path)
+{
+    void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (!library)
+        snprintf(a->why_not, sizeof a->why_not, "%s", dlerror());
+    return library;
+}
+
+static void **memkind_default;
+static void *(*memkind_malloc)(void *, size_t);
+static void (*memkind_free)(void *, void *);
+
+static void *of_memkind(size_t bytes)
+{
+    return memkind_malloc(*memkind_default, bytes);
+}
+
+static void to_memkind(void *p)
+{
+    memkind_free(*memkind_default, p);
+}
+
+/* NAME=LIBRARY:ALLOC:FREE */
+static void add_peer(char *text)
+{
+    char *path = strchr(text, '='), *alloc, *give;
+    if (!path || allocators_n == ALLOCATORS || plain_n == PLAIN)
+        return;
+    *path++ = '\0';
+    struct allocator *a = add(text);
+    alloc = strchr(path, ':');
+    give = alloc ? strchr(alloc + 1, ':') : NULL;
+    if (!give)
+        return;
+    *alloc++ = *give++ = '\0';
+    void *library = load(a, path);
+    if (!library)
+        return;
+    if (!strcmp(alloc, "memkind_malloc")) {
+        memkind_default = dlsym(library, "MEMKIND_DEFAULT");
+        memkind_malloc = (void *(*)(void *, size_t))dlsym(library, alloc);
+        memkind_free = (void (*)(void *, void *))dlsym(library, give);
+        add_plain(a, of_memkind, to_memkind);
+    } else {
+        add_plain(a, (void *(*)(size_t))dlsym(library, alloc), (void (*)(void *))dlsym(library, give));
+    }
+}
+
+static bool (*fragmentation)(uint64_t, int, double *, double *, double *);
+
+static void add_own(const char *folder)
+{
+    char path[512];
+    struct allocator *heap = add("terrace heap"), *range = add("terrace range"), *je = add("private jemalloc");
+    snprintf(path, sizeof path, "%s/heap.so", folder);
+    void *library = load(heap, path);
+    if (!library) {
+        fprintf(stderr, "bench/alloc: %s\n", heap->why_not);
+        exit(1);
+    }
+    ((void (*)(void))dlsym(library, "bench_open"))();
+    heap->alloc = (void *(*)(size_t))dlsym(library, "bench_alloc");
+    heap->free = (void (*)(void *, size_t))dlsym(library, "bench_free");
+    range->alloc = (void *(*)(size_t))dlsym(library, "bench_range_alloc");
+    range->free = (void (*)(void *, size_t))dlsym(library, "bench_range_free");
+    range->least = 4096;
+    fragmentation = (bool (*)(uint64_t, int, double *, double *, double *))dlsym(library, "bench_fragmentation");
+    snprintf(path, sizeof path, "%s/jemalloc.so", folder);
+    library = load(je, path);
+    if (library) {
+        je->alloc = (void *(*)(size_t))dlsym(library, "bench_alloc");
+        je->free = (void (*)(void *, size_t))dlsym(library, "bench_free");
+        if (!je->alloc)
+            snprintf(je->why_not, sizeof je->why_not, "this build has none");
+    }
+    add_plain(add("glibc"), malloc, free);
+}
+
+/* The manager's own calls: a tensor made and destroyed. */
+static terrace *manager;
+
+static void *tensor_make(size_t bytes)
+{
+    terrace_tensor *t;
+    must(terrace_tensor_create(manager, bytes, NULL, &t), "creating a tensor");
+    return t;
+}
+
+static void tensor_end(void *p, size_t bytes)
+{
+    (void)bytes;
+    terrace_tensor_destroy(p);
+}
+
+/* ---- what is done -------------------------------------------------------- */
+
+enum pattern { PAIR, RANDOM, BATCH, TRACE, PATTERNS };
+static const char *const pattern_name[] = {"pair", "random", "batch", "trace"};
+
+struct step {
+    int slot;      /* free what is there */
+    size_t bytes;  /* or allocate so much there; 0: free */
+};
+
+static struct step *steps;
+static size_t steps_n;
+
+static void step_add(int slot, size_t bytes)
+{
+    static size_t room;
+    if (steps_n == room) {
+        room = room ? 2 * room : 1024;
+        steps = realloc(steps, room * sizeof *steps);
+        if (!steps)
+            exit(1);
+    }
+    steps[steps_n++] = (struct step){slot, bytes};
+}
+
+/* One step of a GPT of 12 layers, width 384, 6 heads, 64 tokens. */
+static void trace_make(void)
+{
+    enum { LAYERS = 12, WIDTH = 384, HEADS = 6, TOKENS = 64, KEPT = 6, WEIGHTS = 6, FLOAT = 4 };
+    static const size_t kept[KEPT] = {TOKENS * WIDTH * FLOAT, TOKENS * 3 * WIDTH * FLOAT,
+                                      TOKENS * WIDTH * FLOAT, TOKENS * HEADS * FLOAT,
+                                      TOKENS * WIDTH * FLOAT, TOKENS * 4 * WIDTH * FLOAT};
+    static const size_t weight[WEIGHTS] = {WIDTH * FLOAT, (size_t)3 * WIDTH * WIDTH * FLOAT / 2,
+                                           (size_t)WIDTH * WIDTH * FLOAT, WIDTH * FLOAT,
+                                           (size_t)WIDTH * WIDTH * FLOAT * 3 / 2, (size_t)WIDTH * WIDTH * FLOAT};
+    for (int l = 0; l < LAYERS; l++)
+        for (int i = 0; i < KEPT; i++)
+            step_add(l * KEPT + i, kept[i]);
+    for (int l = LAYERS; l--;) {
+        for (int i = 0; i < WEIGHTS; i++)
+            step_add(LAYERS * KEPT + i, weight[i]);
+        for (int i = 0; i < KEPT; i++)
+            step_add(l * KEPT + i, 0);
+        for (int i = 0; i < WEIGHTS; i++)
+            step_add(LAYERS * KEPT + i, 0);
+    }
+}
+
+struct work {
+    const struct allocator *allocator;
+    enum pattern pattern;
+    size_t bytes;
+    int turns;
+    double ns;
+    pthread_barrier_t *start;
+};
+
+static double now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
+}
+
+/* How many are held at a time. */
+static size_t held(const struct work *w)
+{
+    size_t most = w->pattern == RANDOM ? 1024 : MOST_HELD, n = ((size_t)256 << 20) / w->bytes;
+    return n > most ? most : n + !n;
+}
+
+static size_t pairs(void **at, const struct work *w)
+{
+    const struct allocator *a = w->allocator;
+    for (int i = 0; i < w->turns; i++) {
+        at[0] = a->alloc(w->bytes);
+        a->free(at[0], w->bytes);
+    }
+    return (size_t)w->turns;
+}
+
+static size_t randoms(void **at, const struct work *w)
+{
+    const struct allocator *a = w->allocator;
+    size_t n = held(w);
+    uint32_t x = 12345;
+    for (int i = 0; i < w->turns; i++) {
+        x = x * 1664525 + 1013904223;
+        void **p = &at[(x >> 8) % n];
+        a->free(*p, w->bytes);
+        *p = a->alloc(w->bytes);
+    }
+    return (size_t)w->turns;
+}
+
+static size_t batches(void **at, const struct work *w)
+{
+    const struct allocator *a = w->allocator;
+    size_t n = held(w), done = 0;
+    for (; done < (size_t)w->turns; done += n) {
+        for (size_t i = 0; i < n; i++)
+            at[i] = a->alloc(w->bytes);
+        for (size_t i = 0; i < n; i++)
+            a->free(at[i], w->bytes);
+    }
+    return done;
+}
+
+static size_t traces(void **at, const struct work *w)
+{
+    const struct allocator *a = w->allocator;
+    size_t bytes[256], done = 0;
+    while (done < (size_t)w->turns)
+        for (size_t i = 0; i < steps_n; i++) {
+            const struct step *s = &steps[i];
+            if (s->bytes) {
+                at[s->slot] = a->alloc(s->bytes);
+                bytes[s->slot] = s->bytes;
+            } else {
+                a->free(at[s->slot], bytes[s->slot]);
+                done++;
+            }
+        }
+    return done;
+}
+
+static void *work_main(void *arg)
+{
+    static size_t (*const run[])(void **, const struct work *) = {pairs, randoms, batches, traces};
+    struct work *w = arg;
+    void **at = calloc(MOST_HELD, sizeof *at);
+    if (!at)
+        exit(1);
+    for (size_t i = 0; w->pattern == RANDOM && i < held(w); i++)
+        at[i] = w->allocator->alloc(w->bytes);
+    for (int warm = 1; warm >= 0; warm--) { /* once to warm up, then in earnest */
+        pthread_barrier_wait(w->start);
+        double start = now_ns();
+        size_t n = run[w->pattern](at, w);
+        w->ns = (now_ns() - start) / (double)n;
+        pthread_barrier_wait(w->start);
+    }
+    for (size_t i = 0; w->pattern == RANDOM && i < held(w); i++)
+        w->allocator->free(at[i], w->bytes);
+    free(at);
+    return NULL;
+}
+
+/* The mean of the threads. */
+static double measure(const struct allocator *a, enum pattern pattern, size_t bytes, int threads, int turns)
+{
+    struct work work[MOST_THREADS];
+    pthread_t thread[MOST_THREADS];
+    pthread_barrier_t start;
+    double sum = 0;
+    pthread_barrier_init(&start, NULL, (unsigned)threads);
+    for (int i = 0; i < threads; i++) {
+        work[i] = (struct work){a, pattern, bytes, turns, 0, &start};
+        if (pthread_create(&thread[i], NULL, work_main, &work[i]))
+            exit(1);
+    }
+    for (int i = 0; i < threads; i++) {
+        pthread_join(thread[i], NULL);
+        sum += work[i].ns;
+    }
+    pthread_barrier_destroy(&start);
+    return sum / threads;
+}
+
+/* ---- measuring ----------------------------------------------------------- */
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(double *v, int n)
+{
+    qsort(v, (size_t)n, sizeof *v, by_value);
+    return v[n / 2];
+}
+
+/* Every allocator's turn, `rounds` times; the ratio is the first's rate to the
+ * private jemalloc's in the same round. */
+static void measure_all(enum pattern pattern, size_t bytes, int threads, int rounds, bool first)
+{
+    static double ns[ALLOCATORS][MOST_ROUNDS], ratio[MOST_ROUNDS];
+    const struct allocator *je = &allocators[2];
+    double once = 1;
+    for (int r = 0; r < rounds; r++) {
+        for (unsigned i = 0; i < allocators_n; i++)
+            if (allocators[i].alloc && bytes >= allocators[i].least) {
+                bool slow = pattern == BATCH || bytes > 16384 || i == allocators_n - 1;
+                ns[i][r] = measure(&allocators[i], pattern, bytes, threads, slow ? 20000 : 100000);
+            }
+        ratio[r] = je->alloc ? ns[2][r] / ns[0][r] : once;
+    }
+    printf("%s\n {\"pattern\": \"%s\", \"bytes\": %zu, \"threads\": %d", first ? "" : ",",
+           pattern_name[pattern], pattern == TRACE ? 0 : bytes, threads);
+    if (je->alloc)
+        printf(", \"ratio\": %.3f", median(ratio, rounds));
+    printf(", \"ns\": {");
+    for (unsigned i = 0, n = 0; i < allocators_n; i++)
+        if (allocators[i].alloc && bytes >= allocators[i].least)
+            printf("%s\"%s\": %.1f", n++ ? ", " : "", allocators[i].name, median(ns[i], rounds));
+    printf("}}");
+    fflush(stdout);
+}
+
+static void rates(int rounds)
+{
+    static const size_t sizes[] = {16, 32, 48, 64, 100, 128, 256, 512, 1000, 1024, 2048, 4096, 5000, 8192,
+                                   12288, 16384, 20000, 32768, 65536, 100000, 131072, 262144, 524288, 1048576};
+    bool first = true;
+    printf("\"rates\": [");
+    for (int threads = 1; threads <= MOST_THREADS; threads++) {
+        for (enum pattern p = PAIR; p <= BATCH; p++)
+            for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++, first = false)
+                measure_all(p, sizes[i], threads, rounds, first);
+        measure_all(TRACE, 1 << 20, threads, rounds, first);
+    }
+    printf("]");
+}
+
+static void large(void)
+{
+    double peak = 0, mean = 0, worst = 0;
+    uint64_t live = UINT64_C(64) << 30;
+    bool well = fragmentation(live, 20000, &peak, &mean, &worst);
+    printf(",\n\"large\": {\"least\": %d, \"most\": %lld, \"tensors\": 20000, \"fits_in_1.02\": %s, "
+           "\"peak_committed_per_peak_live\": %.4f, \"mean_committed_per_live\": %.4f, "
+           "\"worst_tensor\": %.4f}",
+           3 << 20, 8LL << 30, well ? "true" : "false", peak, mean, worst);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 3) {
+        fputs("usage: alloc MODULES-DIR ROUNDS [NAME=LIBRARY:ALLOC:FREE ...]\n", stderr);
+        return 2;
+    }
+    int rounds = (int)strtol(argv[2], NULL, 0);
+    rounds = rounds < 1 ? 1 : rounds > MOST_ROUNDS ? MOST_ROUNDS : rounds;
+    add_own(argv[1]);
+    for (int i = 3; i < argc; i++)
+        add_peer(argv[i]);
+    must(terrace_open(&manager, "tiers=numa;limit_host=64M"), "opening");
+    struct allocator *tensors = add("terrace_tensor_create");
+    tensors->alloc = tensor_make;
+    tensors->free = tensor_end;
+    trace_make();
+    printf("{\"bench\": \"alloc\", \"rounds\": %d,\n\"not_run\": {", rounds);
+    for (unsigned i = 0, n = 0; i < allocators_n; i++)
+        if (!allocators[i].alloc)
+            printf("%s\"%s\": \"%s\"", n++ ? ", " : "", allocators[i].name, allocators[i].why_not);
+    printf("},\n");
+    rates(rounds);
+    large();
+    printf("}\n");
+    terrace_close(manager);
+    return 0;
+}

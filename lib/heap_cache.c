@@ -1,0 +1,451 @@
+/* heap_cache.c - thread caches in front of a heap.
+ *
+ * Addresses travel in magazines, arrays of a few dozen of one size. A thread has
+ * two per size and allocates from, and frees to, the one that is loaded, with no
+ * lock and no look at what it deals with: who frees says how large it was. When
+ * neither will do, a full one is exchanged for an empty one with the depot that
+ * all threads share; only where that has none is the heap asked. A magazine
+ * holds less of what is large.
+ *
+ * A thread may lack host memory for its cache, then it uses the heap. Addresses
+ * in a cache are allocated as far as the heap knows: to trim is to free those
+ * magazines of the depot that were in it all the time since the last trim.
+ *
+ * May call: heap.h, libc. */
+#include "heap_cache.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <sys/queue.h>
+#include <unistd.h>
+
+#include "error.h"
+
+enum {
+    CLASSES = 60,          /* 16, 32, 48, 64, 80 ... 1 MiB */
+    ROUNDS = 30,           /* of a magazine, at most */
+    ROUNDS_BYTES = 256 << 10,
+    PAGE_BYTES = 4096,
+};
+
+struct magazine {
+    struct magazine *next;
+    unsigned n, most;
+    uint64_t at[ROUNDS];
+};
+
+struct bin {
+    struct magazine *loaded, *spare; /* or NULL */
+};
+
+/* One thread's part of one cache, which lives as long as any of its parts. */
+struct local {
+    struct heap_cache *cache;
+    struct local *next;         /* of the same thread */
+    LIST_ENTRY(local) of_cache; /* under cache.lock, until that is closed */
+    struct bin bin[CLASSES];
+};
+
+struct depot {
+    pthread_mutex_t lock;
+    struct magazine *full, *empty;
+    unsigned n, least; /* full ones; fewest since the last trim */
+};
+
+struct heap_cache {
+    struct heap *heap;
+    pid_t process;        /* a child's threads leave it alone */
+    atomic_uint users;    /* parts, and one until it is closed */
+    pthread_mutex_t lock; /* before those of the depots; protects the two below */
+    LIST_HEAD(, local) locals;
+    atomic_bool closed;
+    struct depot depot[CLASSES];
+};
+
+static _Thread_local struct local *mine; /* the last one used first */
+static pthread_key_t at_exit; /* of a thread */
+static pthread_once_t at_exit_once = PTHREAD_ONCE_INIT;
+static bool at_exit_made;
+
+/* ---- sizes ------------------------------------------------------------- */
+
+static size_t class_size(unsigned class)
+{
+    return class < 4 ? 16 * (class + 1) : (size_t)(class % 4 + 5) << (class / 4 + 3);
+}
+
+/* The smallest that holds `bytes` at a multiple of the alignment; CLASSES: none. */
+static inline unsigned class_of(size_t bytes, size_t alignment)
+{
+    size_t last = bytes - 1;
+    if (__builtin_expect(last >= HEAP_CACHE_MOST || alignment > PAGE_BYTES, 0))
+        return CLASSES;
+    unsigned log = 63 - (unsigned)__builtin_clzl(last | 63); /* at least 5 */
+    unsigned class = (log - 5) * 4 + (unsigned)(last >> (log - (log > 5 ? 2 : 1)) & 3);
+    if (alignment > 16)
+        while (class < CLASSES && class_size(class) & (alignment - 1))
+            class++;
+    return class;
+}
+
+/* What every allocation of a class is aligned to. */
+static size_t class_alignment(unsigned class)
+{
+    size_t size = class_size(class), alignment = size & -size;
+    return alignment < PAGE_BYTES ? alignment : PAGE_BYTES;
+}
+
+static unsigned class_rounds(unsigned class)
+{
+    size_t n = ROUNDS_BYTES / class_size(class);
+    return n > ROUNDS ? ROUNDS : n < 2 ? 2 : (unsigned)n;
+}
+
+/* ---- magazines --------------------------------------------------------- */
+
+static void magazine_unload(struct heap *heap, struct magazine *m)
+{
+    while (m && m->n)
+        heap_free(heap, m->at[--m->n]);
+}
+
+static void magazines_free(struct magazine *m)
+{
+    while (m) {
+        struct magazine *next = m->next;
+        free(m);
+        m = next;
+    }
+}
+
+/* Takes a full one in exchange for what is loaded; false: there is none. */
+static bool depot_take(struct depot *d, struct bin *b)
+{
+    pthread_mutex_lock(&d->lock);
+    struct magazine *m = d->full;
+    if (m) {
+        d->full = m->next;
+        if (--d->n < d->least)
+            d->least = d->n;
+        if (b->loaded) {
+            b->loaded->next = d->empty;
+            d->empty = b->loaded;
+        }
+        b->loaded = m;
+    }
+    pthread_mutex_unlock(&d->lock);
+    return m;
+}
+
+static void depot_put_locked(struct depot *d, struct magazine *full)
+{
+    full->next = d->full;
+    d->full = full;
+    d->n++;
+}
+
+/* Has an empty one loaded; a full spare one goes. False: no host memory. */
+static bool depot_give(struct depot *d, struct bin *b, unsigned class)
+{
+    pthread_mutex_lock(&d->lock);
+    struct magazine *m = d->empty;
+    if (m)
+        d->empty = m->next;
+    pthread_mutex_unlock(&d->lock);
+    if (!m && !(m = malloc(sizeof *m)))
+        return false;
+    m->n = 0;
+    m->most = class_rounds(class);
+    if (b->spare) {
+        pthread_mutex_lock(&d->lock);
+        depot_put_locked(d, b->spare);
+        pthread_mutex_unlock(&d->lock);
+    }
+    b->spare = b->loaded;
+    b->loaded = m;
+    return true;
+}
+
+/* Frees `n` full ones, and all that are empty. */
+static void depot_shed(struct heap *heap, struct depot *d, bool all)
+{
+    pthread_mutex_lock(&d->lock);
+    struct magazine *empty = d->empty, *full = NULL;
+    for (unsigned n = all ? d->n : d->least; n; n--) {
+        struct magazine *m = d->full;
+        d->full = m->next;
+        d->n--;
+        m->next = full;
+        full = m;
+    }
+    d->least = d->n;
+    d->empty = NULL;
+    pthread_mutex_unlock(&d->lock);
+    for (struct magazine *m = full; m; m = m->next)
+        magazine_unload(heap, m);
+    magazines_free(full);
+    magazines_free(empty);
+}
+
+/* ---- a thread's part --------------------------------------------------- */
+
+static void swap(struct bin *b)
+{
+    struct magazine *m = b->loaded;
+    b->loaded = b->spare;
+    b->spare = m;
+}
+
+static void bins_free(struct local *l)
+{
+    for (unsigned i = 0; i < CLASSES; i++) {
+        free(l->bin[i].loaded);
+        free(l->bin[i].spare);
+        l->bin[i] = (struct bin){NULL, NULL};
+    }
+}
+
+/* What a thread has kept, for others: full magazines go to the depot. */
+static void bins_hand_over(struct heap_cache *c, struct local *l)
+{
+    for (unsigned i = 0; i < CLASSES; i++) {
+        struct bin *b = &l->bin[i];
+        for (int k = 0; k < 2; k++, swap(b)) {
+            if (!b->loaded || b->loaded->n < b->loaded->most) {
+                magazine_unload(c->heap, b->loaded);
+                continue;
+            }
+            pthread_mutex_lock(&c->depot[i].lock);
+            depot_put_locked(&c->depot[i], b->loaded);
+            pthread_mutex_unlock(&c->depot[i].lock);
+            b->loaded = NULL;
+        }
+    }
+}
+
+static void cache_leave(struct heap_cache *c)
+{
+    if (--c->users == 0) {
+        pthread_mutex_destroy(&c->lock);
+        free(c);
+    }
+}
+
+/* The thread's part, off its list, ends. */
+static void local_end(struct local *l)
+{
+    struct heap_cache *c = l->cache;
+    pthread_mutex_lock(&c->lock);
+    if (!c->closed) {
+        bins_hand_over(c, l);
+        LIST_REMOVE(l, of_cache);
+    }
+    pthread_mutex_unlock(&c->lock);
+    bins_free(l);
+    free(l);
+    cache_leave(c);
+}
+
+static void thread_ends(void *first)
+{
+    struct local *l = first;
+    mine = NULL;
+    while (l) {
+        struct local *next = l->next;
+        if (l->cache->process == getpid())
+            local_end(l);
+        l = next;
+    }
+}
+
+static void at_exit_make(void)
+{
+    at_exit_made = pthread_key_create(&at_exit, thread_ends) == 0;
+}
+
+/* Ends the thread's parts of caches that have been closed. */
+static void locals_tidy(void)
+{
+    struct local **link = &mine;
+    while (*link) {
+        struct local *l = *link;
+        if (l->cache->closed && l->cache->process == getpid()) {
+            *link = l->next;
+            local_end(l);
+        } else {
+            link = &l->next;
+        }
+    }
+    pthread_setspecific(at_exit, mine);
+}
+
+static struct local *local_add(struct heap_cache *c)
+{
+    struct local *l = at_exit_made ? calloc(1, sizeof *l) : NULL;
+    if (!l)
+        return NULL;
+    l->cache = c;
+    l->next = mine;
+    if (pthread_setspecific(at_exit, l)) {
+        free(l);
+        return NULL;
+    }
+    mine = l;
+    c->users++;
+    pthread_mutex_lock(&c->lock);
+    LIST_INSERT_HEAD(&c->locals, l, of_cache);
+    pthread_mutex_unlock(&c->lock);
+    return l;
+}
+
+/* The thread's part of a cache that is not the first on its list; NULL: there is
+ * no host memory for one. */
+static __attribute__((noinline)) struct local *local_find(struct heap_cache *c)
+{
+    pthread_once(&at_exit_once, at_exit_make);
+    if (at_exit_made)
+        locals_tidy();
+    struct local **link = &mine;
+    while (*link && (*link)->cache != c)
+        link = &(*link)->next;
+    struct local *l = *link;
+    if (!l)
+        return local_add(c);
+    *link = l->next;
+    l->next = mine;
+    mine = l;
+    pthread_setspecific(at_exit, l); /* there is one already: cannot fail */
+    return l;
+}
+
+static inline struct local *local_of(struct heap_cache *c)
+{
+    struct local *l = mine;
+    return __builtin_expect(l && l->cache == c, 1) ? l : local_find(c);
+}
+
+/* ---- allocating -------------------------------------------------------- */
+
+static uint64_t alloc_anew(struct heap_cache *c, unsigned class)
+{
+    uint64_t address = heap_alloc(c->heap, class_size(class), class_alignment(class));
+    if (address)
+        return address;
+    heap_cache_purge(c); /* what it needs may be kept in other sizes */
+    return heap_alloc(c->heap, class_size(class), class_alignment(class));
+}
+
+static __attribute__((noinline)) uint64_t alloc_slow(struct heap_cache *c, struct local *l, unsigned class)
+{
+    struct bin *b = l ? &l->bin[class] : NULL;
+    if (!b)
+        return alloc_anew(c, class);
+    if (b->spare && b->spare->n)
+        swap(b);
+    else if (!depot_take(&c->depot[class], b))
+        return alloc_anew(c, class);
+    return b->loaded->at[--b->loaded->n];
+}
+
+uint64_t heap_cache_alloc(struct heap_cache *c, size_t bytes, size_t alignment)
+{
+    unsigned class = class_of(bytes, alignment);
+    if (__builtin_expect(class >= CLASSES, 0))
+        return heap_alloc(c->heap, bytes, alignment);
+    struct local *l = local_of(c);
+    struct magazine *m = l ? l->bin[class].loaded : NULL;
+    if (__builtin_expect(m && m->n, 1))
+        return m->at[--m->n];
+    return alloc_slow(c, l, class);
+}
+
+static __attribute__((noinline)) void free_slow(struct heap_cache *c, struct local *l, unsigned class,
+                                                uint64_t address)
+{
+    struct bin *b = l ? &l->bin[class] : NULL;
+    if (b && b->spare && b->spare->n < b->spare->most)
+        swap(b);
+    else if (!b || !depot_give(&c->depot[class], b, class)) {
+        heap_free(c->heap, address);
+        return;
+    }
+    b->loaded->at[b->loaded->n++] = address;
+}
+
+void heap_cache_free(struct heap_cache *c, uint64_t address, size_t bytes, size_t alignment)
+{
+    if (!address)
+        return;
+    unsigned class = class_of(bytes, alignment);
+    if (__builtin_expect(class >= CLASSES, 0)) {
+        heap_free(c->heap, address);
+        return;
+    }
+    struct local *l = local_of(c);
+    struct magazine *m = l ? l->bin[class].loaded : NULL;
+    if (__builtin_expect(m && m->n < m->most, 1))
+        m->at[m->n++] = address;
+    else
+        free_slow(c, l, class, address);
+}
+
+/* ---- giving back ------------------------------------------------------- */
+
+void heap_cache_trim(struct heap_cache *c)
+{
+    for (unsigned i = 0; i < CLASSES; i++)
+        depot_shed(c->heap, &c->depot[i], false);
+}
+
+void heap_cache_purge(struct heap_cache *c)
+{
+    struct local *l = local_of(c);
+    for (unsigned i = 0; i < CLASSES; i++) {
+        if (l) {
+            magazine_unload(c->heap, l->bin[i].loaded);
+            magazine_unload(c->heap, l->bin[i].spare);
+        }
+        depot_shed(c->heap, &c->depot[i], true);
+    }
+    heap_purge(c->heap);
+}
+
+/* ---- opening and closing ----------------------------------------------- */
+
+int heap_cache_open(struct heap_cache **out, struct heap *heap)
+{
+    struct heap_cache *c = calloc(1, sizeof *c);
+    if (!c)
+        return error_set(-TERRACE_ENOMEM, "no host memory to keep small allocations for reuse");
+    c->heap = heap;
+    c->process = getpid();
+    c->users = 1;
+    LIST_INIT(&c->locals);
+    pthread_mutex_init(&c->lock, NULL);
+    for (unsigned i = 0; i < CLASSES; i++)
+        pthread_mutex_init(&c->depot[i].lock, NULL);
+    *out = c;
+    return 0;
+}
+
+void heap_cache_close(struct heap_cache *c)
+{
+    struct local *l;
+    if (!c)
+        return;
+    pthread_mutex_lock(&c->lock);
+    c->closed = true;
+    while ((l = LIST_FIRST(&c->locals)) != NULL) {
+        LIST_REMOVE(l, of_cache);
+        bins_free(l); /* the rest is its thread's, which frees it some time */
+    }
+    pthread_mutex_unlock(&c->lock);
+    for (unsigned i = 0; i < CLASSES; i++) {
+        magazines_free(c->depot[i].full);
+        magazines_free(c->depot[i].empty);
+        pthread_mutex_destroy(&c->depot[i].lock);
+    }
+    cache_leave(c);
+}

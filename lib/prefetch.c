@@ -1,0 +1,223 @@
+/* prefetch.c - what the schedule expects is carried out: bytes are brought ahead
+ * of their use, and what will have to leave is written before that.
+ *
+ * Every acquire is a use in the schedule. While its expectations come true, a
+ * lane brings what is absent in the order of use, as soon as what leaves for it
+ * is used later (see policy.c), and writes down what leaves next, so that there
+ * is always some room that costs nothing. How early it begins follows from the
+ * lane's measured rate and from the computing time until the use.
+ *
+ * May call: core.h, mover.h. */
+#include "prefetch.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "mover.h"
+
+enum {
+    LOOKS = 512,       /* uses ahead that are looked at */
+    WRITE_SHARE = 16,  /* the part of a tier that is kept ready to leave */
+};
+static const uint64_t RATE = 500000000; /* bytes per second, until a lane's is measured */
+static const uint64_t FILE_MOST = 256 << 20;
+
+/* ---- what happens ------------------------------------------------------- */
+
+/* A clock that stands still while bytes are waited for. */
+static uint64_t computing_ns(const struct terrace *m, uint64_t stalled_since)
+{
+    return (stalled_since ? stalled_since : clock_ns()) - m->stats.stall_ns;
+}
+
+void prefetch_used_locked(struct copy *c, unsigned mode, uint64_t stalled_since)
+{
+    struct terrace *m = copy_manager(c);
+    struct schedule *s = &m->schedule;
+    if (c->tensor->region)
+        return; /* its uses are not seen, but for faults */
+    uint64_t ns = schedule_wants_time(s) ? computing_ns(m, stalled_since) : 0;
+    m->used_ns = ns ? ns : m->used_ns;
+    schedule_use(s, &c->tensor->item, c->tier, mode, ns);
+    if (s->now >= m->look_again && s->line)
+        for (unsigned i = 0; i < m->tiers; i++)
+            manager_kick_locked(m, &m->tier[i]);
+}
+
+void prefetch_step_locked(struct terrace *m)
+{
+    m->used_ns = computing_ns(m, 0);
+    schedule_step(&m->schedule, m->used_ns);
+    m->look_again = 0;
+}
+
+void prefetch_absent_locked(struct terrace *m)
+{
+    m->look_again = 0;
+}
+
+/* ---- bringing ahead ----------------------------------------------------- */
+
+static struct terrace_tensor *tensor_of_item(struct schedule_item *item)
+{
+    return (struct terrace_tensor *)(void *)((char *)item - offsetof(struct terrace_tensor, item));
+}
+
+/* The lane that would bring the copy, NULL: it is not to be brought. */
+static struct lane *lane_for(const struct copy *c)
+{
+    struct copy *from;
+    struct terrace_tensor *t = c->tensor;
+    if (c->state != COPY_ABSENT || t->transfer || t->doomed || t->blank || t->hinted || being_written(t))
+        return NULL;
+    return transfer_source_locked(t, copy_tier(c), &from);
+}
+
+/* The next copy that the lane should bring now, and when it is used. */
+static struct copy *next_locked(struct lane *lane, uint64_t *when)
+{
+    struct terrace *m = lane->tier->manager;
+    struct schedule_cursor cursor;
+    struct schedule_coming use;
+    struct copy *first = NULL;
+    uint64_t bytes = 0, now = m->schedule.now, clock = computing_ns(m, 0);
+    uint64_t passed = clock > m->used_ns ? clock - m->used_ns : 0;
+    uint64_t rate = lane->rate ? lane->rate : RATE;
+    int looks = 0;
+    schedule_coming(&m->schedule, &cursor);
+    for (; looks < LOOKS && schedule_coming_next(&cursor, &use); looks++) {
+        struct terrace_tensor *t = tensor_of_item(use.item);
+        if (use.tier >= m->tiers || use.when != use.item->next || (use.mode & TERRACE_OVERWRITE))
+            continue;
+        struct copy *c = &t->copy[use.tier];
+        struct tier *tier = copy_tier(c);
+        if (!tier_is_memory(tier) || !policy_foresees(&tier->policy) || lane_for(c) != lane)
+            continue;
+        uint64_t most = m->prefetch_limit == UINT64_MAX ? tier->arena.limit / 4 : m->prefetch_limit;
+        bytes += arena_round(&tier->arena, t->bytes);
+        if (tier->ahead + bytes > most)
+            return NULL;
+        if (!first) {
+            first = c;
+            *when = use.when;
+        }
+        uint64_t ns = use.ns > passed ? use.ns - passed : 0, early = policy_early(ns, bytes, rate);
+        if (!early)
+            return first;
+        if (lane->patience < 0 || (int64_t)early < lane->patience)
+            lane->patience = (int64_t)early;
+    }
+    if (!first) /* all that is looked at is there */
+        m->look_again = now + (looks == LOOKS ? LOOKS / 2 : LOOKS * 8);
+    return NULL;
+}
+
+void prefetch_follow_locked(struct lane *lane)
+{
+    struct terrace *m = lane->tier->manager;
+    struct copy *c;
+    uint64_t when = 0;
+    if (!m->schedule.line || !m->prefetch_limit || m->schedule.now < m->look_again)
+        return;
+    while ((c = next_locked(lane, &when)) != NULL)
+        if (fill_ahead_locked(c, when) < 0)
+            return; /* until something is released or written */
+}
+
+/* ---- writing ahead ------------------------------------------------------ */
+
+struct policy_node *prefetch_dirty_locked(struct tier *tier)
+{
+    uint64_t want = tier->arena.limit / WRITE_SHARE;
+    if (tier->manager->schedule.now < tier->manager->look_again)
+        return NULL; /* nothing has to leave */
+    uint64_t ready = tier->arena.limit - tier->arena.used + tier->draining;
+    return want > ready ? policy_dirty_within(&tier->policy, want - ready) : NULL;
+}
+
+/* ---- from one run of a program to the next ------------------------------ */
+
+static void *file_read(const char *path, size_t *bytes, char *why, size_t len)
+{
+    struct stat is;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        snprintf(why, len, "%s", errno == ENOENT ? "" : strerror(errno)); /* the first run has none */
+        return NULL;
+    }
+    void *data = NULL;
+    snprintf(why, len, "it is no file of a schedule");
+    if (fstat(fd, &is) == 0 && S_ISREG(is.st_mode) && (uint64_t)is.st_size <= FILE_MOST &&
+        (data = malloc((size_t)is.st_size + 1)) != NULL) {
+        ssize_t n = read(fd, data, (size_t)is.st_size);
+        *bytes = n > 0 ? (size_t)n : 0; /* a short one is found to be damaged */
+    }
+    close(fd);
+    return data;
+}
+
+void prefetch_open(struct terrace *m)
+{
+    const char *path = options_text(&m->options, "SCHEDULE");
+    char why[200];
+    size_t bytes;
+    schedule_init(&m->schedule);
+    for (unsigned i = 0; i < m->tiers; i++)
+        if (tier_is_memory(&m->tier[i]))
+            policy_follow(&m->tier[i].policy, &m->schedule);
+    if (!path || !*path)
+        return;
+    void *data = file_read(path, &bytes, why, sizeof why);
+    bool good = data && schedule_load(&m->schedule, data, bytes, why, sizeof why);
+    if (good)
+        log_write(&m->log, TERRACE_LOG_INFO, "TERRACE_SCHEDULE=%s: taken over", path);
+    else if (*why)
+        log_write(&m->log, TERRACE_LOG_WARN, "TERRACE_SCHEDULE=%s is ignored: %s", path, why);
+    free(data);
+}
+
+/* All or nothing: a reader never sees half a file. */
+static bool file_write(const char *path, const void *data, size_t bytes)
+{
+    char temporary[4096];
+    if (snprintf(temporary, sizeof temporary, "%s.%ld", path, (long)getpid()) >= (int)sizeof temporary) {
+        errno = ENAMETOOLONG;
+        return false;
+    }
+    int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0)
+        return false;
+    size_t done = 0;
+    while (done < bytes) {
+        ssize_t n = write(fd, (const char *)data + done, bytes - done);
+        if (n < 0 && errno != EINTR)
+            break;
+        done += n > 0 ? (size_t)n : 0;
+    }
+    int e = errno;
+    if (close(fd) || done < bytes || rename(temporary, path)) {
+        e = done < bytes ? e : errno;
+        unlink(temporary);
+        errno = e;
+        return false;
+    }
+    return true;
+}
+
+void prefetch_save(struct terrace *m)
+{
+    const char *path = options_text(&m->options, "SCHEDULE");
+    size_t bytes;
+    if (!path || !*path)
+        return;
+    void *data = schedule_save(&m->schedule, &bytes);
+    if (!data || !file_write(path, data, bytes))
+        log_write(&m->log, TERRACE_LOG_ERROR, "TERRACE_SCHEDULE=%s is not written: %s", path,
+                  data ? strerror(errno) : "no host memory");
+    free(data);
+}

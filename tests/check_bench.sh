@@ -1,0 +1,48 @@
+#!/bin/bash
+# The benchmarks compare like with like: every engine computes the same results,
+# and the trainer's are the same over plain memory.
+. "$(dirname "$0")/tap.sh"
+not_sanitized bench
+export OMP_WAIT_POLICY=passive
+folder=$(mktemp -d "${TMPDIR:-/var/tmp}/terrace-check.XXXXXX") || exit 1
+trap 'rm -rf "$folder"; tap_end' EXIT
+
+sum() { # LOOP ENGINE OPTION...
+    local loop=$1 engine=$2
+    shift 2
+    "$BUILD/bench/$loop" --engine "$engine" --folder "$folder" --limit 24 --steps 1 "$@" |
+        sed -n 's/.*"sum": "\([0-9a-f]*\)".*/\1/p'
+}
+
+same_sum() { # LOOP ENGINES OPTION...
+    local loop=$1 engines=$2 expected engine found
+    shift 2
+    expected=$(sum "$loop" ram "$@")
+    [ -n "$expected" ] || return 1
+    for engine in $engines; do
+        found=$(sum "$loop" "$engine" "$@")
+        echo "$engine $found, ram $expected"
+        [ "$found" = "$expected" ] || return 1
+    done
+}
+
+trainer() {
+    BENCH_MEMORY=$1 LD_PRELOAD=$2 TERRACE_NVME_PATH=$folder \
+        "$BUILD/examples/gpt" --layers 1 --width 32 --heads 2 --context 16 --steps 2 --hash --data "$0" | grep hash
+}
+
+same_hash() {
+    local expected memory found
+    expected=$(trainer '' '')
+    for memory in anonymous "$folder"; do
+        found=$(trainer "$memory" "$(realpath "$BUILD/bench/plain.so")")
+        echo "$found; terrace: $expected"
+        [ -n "$found" ] && [ "$found" = "$expected" ] || return 1
+    done
+}
+
+check "adam: all engines end with the same state" same_sum adam "terrace mmap pipeline" --size 64 --piece 1
+check "adam, joint tensors" same_sum adam "terrace mmap pipeline" --size 64 --piece 2 --kind joint
+check "inference: all engines have the same output" same_sum inference "terrace mmap pipeline" --size 48
+check "random: all engines end with the same state" same_sum random "terrace mmap" --size 64 --piece 2 --kind zipf
+check "gpt has the same weights over plain memory" same_hash

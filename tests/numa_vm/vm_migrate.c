@@ -1,0 +1,71 @@
+/* vm_migrate.c - tensors that move from node to node, on a real kernel.
+ *
+ * Runs in the virtual machine of check.sh: numa:0 is the node with CPUs, numa:1
+ * the one without. The disk below them is simulated. */
+#include "../manager.h"
+#include "../simdisk.h"
+#include "look.h"
+
+enum { NEAR = 0, FAR = 1, SIZE = 3 * MIB };
+
+static terrace *open_two(size_t near, size_t far)
+{
+    char conf[200];
+    terrace *m;
+    snprintf(conf, sizeof conf, "tiers=numa,simdisk;limit_numa_0=%zu;limit_numa_1=%zu", near, far);
+    assert_ok(terrace_open(&m, conf));
+    return m;
+}
+
+static void expect_on(terrace_tensor *t, terrace_tier tier, uint64_t seed)
+{
+    void *p;
+    assert_ok(terrace_acquire(t, tier, TERRACE_READ, NULL, &p, NULL));
+    assert_all_on(tier, p, SIZE);
+    cr_assert(pattern_is(p, SIZE, seed));
+    assert_ok(terrace_release(t, p, NULL));
+}
+
+Test(vm_migrate, acquired_on_either_node, .timeout = 100)
+{
+    terrace *m = open_two(32 * MIB, 32 * MIB);
+    terrace_tensor *t = tensor_of(m, SIZE, "t");
+    write_pattern(t, NEAR, SIZE, 1);
+    expect_on(t, FAR, 1);
+    expect_on(t, NEAR, 1);
+    write_pattern(t, FAR, SIZE, 2);
+    expect_on(t, NEAR, 2);
+    terrace_close(m);
+}
+
+Test(vm_migrate, demoted_to_the_node_without_cpus, .timeout = 100)
+{
+    terrace *m = open_two(32 * MIB, 32 * MIB);
+    terrace_tensor *t = tensor_of(m, SIZE, "t");
+    terrace_tier where;
+    void *p;
+    write_pattern(t, NEAR, SIZE, 3);
+    assert_ok(terrace_demote(t, FAR));
+    assert_ok(terrace_wait(t));
+    assert_ok(terrace_acquire(t, host_of(m), TERRACE_READ, NULL, &p, &where));
+    cr_assert_eq(where, FAR, "it is used where it is");
+    assert_all_on(FAR, p, SIZE);
+    assert_ok(terrace_release(t, p, NULL));
+    terrace_close(m);
+}
+
+Test(vm_migrate, a_full_node_gives_to_the_next_and_that_to_the_disk, .timeout = 200)
+{
+    enum { N = 24 };
+    terrace *m = open_two(16 * MIB, 32 * MIB);
+    terrace_tensor *t[N];
+    for (int i = 0; i < N; i++) {
+        t[i] = tensor_of(m, SIZE, "t");
+        write_pattern(t[i], NEAR, SIZE, (uint64_t)i);
+    }
+    cr_assert_gt(tier_stats_of(m, FAR).in_bytes, 0);
+    cr_assert_gt(simdisk_pieces(), 0);
+    for (int i = 0; i < N; i++)
+        expect_on(t[i], NEAR, (uint64_t)i);
+    terrace_close(m);
+}
