@@ -165,6 +165,8 @@ struct terrace {
     uint64_t prefetch_limit; /* per memory tier; UINT64_MAX: automatic */
     struct schedule schedule;
     uint64_t used_ns;        /* when that was last told the time */
+    uint64_t window_ns, window_stall_ns; /* when the stalls were last looked at */
+    bool disk_bound;         /* most of the time is spent waiting for bytes */
     uint64_t look_again;     /* until then, in virtual time, all that is expected is there */
     struct stable *stable;   /* NULL until the first terrace_malloc() */
     struct mapped *mapped;   /* NULL until memory of it is a file mapping */

@@ -7,6 +7,11 @@
  * is always some room that costs nothing. How early it begins follows from the
  * lane's measured rate and from the computing time until the use.
  *
+ * What is there ahead of its use takes room from what could have stayed. While
+ * computing takes longer than moving that pays: it covers for phases that need
+ * much at once. Where the program mostly waits for the disk anyway, only as much
+ * comes ahead as keeps that busy.
+ *
  * May call: core.h, mover.h. */
 #include "prefetch.h"
 
@@ -24,6 +29,7 @@ enum {
     LOOKS = 512,       /* uses ahead that are looked at */
     WRITE_SHARE = 16,  /* the part of a tier that is kept ready to leave */
 };
+static const uint64_t WINDOW_NS = 500000000; /* over which stalls are looked at */
 static const uint64_t RATE = 500000000; /* bytes per second, until a lane's is measured */
 static const uint64_t FILE_MOST = 256 << 20;
 
@@ -78,6 +84,25 @@ static struct lane *lane_for(const struct copy *c)
     return transfer_source_locked(t, copy_tier(c), &from);
 }
 
+static void look_at_stalls(struct terrace *m)
+{
+    uint64_t now = clock_ns(), passed = now - m->window_ns;
+    if (passed < WINDOW_NS)
+        return;
+    m->disk_bound = m->window_ns && 2 * (m->stats.stall_ns - m->window_stall_ns) > passed;
+    m->window_ns = now;
+    m->window_stall_ns = m->stats.stall_ns;
+}
+
+/* Bytes that may be there ahead of their use. */
+static uint64_t ahead_most(const struct tier *tier)
+{
+    const struct terrace *m = tier->manager;
+    if (m->prefetch_limit != UINT64_MAX)
+        return m->prefetch_limit;
+    return tier->arena.limit / (m->disk_bound ? 16 : 4);
+}
+
 /* The next copy that the lane should bring now, and when it is used. */
 static struct copy *next_locked(struct lane *lane, uint64_t *when)
 {
@@ -98,9 +123,8 @@ static struct copy *next_locked(struct lane *lane, uint64_t *when)
         struct tier *tier = copy_tier(c);
         if (!tier_is_memory(tier) || !policy_foresees(&tier->policy) || lane_for(c) != lane)
             continue;
-        uint64_t most = m->prefetch_limit == UINT64_MAX ? tier->arena.limit / 4 : m->prefetch_limit;
         bytes += arena_round(&tier->arena, t->bytes);
-        if (tier->ahead + bytes > most)
+        if (tier->ahead && tier->ahead + bytes > ahead_most(tier))
             return NULL;
         if (!first) {
             first = c;
@@ -124,6 +148,7 @@ void prefetch_follow_locked(struct lane *lane)
     uint64_t when = 0;
     if (!m->schedule.line || !m->prefetch_limit || m->schedule.now < m->look_again)
         return;
+    look_at_stalls(m);
     while ((c = next_locked(lane, &when)) != NULL)
         if (fill_ahead_locked(c, when) < 0)
             return; /* until something is released or written */
