@@ -334,7 +334,8 @@ TERRACE_API int terrace_wait(terrace_tensor *t);
  * A child of fork() has the memory as it was then, copy on write, however long
  * it lives and whatever becomes of its parent; until it ends or calls exec(),
  * the disk blocks it may still read are not used again. Some parts it does not
- * have, and touching them is a segmentation fault, never other bytes: evicted
+ * have, and touching them is a segmentation fault, never other bytes: single
+ * pages on disk of a part that is used at random, evicted
  * ones under TERRACE_ENCRYPT or TERRACE_VERIFY; everything, where a file mapping
  * serves, or where the child was made by the bare system call.
  *
