@@ -10,7 +10,8 @@
  * What is there ahead of its use takes room from what could have stayed. While
  * computing takes longer than moving that pays: it covers for phases that need
  * much at once. Where the program mostly waits for the disk anyway, only as much
- * comes ahead as keeps that busy.
+ * comes ahead, and is kept ready to leave, as keeps that busy: every byte more
+ * is one that could have stayed, and is read and written once more in each step.
  *
  * May call: core.h, mover.h. */
 #include "prefetch.h"
@@ -27,7 +28,9 @@
 
 enum {
     LOOKS = 512,       /* uses ahead that are looked at */
-    WRITE_SHARE = 16,  /* the part of a tier that is kept ready to leave */
+    SHARE = 16,        /* the part of a tier that is kept ready to leave */
+    LEAST_SHARE = 64,  /* the same where the disk is the bound, but at least */
+    QUEUE = 16 << 20,  /* what keeps a disk busy in one direction, in bytes */
 };
 static const uint64_t WINDOW_NS = 500000000; /* over which stalls are looked at */
 static const uint64_t RATE = 500000000; /* bytes per second, until a lane's is measured */
@@ -94,13 +97,23 @@ static void look_at_stalls(struct terrace *m)
     m->window_stall_ns = m->stats.stall_ns;
 }
 
+/* A part of the tier, less where all that pays is to keep the disk busy. */
+static uint64_t share_of(const struct tier *tier, uint64_t share)
+{
+    uint64_t least = tier->arena.limit / LEAST_SHARE;
+    if (!tier->manager->disk_bound)
+        return share;
+    least = least > QUEUE ? least : QUEUE;
+    return least < tier->arena.limit / SHARE ? least : tier->arena.limit / SHARE;
+}
+
 /* Bytes that may be there ahead of their use. */
 static uint64_t ahead_most(const struct tier *tier)
 {
     const struct terrace *m = tier->manager;
     if (m->prefetch_limit != UINT64_MAX)
         return m->prefetch_limit;
-    return tier->arena.limit / (m->disk_bound ? 16 : 4);
+    return share_of(tier, tier->arena.limit / 4);
 }
 
 /* The next copy that the lane should bring now, and when it is used. */
@@ -158,7 +171,7 @@ void prefetch_follow_locked(struct lane *lane)
 
 struct policy_node *prefetch_dirty_locked(struct tier *tier)
 {
-    uint64_t want = tier->arena.limit / WRITE_SHARE;
+    uint64_t want = share_of(tier, tier->arena.limit / SHARE);
     if (tier->manager->schedule.now < tier->manager->look_again)
         return NULL; /* nothing has to leave */
     uint64_t ready = tier->arena.limit - tier->arena.used + tier->draining;
