@@ -78,7 +78,7 @@ static int copy_run(const struct uffd *u, char *to, char *from, size_t bytes, si
 /* The pages of a chunk that are there. The same. */
 static int copy_chunk(const struct uffd *u, char *to, char *from, size_t bytes, size_t *done)
 {
-    bool there[CHUNK_PAGES];
+    bool there[CHUNK_PAGES] = {false};
     int e = look(u, from, bytes, there);
     *done = 0;
     for (size_t at = 0, end; e == 0 && at < bytes; at = end) {
@@ -143,13 +143,19 @@ int uffd_copy_out(const struct uffd *u, void *to, void *from, size_t bytes, size
     return e;
 }
 
-/* Memory beyond the end of a file. */
+/* Memory beyond the end of a file. It is moved there, as the thread sanitizer
+ * takes mapping it there for a write to it. */
 bool uffd_copy_poison(void *base, size_t bytes)
 {
     int fd = memfd_create("terrace-poison", MFD_CLOEXEC);
-    if (fd < 0)
+    void *map = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (fd >= 0)
+        close(fd);
+    if (map == MAP_FAILED)
         return false;
-    void *map = mmap(base, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
-    close(fd);
-    return map != MAP_FAILED && madvise(base, bytes, MADV_DONTFORK) == 0;
+    madvise(map, bytes, MADV_DONTFORK);
+    if (mremap(map, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, base) == base)
+        return true;
+    munmap(map, bytes);
+    return false;
 }

@@ -1,9 +1,12 @@
 /* test_uffd.c - pages that change places between arena and region: the same
  * whether the kernel moves them or they are copied. */
+#include <linux/userfaultfd.h>
+#include <poll.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 
 #include "../lib/uffd.h"
@@ -186,6 +189,39 @@ Test(uffd, no_count_is_lost_when_moved, .timeout = 60)
 Test(uffd, no_count_is_lost_when_copied, .timeout = 60)
 {
     counted(true);
+}
+
+static void *write_one(void *arg)
+{
+    *(volatile unsigned char *)arg = 9;
+    return NULL;
+}
+
+/* What a writer waits for may end just before it begins to, and nobody wakes it. */
+Test(uffd, a_writer_that_was_held_back_tries_again, .timeout = 60)
+{
+    struct place p = place_of(true);
+    pthread_t thread;
+    uint64_t address[4];
+    memset(p.arena, 1, BLOCK);
+    place_all(&p);
+    struct uffdio_writeprotect w = {.range = {(uintptr_t)p.region, PAGE}, .mode = UFFDIO_WRITEPROTECT_MODE_WP};
+    cr_assert_eq(ioctl(p.u.fd, UFFDIO_WRITEPROTECT, &w), 0);
+    cr_assert_eq(pthread_create(&thread, NULL, write_one, p.region + 5), 0);
+    struct pollfd fd = {.fd = p.u.fd, .events = POLLIN};
+    cr_assert_eq(poll(&fd, 1, 20000), 1);
+    cr_assert_eq(uffd_faults(&p.u, address, 4), 0, "nothing is absent");
+    cr_assert_eq(p.region[5], 1);
+    cr_assert_eq(poll(&fd, 1, 20000), 1, "it was not woken");
+    cr_assert_eq(madvise(p.region, PAGE, MADV_DONTNEED), 0);
+    eventually(uffd_faults(&p.u, address, 4) == 1);
+    cr_assert_eq(address[0] / PAGE, (uintptr_t)p.region / PAGE);
+    memset(p.arena, 1, PAGE);
+    size_t moved;
+    cr_assert_eq(uffd_place(&p.u, p.region, p.arena, PAGE, &moved), 0);
+    pthread_join(thread, NULL);
+    cr_assert(p.region[5] == 9 && p.region[6] == 1);
+    place_end(&p);
 }
 
 /* ---- pages that are given up ------------------------------------------------ */
