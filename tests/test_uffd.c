@@ -214,7 +214,8 @@ Test(uffd, a_writer_that_was_held_back_tries_again, .timeout = 60)
     cr_assert_eq(atomic_load((atomic_uchar *)(p.region + 5)), 1);
     cr_assert_eq(poll(&fd, 1, 20000), 1, "it was not woken");
     cr_assert_eq(madvise(p.region, PAGE, MADV_DONTNEED), 0);
-    eventually(uffd_faults(&p.u, address, 4) == 1);
+    int n = 0;
+    eventually((n += uffd_faults(&p.u, address, 4)) == 1);
     cr_assert_eq(address[0] / PAGE, (uintptr_t)p.region / PAGE);
     memset(p.arena, 1, PAGE);
     size_t moved;
