@@ -92,13 +92,6 @@ static int copy_chunk(const struct uffd *u, char *to, char *from, size_t bytes, 
     return e;
 }
 
-static int give_up(char *at, size_t bytes)
-{
-    if (bytes > PAGE)
-        (void)madvise(at, bytes, MADV_COLD); /* no more than a wish: without swap it does nothing else */
-    return bytes && madvise(at, bytes, MADV_DONTNEED) ? errno : 0;
-}
-
 /* Protects pages from being written to, or lets that be again. 0 or an errno. */
 static int protect(const struct uffd *u, char *at, size_t bytes, bool on)
 {
@@ -114,7 +107,9 @@ int uffd_copy_in(const struct uffd *u, void *to, void *from, size_t bytes, size_
         char *new = (char *)to + *moved, *old = (char *)from + *moved;
         e = copy_chunk(u, new, old, chunk, &done);
         uffd_wake(u, new, chunk);
-        (void)give_up(old, done);
+        if (done > PAGE)
+            (void)madvise(old, done, MADV_COLD); /* splits a huge page that it is a part of */
+        (void)madvise(old, done, MADV_DONTNEED);
         *moved += done;
     }
     return e;
@@ -129,8 +124,8 @@ int uffd_copy_out(const struct uffd *u, void *to, void *from, size_t bytes, size
         e = protect(u, old, chunk, true);
         if (e == 0)
             e = copy_chunk(u, new, old, chunk, &done);
-        if (e == 0)
-            e = give_up(old, chunk);
+        if (e == 0 && madvise(old, chunk, MADV_DONTNEED))
+            e = errno;
         if (e) { /* the chunk stays where it is */
             (void)madvise(new, chunk, MADV_DONTNEED);
             while (protect(u, old, chunk, false) == EAGAIN)
