@@ -319,11 +319,18 @@ TERRACE_API int terrace_wait(terrace_tensor *t);
 /* ---- address-stable memory --------------------------------------------- */
 
 /* Plain pointers whose pages move between tiers underneath; they never change.
- * Host tiers only. Served by userfaultfd (Linux 6.8 or later, where it is
- * allowed); else, or with TERRACE_STABLE=file, by mapping a spill file, whose
+ * Host tiers only. Served by userfaultfd, where it is allowed: its pages are
+ * moved (Linux 6.8 or later) or, with TERRACE_STABLE=copy in any case, copied
+ * (5.7 or later, where the processor lets userfaultfd hold back who writes);
+ * else, or with TERRACE_STABLE=file, by mapping a spill file, whose
  * pages a thread keeps to the budget as well as it can: then all the disk space
  * is taken at once, and neither TERRACE_ENCRYPT nor TERRACE_VERIFY is possible.
  * Which one it is and why: terrace_tier_statistics.stable_engine, `terrace info`.
+ *
+ * Where pages are copied, one that a device is writing to by itself (a read of
+ * a file opened with O_DIRECT, buffers registered for RDMA or io_uring) may leave
+ * before that is done, and what comes then is lost: pin it (terrace_advise())
+ * from before the transfer until after it. Moved pages stay meanwhile.
  *
  * terrace_malloc() gives `bytes` of memory that reads as zeros, aligned to a
  * page (2 MiB from that size on). Touching a page that was evicted blocks until

@@ -5,7 +5,7 @@
  * have a base, which is the arena's copy where there is one (a write-back is
  * under way), else the disk's, else zeros; and pages that are in memory lie on
  * top of that. Such a page is held by a frame, 4 KiB of the arena: the disk
- * reads into it, it is moved (UFFDIO_MOVE) from there to its place, and back
+ * reads into it, it is moved (uffd.h) from there to its place, and back
  * before it leaves. Changes are found by checksum, as for blocks, and written
  * in place on the disk, or into the arena's copy.
  *
@@ -334,10 +334,10 @@ static void frame_map_locked(struct stable *s, struct frame *f)
     t->busy++;
     f->state = FRAME_MOVING;
     manager_unlock(m);
-    int e = uffd_move(&s->uffd, page_address(t, f->page), frame_address(f), PAGE, &moved);
+    int e = uffd_place(&s->uffd, page_address(t, f->page), frame_address(f), PAGE, &moved);
     if (e == EBUSY) {
         frame_unshare(f);
-        e = uffd_move(&s->uffd, page_address(t, f->page), frame_address(f), PAGE, &moved);
+        e = uffd_place(&s->uffd, page_address(t, f->page), frame_address(f), PAGE, &moved);
     }
     manager_lock(m);
     slab_of(f)->tensor->busy--;
@@ -371,8 +371,8 @@ static void read_landed(struct raw *raw)
         return;
     for (unsigned i = 0; i < io->n; i++)
         io->first[i].sum = checksum(frame_address(&io->first[i]), PAGE);
-    (void)uffd_move(&t->manager->stable->uffd, page_address(t, io->first->page), raw->host,
-                    (size_t)io->n * PAGE, &moved);
+    (void)uffd_place(&t->manager->stable->uffd, page_address(t, io->first->page), raw->host,
+                     (size_t)io->n * PAGE, &moved);
     io->moved = (unsigned)(moved / PAGE);
 }
 
@@ -730,10 +730,10 @@ static void take_back(struct stable *s, struct frame *const *list, unsigned n, b
         struct frame *f = list[i];
         size_t moved;
         char *at = page_address(f->block, f->page);
-        int e = uffd_move(&s->uffd, frame_address(f), at, PAGE, &moved);
+        int e = uffd_take(&s->uffd, frame_address(f), at, PAGE, &moved);
         if (e == EBUSY) {
             fork_unshare(at, PAGE);
-            e = uffd_move(&s->uffd, frame_address(f), at, PAGE, &moved);
+            e = uffd_take(&s->uffd, frame_address(f), at, PAGE, &moved);
         }
         kept[i] = e != 0;
         if (!kept[i])

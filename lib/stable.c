@@ -24,7 +24,9 @@
  *
  * What a forked child finds in a region: forked.c.
  *
- * Where userfaultfd is refused, or TERRACE_STABLE=file: mapped.c.
+ * Where the kernel cannot move pages, or TERRACE_STABLE=copy, they are copied to
+ * the same effect: uffd_copy.c. Where userfaultfd is refused, or
+ * TERRACE_STABLE=file: mapped.c.
  *
  * May call: core.h, fine.h, forked.h, mapped.h, mover.h, region.h, uffd.h, libxxhash. */
 #include "stable.h"
@@ -97,17 +99,19 @@ void stable_recall_locked(struct copy *c)
 
 /* ---- moving pages ------------------------------------------------------ */
 
-static int try_to_move(const struct uffd *u, char *to, char *from, size_t bytes)
+typedef int move_fn(const struct uffd *u, void *to, void *from, size_t bytes, size_t *moved);
+
+static int try_to_move(const struct uffd *u, move_fn *there, move_fn *back, char *to, char *from, size_t bytes)
 {
-    size_t moved, more = 1, back;
-    int e = uffd_move(u, to, from, bytes, &moved);
+    size_t moved, more = 1;
+    int e = there(u, to, from, bytes, &moved);
     while (e == EBUSY && more) { /* perhaps they are shared with a child */
         fork_unshare(from + moved, bytes - moved);
-        e = uffd_move(u, to + moved, from + moved, bytes - moved, &more);
+        e = there(u, to + moved, from + moved, bytes - moved, &more);
         moved += more;
     }
     if (e && moved)
-        while (uffd_move(u, from, to, moved, &back) && back < moved)
+        while (back(u, from, to, moved, &more) && more < moved)
             usleep(100); /* pages in use by somebody's I/O for a moment */
     return e;
 }
@@ -115,11 +119,11 @@ static int try_to_move(const struct uffd *u, char *to, char *from, size_t bytes)
 /* Moves a block's pages between arena and region, all or none. Without the lock.
  * The kernel refuses pages of a huge page whose first one was copied away while
  * a child had it: then the block gets a new one. */
-static int move_pages(const struct uffd *u, char *to, char *from, size_t bytes)
+static int move_pages(const struct uffd *u, move_fn *there, move_fn *back, char *to, char *from, size_t bytes)
 {
-    int e = try_to_move(u, to, from, bytes);
+    int e = try_to_move(u, there, back, to, from, bytes);
     if (e == EBUSY && madvise(from, bytes, MADV_COLLAPSE) == 0)
-        e = try_to_move(u, to, from, bytes);
+        e = try_to_move(u, there, back, to, from, bytes);
     return e;
 }
 
@@ -170,7 +174,7 @@ static void map_locked(struct stable *s, struct terrace_tensor *t)
     manager_unlock(m);
     if (watch)
         t->sum = checksum(copy_address(c), t->bytes);
-    int e = move_pages(&s->uffd, block_address(t), copy_address(c), c->extent->bytes);
+    int e = move_pages(&s->uffd, uffd_place, uffd_take, block_address(t), copy_address(c), c->extent->bytes);
     manager_lock(m);
     moving_locked(s, m, false);
     t->busy--;
@@ -204,7 +208,7 @@ static void unmap_locked(struct stable *s, struct terrace_tensor *t)
     t->busy++;
     moving_locked(s, m, true);
     manager_unlock(m);
-    int e = move_pages(&s->uffd, copy_address(c), block_address(t), c->extent->bytes);
+    int e = move_pages(&s->uffd, uffd_take, uffd_place, copy_address(c), block_address(t), c->extent->bytes);
     if (!e && t->summed)
         same = XXH128_isEqual(checksum(copy_address(c), t->bytes), t->sum);
     manager_lock(m);
@@ -506,6 +510,9 @@ static int accept_zones(const struct stable *s, const struct tier *tier)
     return r;
 }
 
+/* The values of TERRACE_STABLE, in the order of options.def. */
+enum { STABLE_AUTO, STABLE_USERFAULTFD, STABLE_COPY, STABLE_FILE };
+
 /* Notes and logs what serves stable memory, and why. */
 static void serves_locked(struct terrace *m, const char *what, const char *reason)
 {
@@ -526,8 +533,9 @@ static int stable_open_locked(struct terrace *m)
     TAILQ_INIT(&s->leaving);
     TAILQ_INIT(&s->paged);
     LIST_INIT(&s->slabs);
-    char reason[200];
-    int r = uffd_open(&s->uffd, reason, sizeof reason);
+    char reason[400];
+    bool copy = m->options.value[OPT_STABLE].number == STABLE_COPY;
+    int r = uffd_open(&s->uffd, copy, reason, sizeof reason);
     if (r)
         goto free_state;
     s->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -689,12 +697,11 @@ static int evictable_check(const struct tier *tier, size_t bytes)
 /* Finds out, the first time, what is to serve it. */
 static bool by_file(struct terrace *m)
 {
-    enum { AUTO, USERFAULTFD, BY_FILE };
     uint64_t asked = m->options.value[OPT_STABLE].number;
     manager_lock(m);
-    if (!m->stable_engine && asked == BY_FILE)
+    if (!m->stable_engine && asked == STABLE_FILE)
         serves_locked(m, "file mapping: TERRACE_STABLE=file", "");
-    else if (!m->stable_engine && asked == AUTO && stable_open_locked(m) == -TERRACE_ENOTSUP)
+    else if (!m->stable_engine && asked == STABLE_AUTO && stable_open_locked(m) == -TERRACE_ENOTSUP)
         serves_locked(m, "file mapping: ", terrace_last_error());
     bool file = m->stable_engine && !m->stable;
     manager_unlock(m);
@@ -730,6 +737,8 @@ void *terrace_malloc(terrace *m, size_t bytes, terrace_tier which, const terrace
         free(r);
         return NULL;
     }
+    if (m->stable->uffd.copies && tier->backend->adopt) /* its pages are new ones: on the tier's node */
+        (void)tier->backend->adopt(tier->unit, (uintptr_t)r->base, r->reserved);
     return r->base;
 }
 

@@ -11,6 +11,7 @@
 #define TERRACE_TESTS_SIMNODE_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
@@ -161,6 +162,17 @@ static void simnode_explain(void *unit, const terrace_io *io, char *buf, size_t 
     snprintf(buf, len, "copying %zu bytes of the simulated node", io->bytes);
 }
 
+/* Bytes this process asked the node to take in. */
+static atomic_size_t simnode_adopted;
+
+static int simnode_adopt(void *unit, uint64_t address, uint64_t bytes)
+{
+    (void)unit;
+    (void)address;
+    atomic_fetch_add(&simnode_adopted, bytes);
+    return 0;
+}
+
 static const terrace_backend simnode_backend = {
     .abi = TERRACE_BACKEND_ABI,
     .size = sizeof(terrace_backend),
@@ -178,6 +190,7 @@ static const terrace_backend simnode_backend = {
     .wait = simnode_wait,
     .wake = simnode_wake,
     .explain = simnode_explain,
+    .adopt = simnode_adopt,
 };
 static const terrace_backend simdev_backend = {
     .abi = TERRACE_BACKEND_ABI,

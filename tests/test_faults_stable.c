@@ -2,6 +2,7 @@
  * writes can fail, and what is said of a page of a real file that cannot be read. */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <setjmp.h>
 #include <signal.h>
 
@@ -20,9 +21,9 @@ static unsigned char *stable_of(terrace *m, size_t bytes)
     return p;
 }
 
-static unsigned long lost_writes(uint64_t seed, bool broken)
+static unsigned long lost_writes(const char *conf, uint64_t seed, bool broken)
 {
-    terrace *m = open_with("numa:0,nvme:0", 16 * MIB, NULL);
+    terrace *m = open_with("numa:0,nvme:0", 16 * MIB, conf);
     unsigned char *p = stable_of(m, 48 * MIB);
     unsigned long writes, lost;
     fault_copy_then_drop(broken);
@@ -36,7 +37,12 @@ static unsigned long lost_writes(uint64_t seed, bool broken)
 
 Test(faults_stable, no_write_is_lost, .timeout = 3600)
 {
-    cr_assert_eq(lost_writes(3, false), 0);
+    cr_assert_eq(lost_writes(NULL, 3, false), 0);
+}
+
+Test(faults_stable, no_write_is_lost_where_pages_are_copied, .timeout = 3600)
+{
+    cr_assert_eq(lost_writes("stable=copy", 3, false), 0);
 }
 
 /* The same threads notice where pages are copied and then dropped. */
@@ -44,7 +50,7 @@ Test(faults_stable, copying_and_dropping_loses_writes, .timeout = 120)
 {
     unsigned long lost = 0;
     for (uint64_t seed = 1; seed <= 20 && !lost; seed++)
-        lost = lost_writes(seed, true);
+        lost = lost_writes(seed % 2 ? NULL : "stable=copy", seed, true);
     cr_assert_gt(lost, 0, "the test of lost writes cannot fail");
 }
 
@@ -89,4 +95,45 @@ Test(faults_stable, a_page_that_cannot_be_read_is_named, .timeout = 60)
     terrace_close(m);
     close(log);
     unlink(path);
+}
+
+/* ---- kernels that can do less -------------------------------------------------- */
+
+#define FEATURE_MOVE (UINT64_C(1) << 16)
+
+/* What serves on such a kernel; "": nothing does, with a sentence. */
+static const char *serving(uint64_t lacks, const char *conf)
+{
+    static char engine[600];
+    fault_kernel_lacks(lacks);
+    terrace *m = open_with("numa:0,nvme:0", 16 * MIB, conf);
+    unsigned char *p = terrace_malloc(m, 32 * MIB, host_of(m), NULL);
+    snprintf(engine, sizeof engine, "%s", p ? tier_stats_of(m, 0).stable_engine : "");
+    if (p) {
+        pattern_fill(p, 32 * MIB, 1);
+        cr_assert(pattern_is(p, 32 * MIB, 1));
+    }
+    terrace_close(m);
+    fault_kernel_lacks(0);
+    return engine;
+}
+
+Test(faults_stable, what_an_older_kernel_has_is_taken, .timeout = 120)
+{
+    const uint64_t nothing = FEATURE_MOVE | UFFD_FEATURE_PAGEFAULT_FLAG_WP;
+    const char *now = serving(0, "stable=copy;nvme_path=/var/tmp");
+    if (!*now)
+        cr_skip_test("%s", terrace_last_error());
+    cr_assert(strstr(now, "copying pages: TERRACE_STABLE=copy"), "%s", now);
+    now = serving(FEATURE_MOVE, "nvme_path=/var/tmp");
+    cr_assert(strstr(now, "copying pages, as this kernel cannot move them"), "%s", now);
+    now = serving(FEATURE_MOVE, "stable=userfaultfd;nvme_path=/var/tmp");
+    cr_assert(strstr(now, "copying pages"), "%s", now);
+    now = serving(nothing, "nvme_path=/var/tmp");
+    cr_assert(strstr(now, "file mapping") && strstr(now, "Linux 5.7"), "%s", now);
+    now = serving(nothing, "stable=copy;nvme_path=/var/tmp");
+    cr_assert_str_eq(now, "");
+    cr_assert(strstr(terrace_last_error(), "UFFDIO_WRITEPROTECT"), "%s", terrace_last_error());
+    now = serving(UFFD_FEATURE_PAGEFAULT_FLAG_WP, "stable=copy;nvme_path=/var/tmp");
+    cr_assert_str_eq(now, "", "it moves pages: %s", now);
 }
