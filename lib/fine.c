@@ -114,6 +114,14 @@ static void bit_set(uint64_t *set, unsigned i, bool value)
     set[i / 64] = value ? set[i / 64] | mask : set[i / 64] & ~mask;
 }
 
+static bool is_wanted(const struct fine *fine)
+{
+    uint64_t any = 0;
+    for (unsigned i = 0; i < BLOCK_PAGES / 64; i++)
+        any |= fine->wanted[i];
+    return any;
+}
+
 static char *page_address(const struct terrace_tensor *t, unsigned page)
 {
     return block_address(t) + (size_t)page * PAGE;
@@ -964,6 +972,8 @@ static void expel_locked(struct stable *s, struct terrace_tensor *t)
     while ((n = frames_of_locked(t->fine, &from, list)) != 0)
         leave_locked(s, t->manager, list, n);
     fine_trim_locked(s);
+    if (is_wanted(t->fine) && !t->doomed)
+        list_locked(s, t->fine);
     rest_locked(t);
     demote_ask_locked(t, NULL); /* what was changed may have gone into the arena's copy */
 }
