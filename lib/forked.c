@@ -19,9 +19,9 @@
  * number, and each copy on disk that its child was told to read bears it: until
  * that child is gone, what is written goes to other blocks, to which the bytes are
  * copied first where single pages are written; and extents that are given up are
- * kept aside. That a child is gone or has called exec(), and
- * all its children, too, is told by a page of shared memory that only they
- * have: while somebody maps it, the kernel refuses to seal it against writing.
+ * kept aside. That a child is gone or has called exec(), and all its children, too,
+ * is told by a page of shared memory that only they have: while somebody maps it,
+ * the kernel refuses to seal it against writing.
  *
  * The list of managers and their locks are held, in this order, from the
  * prepare handler to the end of fork(). The handlers are registered when the
