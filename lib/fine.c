@@ -1018,7 +1018,7 @@ bool fine_fold_locked(struct stable *s, struct terrace_tensor *t)
     if (!all || t->raws)
         return false;
     for (unsigned i = 0; i < BLOCK_PAGES; i++)
-        if (fine->frame[i] && fine->frame[i]->state == FRAME_MOVING)
+        if (fine->frame[i] && fine->frame[i]->state != FRAME_HELD)
             return false;
     for (unsigned i = 0; i < BLOCK_PAGES; i++)
         if (fine->frame[i])
