@@ -88,6 +88,11 @@ struct lane *transfer_lane(const struct tier *a, const struct tier *b);
 bool transfer_redirect_locked(struct transfer *x);
 /* Blocks on disk for a write-back. Gives up the lock. Errors: ENOSPC, EIO. */
 int space_take_locked(struct transfer *x);
+/* Gives a copy on disk, which has no blocks or such as a forked child reads, other
+ * blocks, with its bytes where it is VALID; the child keeps the old ones. By no
+ * lane's thread. Gives up the lock; meanwhile nothing is read from or written to
+ * it. Errors: ENOSPC, EIO, ENOMEM. */
+int space_own_locked(struct copy *disk);
 /* Where a tensor's bytes go when they leave memory: the fastest disk, or NULL. */
 struct tier *spill_tier(struct terrace *m);
 /* The memory tier that takes what leaves this one, NULL: none does, a disk is next. */

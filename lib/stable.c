@@ -127,20 +127,6 @@ static int move_pages(const struct uffd *u, move_fn *there, move_fn *back, char 
     return e;
 }
 
-static void moving_locked(struct stable *s, struct terrace *m, bool moving)
-{
-    s->moving = moving;
-    if (s->forking)
-        manager_changed_locked(m);
-}
-
-/* Lets a fork go first. */
-static void fork_gate_locked(struct terrace *m)
-{
-    while (m->stable->forking)
-        manager_wait(m);
-}
-
 /* Nobody waits for the block any more. */
 static void served_locked(struct stable *s, struct terrace_tensor *t)
 {
@@ -170,13 +156,13 @@ static void map_locked(struct stable *s, struct terrace_tensor *t)
     }
     bool clean = copy_backed_locked(c) && !t->blank, watch = clean && !t->changes;
     t->busy++;
-    moving_locked(s, m, true);
+    moving_locked(m, true);
     manager_unlock(m);
     if (watch)
         t->sum = checksum(copy_address(c), t->bytes);
     int e = move_pages(&s->uffd, uffd_place, uffd_take, block_address(t), copy_address(c), c->extent->bytes);
     manager_lock(m);
-    moving_locked(s, m, false);
+    moving_locked(m, false);
     t->busy--;
     if (e) { /* in use by somebody's I/O, or the address space is changing: again */
         work_locked(m);
@@ -206,13 +192,13 @@ static void unmap_locked(struct stable *s, struct terrace_tensor *t)
     bool same = false;
     TAILQ_REMOVE(&s->leaving, t, work);
     t->busy++;
-    moving_locked(s, m, true);
+    moving_locked(m, true);
     manager_unlock(m);
     int e = move_pages(&s->uffd, uffd_take, uffd_place, copy_address(c), block_address(t), c->extent->bytes);
     if (!e && t->summed)
         same = XXH128_isEqual(checksum(copy_address(c), t->bytes), t->sum);
     manager_lock(m);
-    moving_locked(s, m, false);
+    moving_locked(m, false);
     t->busy--;
     t->leaving = false;
     copy_tier(c)->draining -= c->node.bytes;
@@ -327,12 +313,13 @@ static void look_ahead_locked(struct region *r, size_t i)
     }
 }
 
-static void fault_locked(struct stable *s, uint64_t address)
+static void fault_locked(struct terrace *m, uint64_t address)
 {
+    struct stable *s = m->stable;
+    fork_gate_locked(m);
     struct region *r = region_at_locked(s, address);
     if (!r)
         return;
-    struct terrace *m = r->tier->manager;
     size_t i = (address - (uintptr_t)r->base) / r->block_bytes;
     struct terrace_tensor *t = block_locked(r, i);
     m->stats.faults++;
@@ -393,7 +380,7 @@ void stable_faults_locked(struct terrace *m, bool first)
     do {
         n = uffd_faults(&s->uffd, address, FAULTS);
         for (int i = 0; i < n; i++)
-            fault_locked(s, address[i]);
+            fault_locked(m, address[i]);
     } while (n == FAULTS);
 }
 
@@ -419,7 +406,7 @@ static void *service(void *arg)
         int n = fds[0].fd >= 0 && fds[0].revents ? uffd_faults(&s->uffd, address, FAULTS) : 0;
         manager_lock(m);
         for (int i = 0; i < n; i++)
-            fault_locked(s, address[i]);
+            fault_locked(m, address[i]);
         while (fork_gate_locked(m), !TAILQ_EMPTY(&s->leaving))
             unmap_locked(s, TAILQ_FIRST(&s->leaving));
         serve_all_locked(m, s);
@@ -442,10 +429,12 @@ void stable_fork_begins_locked(struct terrace *m)
     s->forking = true;
     while (s->moving)
         manager_wait(m);
+    pthread_mutex_lock(&s->landing);
 }
 
 void stable_fork_ended_locked(struct terrace *m)
 {
+    pthread_mutex_unlock(&m->stable->landing);
     m->stable->forking = false;
     manager_changed_locked(m);
 }
@@ -533,6 +522,7 @@ static int stable_open_locked(struct terrace *m)
     TAILQ_INIT(&s->leaving);
     TAILQ_INIT(&s->paged);
     LIST_INIT(&s->slabs);
+    pthread_mutex_init(&s->landing, NULL);
     char reason[400];
     bool copy = m->options.value[OPT_STABLE].number == STABLE_COPY;
     int r = uffd_open(&s->uffd, copy, reason, sizeof reason);
@@ -560,6 +550,7 @@ static int stable_open_locked(struct terrace *m)
 close_uffd:
     uffd_close(&s->uffd);
 free_state:
+    pthread_mutex_destroy(&s->landing);
     free(s);
     return r;
 }
@@ -668,6 +659,7 @@ void stable_close(struct terrace *m)
     manager_unlock(m);
     uffd_close(&s->uffd);
     close(s->event);
+    pthread_mutex_destroy(&s->landing);
     free(s);
 }
 

@@ -1,10 +1,12 @@
 /* test_faults_stable.c - address-stable memory under faults: that the test of lost
- * writes can fail, and what is said of a page of a real file that cannot be read. */
+ * writes can fail, what is said of a page of a real file that cannot be read, and
+ * a disk that fails while a forked child reads it. */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <setjmp.h>
 #include <signal.h>
+#include <sys/wait.h>
 
 #include "faults.h"
 #include "manager.h"
@@ -136,4 +138,151 @@ Test(faults_stable, what_an_older_kernel_has_is_taken, .timeout = 120)
     cr_assert(strstr(terrace_last_error(), "UFFDIO_WRITEPROTECT"), "%s", terrace_last_error());
     now = serving(UFFD_FEATURE_PAGEFAULT_FLAG_WP, "stable=copy;nvme_path=/var/tmp");
     cr_assert_str_eq(now, "", "it moves pages: %s", now);
+}
+
+/* ---- a disk that fails while a child reads -------------------------------- */
+
+enum { SHARED = 16 * MIB, SHARED_PAGES = SHARED / PAGE, STEP = 61 /* pages from one touched to the next */ };
+
+static uint64_t *word(unsigned char *p, size_t page)
+{
+    return (uint64_t *)(p + page * PAGE + page % 500 * 8);
+}
+
+/* The page that is touched k-th, where all are touched here and there. */
+static size_t anywhere(size_t k)
+{
+    return k * 2311 % SHARED_PAGES;
+}
+
+/* Every page is its number; every so many pages some `more`. */
+static bool words_are(unsigned char *p, uint64_t more)
+{
+    for (size_t i = 0; i < SHARED_PAGES; i++)
+        if (*word(p, i) != i + (i % STEP ? 0 : more))
+            return false;
+    return true;
+}
+
+static void words_change(unsigned char *p, uint64_t more)
+{
+    for (size_t k = 0; k < SHARED_PAGES; k++)
+        if (anywhere(k) % STEP == 0)
+            *word(p, anywhere(k)) = anywhere(k) + more;
+}
+
+/* Only what was changed is touched. */
+static bool words_changed_are(unsigned char *p, uint64_t more)
+{
+    for (size_t k = 0; k < SHARED_PAGES; k++)
+        if (anywhere(k) % STEP == 0 && *word(p, anywhere(k)) != anywhere(k) + more)
+            return false;
+    return true;
+}
+
+static void words_leave(terrace *m, unsigned char *p)
+{
+    assert_ok(terrace_advise(m, p, SHARED, TERRACE_ADVISE_DONTNEED, host_of(m)));
+}
+
+/* The same until nothing is in memory: what is on its way there does not hear it. */
+static void words_all_leave(terrace *m, unsigned char *p)
+{
+    for (int i = 0; i < 2000 && tier_stats_of(m, 0).tensors; i++) {
+        words_leave(m, p);
+        usleep(10000);
+    }
+    cr_assert_eq(tier_stats_of(m, 0).tensors, 0);
+}
+
+/* All of it is on disk, by single pages. */
+static terrace *shared_open(const char *conf, unsigned char **p)
+{
+    terrace *m = open_with("numa:0,nvme:0", 8 * MIB, conf);
+    *p = stable_of(m, SHARED);
+    for (size_t i = 0; i < SHARED_PAGES; i++)
+        *word(*p, i) = i;
+    words_all_leave(m, *p);
+    words_change(*p, 1);
+    words_all_leave(m, *p);
+    return m;
+}
+
+/* A child that looks when *go is set. */
+static pid_t looker(unsigned char *p, int gate[2])
+{
+    cr_assert_eq(pipe(gate), 0);
+    pid_t pid = fork();
+    cr_assert_geq(pid, 0);
+    if (pid == 0) {
+        char c;
+        close(gate[1]);
+        (void)!read(gate[0], &c, 1); /* until the parent closes it */
+        _exit(words_are(p, 1) ? 0 : 1);
+    }
+    close(gate[0]);
+    return pid;
+}
+
+static void expect_right(pid_t pid, const int gate[2])
+{
+    int status;
+    close(gate[1]);
+    cr_assert_eq(waitpid(pid, &status, 0), pid);
+    cr_assert_eq(status, 0, "the child ended with status 0x%x", (unsigned)status);
+}
+
+/* Whether the fault struck. */
+static bool fail_while_a_child_reads(enum fault_call call, unsigned nth, int error)
+{
+    unsigned char *p;
+    int gate[2];
+    terrace *m = shared_open("io=threads;nvme_path=/var/tmp;log=error", &p);
+    pid_t pid = looker(p, gate);
+    words_change(p, 2);
+    fault_arm(call, nth, error);
+    words_leave(m, p);
+    for (int i = 0; i < 100 && tier_stats_of(m, 0).tensors; i++)
+        usleep(1000);
+    bool struck = fault_disarm();
+    cr_assert(error == FAULT_SHORT || !struck || stats_of(m).io_errors > 0 || call == FAULT_ALLOCATE);
+    cr_assert(words_are(p, 2), "call %d, number %u", (int)call, nth);
+    words_change(p, 3);
+    words_leave(m, p);
+    cr_assert(words_are(p, 3));
+    expect_right(pid, gate);
+    words_change(p, 4);
+    words_leave(m, p);
+    cr_assert(words_are(p, 4));
+    terrace_close(m);
+    return struck;
+}
+
+Test(faults_stable, a_disk_that_fails_while_a_child_reads, .timeout = 200)
+{
+    static const struct {
+        enum fault_call call;
+        int error;
+    } fault[] = {{FAULT_PREAD, EIO}, {FAULT_PREAD, FAULT_SHORT}, {FAULT_PWRITE, EIO}, {FAULT_PWRITE, ENOSPC},
+                 {FAULT_PWRITE, FAULT_SHORT}, {FAULT_ALLOCATE, ENOMEM}};
+    for (size_t i = 0; i < sizeof fault / sizeof *fault; i++)
+        for (unsigned nth = 1; nth <= 10; nth += 3)
+            cr_assert(fail_while_a_child_reads(fault[i].call, nth, fault[i].error), "fault %zu, %u", i, nth);
+}
+
+/* No room for what is written while a child reads: it stays in memory. */
+Test(faults_stable, a_disk_that_is_full_while_a_child_reads, .timeout = 60)
+{
+    unsigned char *p;
+    int gate[2];
+    terrace *m = shared_open("nvme_path=/var/tmp;log=error;limit_nvme=18M", &p);
+    pid_t pid = looker(p, gate);
+    words_change(p, 2);
+    words_leave(m, p);
+    eventually(stats_of(m).io_errors > 0);
+    cr_assert(words_changed_are(p, 2));
+    expect_right(pid, gate);
+    words_all_leave(m, p);
+    cr_assert(words_are(p, 2));
+    terrace_close(m);
 }
