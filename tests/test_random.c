@@ -45,6 +45,7 @@ static struct world {
     unsigned nodes; /* memory tiers, the first ones */
     struct slot slot[SLOTS];
     bool faults; /* transfers may fail */
+    bool refusals; /* memory may not be had */
     atomic_bool stop;
     char failure[1024];
     atomic_ullong done, missed; /* operations; those that were refused for want of room */
@@ -84,6 +85,8 @@ __attribute__((format(printf, 1, 2))) static bool fail(const char *format, ...)
 
 static bool is_fault(int r)
 {
+    if (w.refusals && (r == -TERRACE_ENOMEM || r == -TERRACE_EDEVMEM || r == -TERRACE_EBUDGET))
+        return true;
     return w.faults && (r == -TERRACE_EIO || r == -TERRACE_ENOSPC);
 }
 
@@ -422,7 +425,9 @@ static void run(const char *tiers, const char *conf, unsigned long operations)
         cr_assert(pthread_create(&k[i].thread, NULL, work, &k[i]) == 0);
     for (int i = 0; i < THREADS; i++)
         pthread_join(k[i].thread, NULL);
-    w.faults = false;
+    w.faults = w.refusals = false;
+    simnode_refuse(&simnode, 0);
+    simnode_refuse(&simdev, 0);
     pthread_mutex_lock(&simdisk.lock);
     simdisk.blocks = 0;
     pthread_mutex_unlock(&simdisk.lock);
@@ -437,7 +442,8 @@ static void run(const char *tiers, const char *conf, unsigned long operations)
     cr_expect(s.evictions > 0 && s.fill_bytes > 0 && s.writeback_bytes > 0);
     expect_all(self);
     cr_assert(!w.stop, "seed %lu: %s", seed, w.failure);
-    fprintf(stderr, "%llu done, %llu refused, %llu evictions, %llu prefetches, %llu errors\n", w.done, w.missed,
+    fprintf(stderr, "%llu done, %llu refused, %u commits refused, %llu evictions, %llu prefetches, %llu errors\n", w.done,
+            w.missed, simnode_refused(&simnode) + simnode_refused(&simdev),
             (unsigned long long)s.evictions, (unsigned long long)s.prefetches, (unsigned long long)s.io_errors);
     terrace_close(w.m);
     for (size_t i = 0; i < SLOTS; i++)
@@ -470,6 +476,15 @@ Test(random, nodes_with_failures, .timeout = 240)
 {
     w.faults = true;
     run(NODES, "log=off", 150000);
+}
+
+/* Any commit may fail, and a failure is like a full node. */
+Test(random, nodes_without_memory, .timeout = 240)
+{
+    simnode_refuse(&simnode, 3);
+    simnode_refuse(&simdev, 3);
+    w.refusals = true;
+    run(EVERY, "log=off", 150000);
 }
 
 Test(random, nodes_nearly_full, .timeout = 240)
