@@ -28,16 +28,20 @@ enum {
     ROUNDS = 30,           /* of a magazine, at most */
     ROUNDS_BYTES = 256 << 10,
     PAGE_BYTES = 4096,
+    LINE = 64,             /* of a processor's cache */
 };
 
+/* In lines of its own: neighbours are other threads'. */
 struct magazine {
     struct magazine *next;
-    unsigned n, most;
+    unsigned n; /* but while it is loaded */
     uint64_t at[ROUNDS];
 };
+_Static_assert(sizeof(struct magazine) % LINE == 0, "a magazine shares no line");
 
 struct bin {
     struct magazine *loaded, *spare; /* or NULL */
+    unsigned n, most;                /* of what is loaded; 0, 0: nothing */
 };
 
 /* One thread's part of one cache, which lives as long as any of its parts. */
@@ -105,6 +109,11 @@ static unsigned class_rounds(unsigned class)
 
 /* ---- magazines --------------------------------------------------------- */
 
+static struct magazine *magazine_new(void)
+{
+    return aligned_alloc(LINE, sizeof(struct magazine));
+}
+
 static void magazine_unload(struct heap *heap, struct magazine *m)
 {
     while (m && m->n)
@@ -120,8 +129,29 @@ static void magazines_free(struct magazine *m)
     }
 }
 
-/* Takes a full one in exchange for what is loaded; false: there is none. */
-static bool depot_take(struct depot *d, struct bin *b)
+static void bin_load(struct bin *b, struct magazine *m, unsigned class)
+{
+    b->loaded = m;
+    b->n = m ? m->n : 0;
+    b->most = m ? class_rounds(class) : 0;
+}
+
+static struct magazine *bin_loaded(const struct bin *b)
+{
+    if (b->loaded)
+        b->loaded->n = b->n;
+    return b->loaded;
+}
+
+static void bin_swap(struct bin *b, unsigned class)
+{
+    struct magazine *m = bin_loaded(b);
+    bin_load(b, b->spare, class);
+    b->spare = m;
+}
+
+/* Takes a full one in exchange for what is loaded, which is empty; false: there is none. */
+static bool depot_take(struct depot *d, struct bin *b, unsigned class)
 {
     pthread_mutex_lock(&d->lock);
     struct magazine *m = d->full;
@@ -133,9 +163,10 @@ static bool depot_take(struct depot *d, struct bin *b)
             b->loaded->next = d->empty;
             d->empty = b->loaded;
         }
-        b->loaded = m;
     }
     pthread_mutex_unlock(&d->lock);
+    if (m)
+        bin_load(b, m, class);
     return m;
 }
 
@@ -150,21 +181,26 @@ static void depot_put_locked(struct depot *d, struct magazine *full)
 static bool depot_give(struct depot *d, struct bin *b, unsigned class)
 {
     pthread_mutex_lock(&d->lock);
-    struct magazine *m = d->empty;
-    if (m)
+    struct magazine *m = d->empty, *full = b->spare;
+    if (m) {
         d->empty = m->next;
-    pthread_mutex_unlock(&d->lock);
-    if (!m && !(m = malloc(sizeof *m)))
-        return false;
-    m->n = 0;
-    m->most = class_rounds(class);
-    if (b->spare) {
-        pthread_mutex_lock(&d->lock);
-        depot_put_locked(d, b->spare);
-        pthread_mutex_unlock(&d->lock);
+        if (full)
+            depot_put_locked(d, full);
     }
-    b->spare = b->loaded;
-    b->loaded = m;
+    pthread_mutex_unlock(&d->lock);
+    if (!m) {
+        m = magazine_new();
+        if (!m)
+            return false;
+        if (full) {
+            pthread_mutex_lock(&d->lock);
+            depot_put_locked(d, full);
+            pthread_mutex_unlock(&d->lock);
+        }
+    }
+    m->n = 0;
+    b->spare = bin_loaded(b);
+    bin_load(b, m, class);
     return true;
 }
 
@@ -191,19 +227,12 @@ static void depot_shed(struct heap *heap, struct depot *d, bool all)
 
 /* ---- a thread's part --------------------------------------------------- */
 
-static void swap(struct bin *b)
-{
-    struct magazine *m = b->loaded;
-    b->loaded = b->spare;
-    b->spare = m;
-}
-
 static void bins_free(struct local *l)
 {
     for (unsigned i = 0; i < CLASSES; i++) {
         free(l->bin[i].loaded);
         free(l->bin[i].spare);
-        l->bin[i] = (struct bin){NULL, NULL};
+        l->bin[i] = (struct bin){NULL, NULL, 0, 0};
     }
 }
 
@@ -212,15 +241,18 @@ static void bins_hand_over(struct heap_cache *c, struct local *l)
 {
     for (unsigned i = 0; i < CLASSES; i++) {
         struct bin *b = &l->bin[i];
-        for (int k = 0; k < 2; k++, swap(b)) {
-            if (!b->loaded || b->loaded->n < b->loaded->most) {
-                magazine_unload(c->heap, b->loaded);
+        struct magazine **both[] = {&b->loaded, &b->spare};
+        bin_loaded(b);
+        for (int k = 0; k < 2; k++) {
+            struct magazine *m = *both[k];
+            if (!m || m->n < class_rounds(i)) {
+                magazine_unload(c->heap, m);
                 continue;
             }
             pthread_mutex_lock(&c->depot[i].lock);
-            depot_put_locked(&c->depot[i], b->loaded);
+            depot_put_locked(&c->depot[i], m);
             pthread_mutex_unlock(&c->depot[i].lock);
-            b->loaded = NULL;
+            *both[k] = NULL;
         }
     }
 }
@@ -343,10 +375,10 @@ static __attribute__((noinline)) uint64_t alloc_slow(struct heap_cache *c, struc
     if (!b)
         return alloc_anew(c, class);
     if (b->spare && b->spare->n)
-        swap(b);
-    else if (!depot_take(&c->depot[class], b))
+        bin_swap(b, class);
+    else if (!depot_take(&c->depot[class], b, class))
         return alloc_anew(c, class);
-    return b->loaded->at[--b->loaded->n];
+    return b->loaded->at[--b->n];
 }
 
 uint64_t heap_cache_alloc(struct heap_cache *c, size_t bytes, size_t alignment)
@@ -355,9 +387,9 @@ uint64_t heap_cache_alloc(struct heap_cache *c, size_t bytes, size_t alignment)
     if (__builtin_expect(class >= CLASSES, 0))
         return heap_alloc(c->heap, bytes, alignment);
     struct local *l = local_of(c);
-    struct magazine *m = l ? l->bin[class].loaded : NULL;
-    if (__builtin_expect(m && m->n, 1))
-        return m->at[--m->n];
+    struct bin *b = l ? &l->bin[class] : NULL;
+    if (__builtin_expect(b && b->n, 1))
+        return b->loaded->at[--b->n];
     return alloc_slow(c, l, class);
 }
 
@@ -365,13 +397,13 @@ static __attribute__((noinline)) void free_slow(struct heap_cache *c, struct loc
                                                 uint64_t address)
 {
     struct bin *b = l ? &l->bin[class] : NULL;
-    if (b && b->spare && b->spare->n < b->spare->most)
-        swap(b);
+    if (b && b->spare && b->spare->n < class_rounds(class))
+        bin_swap(b, class);
     else if (!b || !depot_give(&c->depot[class], b, class)) {
         heap_free(c->heap, address);
         return;
     }
-    b->loaded->at[b->loaded->n++] = address;
+    b->loaded->at[b->n++] = address;
 }
 
 void heap_cache_free(struct heap_cache *c, uint64_t address, size_t bytes, size_t alignment)
@@ -384,9 +416,9 @@ void heap_cache_free(struct heap_cache *c, uint64_t address, size_t bytes, size_
         return;
     }
     struct local *l = local_of(c);
-    struct magazine *m = l ? l->bin[class].loaded : NULL;
-    if (__builtin_expect(m && m->n < m->most, 1))
-        m->at[m->n++] = address;
+    struct bin *b = l ? &l->bin[class] : NULL;
+    if (__builtin_expect(b && b->n < b->most, 1))
+        b->loaded->at[b->n++] = address;
     else
         free_slow(c, l, class, address);
 }
@@ -404,8 +436,9 @@ void heap_cache_purge(struct heap_cache *c)
     struct local *l = local_of(c);
     for (unsigned i = 0; i < CLASSES; i++) {
         if (l) {
-            magazine_unload(c->heap, l->bin[i].loaded);
+            magazine_unload(c->heap, bin_loaded(&l->bin[i]));
             magazine_unload(c->heap, l->bin[i].spare);
+            l->bin[i].n = 0;
         }
         depot_shed(c->heap, &c->depot[i], true);
     }
