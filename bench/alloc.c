@@ -3,7 +3,8 @@
  * usage: alloc MODULES-DIR TRACE ROUNDS PARTS [NAME=LIBRARY:ALLOC:FREE ...]
  *
  * All allocators are loaded into this process and take turns in slices of some
- * milliseconds, so that what else the machine does meets all alike. None of the
+ * milliseconds, so that what else the machine does meets all alike. Of two threads
+ * each has a CPU of its own. None of the
  * memory is touched: terrace's addresses may be a device's. For each size:
  *   pair    allocate, free;
  *   random  out of many that are allocated one is freed, another allocated;
@@ -20,6 +21,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -29,7 +31,8 @@
 
 #include "terrace.h"
 
-enum { ALLOCATORS = 12, MOST_THREADS = 2, MOST_HELD = 8192, MOST_ROUNDS = 64 };
+enum { ALLOCATORS = 12, MOST_THREADS = 2, MOST_HELD = 8192, MOST_ROUNDS = 64,
+       FIRST_TURNS = 10000, SLICE_NS = 3000000 };
 static const size_t MOST_ALIVE = (size_t)16 << 30; /* bytes of a trace at a time */
 
 struct allocator {
@@ -293,7 +296,7 @@ struct work {
     const struct allocator *allocator;
     enum pattern pattern;
     size_t bytes;
-    int turns;
+    int turns, number;
     double ns;
     pthread_barrier_t *start;
 };
@@ -364,6 +367,20 @@ static size_t traces(void **at, const struct work *w)
     return done;
 }
 
+/* Onto the CPU of that number among those the process may use. */
+static void settle_on(int number)
+{
+    cpu_set_t all, one;
+    int cpu = -1;
+    if (sched_getaffinity(0, sizeof all, &all) || CPU_COUNT(&all) <= number)
+        return;
+    for (int n = -1; n < number;)
+        n += CPU_ISSET(++cpu, &all) != 0;
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    sched_setaffinity(0, sizeof one, &one);
+}
+
 static void *work_main(void *arg)
 {
     static size_t (*const run[])(void **, const struct work *) = {pairs, randoms, batches, traces};
@@ -371,13 +388,15 @@ static void *work_main(void *arg)
     void **at = calloc(MOST_HELD, sizeof *at);
     if (!at)
         exit(1);
+    settle_on(w->number);
     for (size_t i = 0; w->pattern == RANDOM && i < held(w); i++)
         at[i] = w->allocator->alloc(w->bytes);
-    for (int warm = 1; warm >= 0; warm--) { /* once to warm up, then in earnest */
+    for (int warm = 1; warm >= 0; warm--) { /* once to warm up and learn, then in earnest */
         pthread_barrier_wait(w->start);
         double start = now_ns();
         size_t n = run[w->pattern](at, w);
         w->ns = (now_ns() - start) / (double)n;
+        w->turns = w->ns > 1 ? (int)(SLICE_NS / w->ns) + 1 : SLICE_NS;
         pthread_barrier_wait(w->start);
     }
     for (size_t i = 0; w->pattern == RANDOM && i < held(w); i++)
@@ -387,7 +406,7 @@ static void *work_main(void *arg)
 }
 
 /* The mean of the threads. */
-static double measure(const struct allocator *a, enum pattern pattern, size_t bytes, int threads, int turns)
+static double measure(const struct allocator *a, enum pattern pattern, size_t bytes, int threads)
 {
     struct work work[MOST_THREADS];
     pthread_t thread[MOST_THREADS];
@@ -395,7 +414,7 @@ static double measure(const struct allocator *a, enum pattern pattern, size_t by
     double sum = 0;
     pthread_barrier_init(&start, NULL, (unsigned)threads);
     for (int i = 0; i < threads; i++) {
-        work[i] = (struct work){a, pattern, bytes, turns, 0, &start};
+        work[i] = (struct work){a, pattern, bytes, FIRST_TURNS, i, 0, &start};
         if (pthread_create(&thread[i], NULL, work_main, &work[i]))
             exit(1);
     }
@@ -430,10 +449,8 @@ static void measure_all(enum pattern pattern, size_t bytes, int threads, int rou
     double once = 1;
     for (int r = 0; r < rounds; r++) {
         for (unsigned i = 0; i < allocators_n; i++)
-            if (allocators[i].alloc && bytes >= allocators[i].least) {
-                bool slow = pattern == BATCH || bytes > 16384 || i == allocators_n - 1;
-                ns[i][r] = measure(&allocators[i], pattern, bytes, threads, slow ? 20000 : 100000);
-            }
+            if (allocators[i].alloc && bytes >= allocators[i].least)
+                ns[i][r] = measure(&allocators[i], pattern, bytes, threads);
         ratio[r] = je->alloc ? ns[2][r] / ns[0][r] : once;
     }
     printf("%s\n {\"pattern\": \"%s\", \"bytes\": %zu, \"threads\": %d", first ? "" : ",",

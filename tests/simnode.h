@@ -32,6 +32,7 @@ struct simnode {
     uint64_t read_bytes, written_bytes; /* from the node, to it */
     uint64_t room;                    /* bytes that it commits at most; 0: no end */
     uint64_t committed;
+    uint64_t steals;                  /* bytes that others take of what is decommitted next */
     unsigned refuse_one_in;           /* commits, at random; 0: none */
     uint32_t random;
     unsigned refused;                 /* commits */
@@ -121,7 +122,10 @@ static void simnode_decommit(void *unit, uint64_t address, uint64_t bytes)
 {
     struct simnode *n = unit;
     pthread_mutex_lock(&n->lock);
+    uint64_t stolen = bytes < n->steals ? bytes : n->steals;
     n->committed -= bytes;
+    n->room -= stolen;
+    n->steals -= stolen;
     pthread_mutex_unlock(&n->lock);
     madvise(simnode_at(unit, address), bytes, MADV_DONTNEED);
 }
