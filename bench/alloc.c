@@ -205,7 +205,7 @@ static const char *trace_path;
 static unsigned trace_line;
 static size_t trace_alive;
 
-static void trace_bad(const char *what)
+__attribute__((noreturn)) static void trace_bad(const char *what)
 {
     fprintf(stderr, "bench/alloc: %s, line %u: %s; record one anew with bench/alloc.py --record\n",
             trace_path, trace_line, what);
@@ -214,11 +214,11 @@ static void trace_bad(const char *what)
 
 /* What is alive while a trace is read. */
 static struct item {
-    unsigned long name;
+    unsigned long long name;
     size_t bytes; /* 0: the slot is free */
 } item[MOST_HELD];
 
-static int item_find(unsigned long name)
+static int item_find(unsigned long long name)
 {
     int slot = 0;
     while (slot < MOST_HELD && !(item[slot].bytes && item[slot].name == name))
@@ -226,7 +226,7 @@ static int item_find(unsigned long name)
     return slot;
 }
 
-static void trace_new(unsigned long name, size_t bytes)
+static void trace_new(unsigned long long name, size_t bytes)
 {
     int slot = 0;
     if (!bytes || bytes > MOST_ALIVE - trace_alive)
@@ -251,20 +251,33 @@ static void trace_free(int slot)
     item[slot].bytes = 0;
 }
 
+/* The next number of a line; its end must follow the last one. */
+static unsigned long long trace_number(const char **at, bool last)
+{
+    char *end;
+    errno = 0;
+    unsigned long long n = strtoull(*at, &end, 10);
+    if (end == *at || errno || **at == '-' || *end != (last ? '\n' : ' '))
+        trace_bad("neither 'new ITEM BYTES' nor 'free ITEM' nor 'step'");
+    *at = end + 1;
+    return n;
+}
+
 /* Reads an event; true: a step ends. */
 static bool trace_event(const char *line)
 {
-    unsigned long name;
-    size_t bytes;
-    char more;
-    if (sscanf(line, "new %lu %zu %c", &name, &bytes, &more) == 2)
-        trace_new(name, bytes);
-    else if (sscanf(line, "free %lu %c", &name, &more) == 1)
-        trace_free(item_find(name));
-    else if (!strcmp(line, "step\n"))
-        return true;
-    else if (*line != '#')
+    const char *at = strchr(line, ' ');
+    bool add = !strncmp(line, "new ", 4), end = !strcmp(line, "step\n");
+    if (*line == '#' || end)
+        return end;
+    if (!at || (!add && strncmp(line, "free ", 5) != 0))
         trace_bad("neither 'new ITEM BYTES' nor 'free ITEM' nor 'step'");
+    at++;
+    unsigned long long name = trace_number(&at, !add);
+    if (add)
+        trace_new(name, trace_number(&at, true));
+    else
+        trace_free(item_find(name));
     return false;
 }
 

@@ -31,6 +31,7 @@ PEERS = [("mimalloc", "libmimalloc2.0", "libmimalloc.so.2", "mi_malloc", "mi_fre
          ("jemalloc", "libjemalloc2", "libjemalloc.so.2", "malloc", "free"),
          ("memkind", "libmemkind0", "libmemkind.so.0", "memkind_malloc", "memkind_free")]
 TARGET = 0.9
+WHAT = "allocation next to other allocators, a million tensors"
 PARTS = ["pair", "random", "batch", "trace", "large", "million"]
 TRACE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "traces", "gpt.trace")
 TRAINER = ["--steps", "3"]
@@ -129,7 +130,7 @@ def measure(args, parts, rounds):
             result = json.load(f)
         if any(result["machine"][k] != v for k, v in machine().items() if k not in ("date", "memory_MiB")):
             sys.exit(f"{args.json} is of another machine; name another file with --json")
-    result["machine"] = machine()
+    result = {"bench": "alloc", "what": WHAT, **result, "machine": machine()}
     if set(parts) - {"million"}:
         # Libraries that are loaded late and use static thread-local storage need room for it.
         got = run([tool("alloc"), os.path.join(BUILD, "bench", "modules"), args.trace, str(rounds), ",".join(parts)] +
@@ -144,7 +145,7 @@ def measure(args, parts, rounds):
 
 
 def main():
-    args = argparse.ArgumentParser(description="allocation next to other allocators")
+    args = argparse.ArgumentParser(description=WHAT)
     args.add_argument("--rounds", type=int, default=9, help="rounds of each, default 9")
     args.add_argument("--quick", action="store_true", help="3 rounds, 200,000 tensors")
     args.add_argument("--only", metavar="PART,...", help=f"of {', '.join(PARTS)}; the others stay as they are in FILE")
