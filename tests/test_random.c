@@ -414,6 +414,12 @@ static void run(const char *tiers, const char *conf, unsigned long operations)
     snprintf(nodes, sizeof nodes, "%s;limit_simnode=%llu;limit_simdev=%llu", conf,
              (unsigned long long)bytes / 10, (unsigned long long)bytes / 20);
     w.m = open_with(tiers, bytes / 10, nodes);
+    if (w.refusals) {
+        simnode_leave(&simnode, bytes / 20);
+        simnode_leave(&simdev, bytes / 40);
+        simnode_refuse(&simnode, 4);
+        simnode_refuse(&simdev, 4);
+    }
     w.nodes = 1 + (strstr(tiers, "simnode") != NULL) + (strstr(tiers, "simdev") != NULL);
     w.host = host_of(w.m);
     w.disk = disk_of(w.m);
@@ -442,7 +448,7 @@ static void run(const char *tiers, const char *conf, unsigned long operations)
     terrace_statistics s = stats_of(w.m);
     cr_expect(s.evictions > 0 && s.fill_bytes > 0 && s.writeback_bytes > 0);
     if (refusals) /* something else serves, or leaves */
-        cr_expect_lt(w.missed, w.done / 50);
+        cr_expect_lt(w.missed, w.done / 20);
     expect_all(self);
     cr_assert(!w.stop, "seed %lu: %s", seed, w.failure);
     fprintf(stderr, "%llu done, %llu refused, %u commits refused, %llu evictions, %llu prefetches, %llu errors\n", w.done,
@@ -481,11 +487,9 @@ Test(random, nodes_with_failures, .timeout = 240)
     run(NODES, "log=off", 150000);
 }
 
-/* Any commit may fail, and a failure is like a full node. */
+/* There is half the memory that the budgets count on, and any commit may fail. */
 Test(random, nodes_without_memory, .timeout = 240)
 {
-    simnode_refuse(&simnode, 3);
-    simnode_refuse(&simdev, 3);
     w.refusals = true;
     run(EVERY, "log=off", 150000);
 }
