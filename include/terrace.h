@@ -280,7 +280,8 @@ TERRACE_API void terrace_tensor_destroy(terrace_tensor *t);
  * `where` may be NULL.
  * Errors: EINVAL, EBUSY, EAGAIN (NOWAIT: ask again), EBUDGET (the sentence
  * names the holders), ENOSPC (no room could be made: the disk is full), EIO,
- * ECORRUPT, ECHANGED, ENOMEM, ENOTSUP (a disk tier cannot be acquired). */
+ * ECORRUPT, ECHANGED, ENOMEM (also where other processes have the tier's memory;
+ * EDEVMEM on a device), ENOTSUP (a disk tier cannot be acquired). */
 TERRACE_API int terrace_acquire(terrace_tensor *t, terrace_tier tier, unsigned mode, void *stream,
                                 void **address, terrace_tier *where);
 

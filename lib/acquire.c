@@ -16,35 +16,15 @@
  *
  * A small tensor is acquired by pinning its group: there `tensor` is the group.
  *
- * May call: core.h, mover.h, small.h. */
-#include <assert.h>
+ * May call: acquire.h, core.h, mover.h, small.h. */
 #include <stdlib.h>
 
+#include "acquire.h"
 #include "mover.h"
 #include "prefetch.h"
 #include "small.h"
 
-enum { WRITES = TERRACE_WRITE | TERRACE_OVERWRITE, SHORT_LIST = 16 };
-
-/* One entry of the list on its way. */
-struct entry {
-    struct terrace_tensor *tensor; /* that migrates */
-    struct small *small;           /* the slice of it that is wanted, or NULL */
-    terrace_tier tier;
-    unsigned mode;
-    struct copy *copy; /* on the tier that was chosen */
-    bool hit;
-    void *address;     /* once it has succeeded */
-};
-
-struct request {
-    struct terrace *m;
-    struct entry *entry;
-    size_t n;
-    bool wait, nowait;
-    uint64_t start;      /* when it began to wait, 0: it has not */
-    struct copy *hollow; /* another acquire's, for which this one gave way */
-};
+enum { SHORT_LIST = 16 };
 
 static void stall_begins(struct request *q)
 {
@@ -52,12 +32,7 @@ static void stall_begins(struct request *q)
         q->start = clock_ns();
 }
 
-/* ---- checking and choosing --------------------------------------------- */
-
-static const char *entry_name(const struct entry *e)
-{
-    return e->small ? small_name(e->small) : tensor_name(e->tensor);
-}
+/* ---- checking ----------------------------------------------------------- */
 
 static int mode_check(unsigned mode)
 {
@@ -69,52 +44,6 @@ static int mode_check(unsigned mode)
                          "OVERWRITE, with WAIT or NOWAIT", mode);
     if ((mode & TERRACE_WAIT) && (mode & TERRACE_NOWAIT))
         return error_set(-TERRACE_EINVAL, "WAIT and NOWAIT exclude each other");
-    return 0;
-}
-
-/* Whether tier a should rather take so many bytes than b, which is as fast or
- * faster: where b has to evict for them, and a has not or has more to evict that
- * costs no write. */
-static bool roomier_locked(const struct tier *a, const struct tier *b, uint64_t bytes)
-{
-    uint64_t in_a = arena_round(&a->arena, bytes), in_b = arena_round(&b->arena, bytes);
-    if (in_a > a->arena.limit || in_b > b->arena.limit)
-        return in_a <= a->arena.limit;
-    if (b->arena.used + in_b <= b->arena.limit)
-        return false;
-    return a->arena.used + in_a <= a->arena.limit ||
-           policy_clean_bytes(&a->policy) > policy_clean_bytes(&b->policy);
-}
-
-/* The tier to acquire on: where the bytes are, else the fastest that has room. */
-static int choose_locked(const struct entry *e, struct copy **out)
-{
-    struct terrace_tensor *t = e->tensor;
-    struct terrace *m = t->manager;
-    terrace_tier which = e->small ? small_tier_locked(e->small, e->tier) : e->tier;
-    struct copy *best = NULL;
-    if ((unsigned)which < m->tiers && tier_is_memory(&m->tier[which])) {
-        *out = &t->copy[which]; /* the usual case: a tier was named */
-        return 0;
-    }
-    int r = tier_check(m, which);
-    if (r)
-        return r;
-    for (unsigned i = 0; i < m->tiers; i++) {
-        struct copy *c = &t->copy[i];
-        if (!tier_matches(m, (int)i, which) || !tier_is_memory(&m->tier[i]))
-            continue;
-        if (c->state == COPY_VALID || c->state == COPY_FILLING) {
-            best = c;
-            break;
-        }
-        if (!best || roomier_locked(&m->tier[i], copy_tier(best), t->bytes))
-            best = c;
-    }
-    if (!best)
-        return error_set(-TERRACE_ENOTSUP, "a disk tier cannot be acquired: its bytes have no "
-                         "address; acquire '%s' on a host tier", entry_name(e));
-    *out = best;
     return 0;
 }
 
@@ -179,11 +108,17 @@ static bool unfilled_locked(const struct entry *e)
 }
 
 /* Starts to bring an absent copy in; 1: that took waiting for room. */
-static int start_locked(const struct entry *e, bool wait)
+static int start_locked(struct request *q, struct entry *e, bool wait)
 {
     if (e->small && !e->tensor->blank)
         group_sought_locked(e->tensor, copy_tier(e->copy));
-    int r = fill_start_locked(e->copy, mode_locked(e), wait, false);
+    int r = fill_try_locked(e->copy, mode_locked(e), wait);
+    if (no_memory(r) && choose_other_locked(e)) {
+        q->moves = true;
+        return r;
+    }
+    if (no_memory(r)) /* then something has to leave */
+        r = fill_start_locked(e->copy, mode_locked(e), wait, false);
     if (r == -TERRACE_EAGAIN)
         return not_yet(e);
     return r < 0 && e->small ? small_failed(e->small, r) : r;
@@ -212,7 +147,7 @@ static int present_locked(struct request *q, struct entry *e, bool wait)
             if (r)
                 return r;
             errors = t->errors; /* if another was told of it, this one tries again */
-            r = start_locked(e, wait);
+            r = start_locked(q, e, wait);
             if (r < 0)
                 return r;
             e->hit &= r == 0;
@@ -237,7 +172,8 @@ static int present_all_locked(struct request *q)
 {
     int r = 0;
     for (size_t i = 0; q->n > 1 && !q->nowait && i < q->n; i++) /* all under way before the first is waited for */
-        (void)present_locked(q, &q->entry[i], false);
+        if (present_locked(q, &q->entry[i], false) < 0 && q->moves)
+            return -TERRACE_ENOMEM;
     for (size_t i = 0; r == 0 && i < q->n; i++)
         r = present_locked(q, &q->entry[i], !q->nowait);
     return r;
@@ -331,7 +267,7 @@ static bool own_pins_exceed_locked(const struct request *q)
                 need += arena_round(&tier->arena, x->tensor->bytes);
         }
         uint64_t staging = tier->staging;
-        if (own + need + staging > tier->arena.limit)
+        if (own + need + staging > tier->arena.ceiling)
             return true;
     }
     return false;
@@ -349,6 +285,15 @@ static bool others_pin_locked(const struct request *q)
                     return true;
     }
     return false;
+}
+
+/* Whether a release could help: all that there is room for is in use. */
+static bool no_room_locked(const struct request *q, int r)
+{
+    for (size_t i = 0; no_memory(r) && i < q->n; i++)
+        if (tier_full_locked(copy_tier(q->entry[i].copy)))
+            return true;
+    return r == -TERRACE_EBUDGET;
 }
 
 /* One try at the list. WAIT may help where `retry` comes back true. */
@@ -372,7 +317,7 @@ static int try_locked(struct request *q, bool *retry)
         return 0;
     }
     unpin_all_locked(q);
-    *retry = r == -TERRACE_EBUDGET && others_pin_locked(q) && !own_pins_exceed_locked(q);
+    *retry = no_room_locked(q, r) && others_pin_locked(q) && !own_pins_exceed_locked(q);
     return r;
 }
 
@@ -382,7 +327,10 @@ static int request_locked(struct request *q)
         uint64_t releases = q->m->releases;
         bool retry;
         q->hollow = NULL;
+        q->moves = false;
         int r = try_locked(q, &retry);
+        if (r && q->moves && (r = choose_moved_locked(q)) == 0)
+            continue;
         if (r && q->hollow) { /* it will succeed or fail soon */
             while (q->hollow->hollow)
                 manager_wait(q->m);
@@ -467,19 +415,16 @@ int terrace_acquire(terrace_tensor *t, terrace_tier tier, unsigned mode, void *s
     struct entry e = {.tensor = small_group(t), .small = small_of(t), .tier = tier, .mode = mode};
     struct request q = {.m = m, .entry = &e, .n = 1, .wait = mode & TERRACE_WAIT,
                         .nowait = mode & TERRACE_NOWAIT};
-    r = doomed_locked(&e) ? gone(&e) : choose_locked(&e, &e.copy);
-    unsigned chosen = 0;
-    if (r == 0) {
-        assert(e.copy);
-        chosen = e.copy->tier;
+    r = doomed_locked(&e) ? gone(&e) : choose_all_locked(&q);
+    if (r == 0)
         r = request_run_locked(&q);
-    }
+    terrace_tier chosen = r == 0 ? e.copy->tier : 0;
     manager_unlock(m);
     if (r)
         return r;
     *address = e.address;
     if (where)
-        *where = (terrace_tier)chosen;
+        *where = chosen;
     return 0;
 }
 
@@ -502,22 +447,11 @@ static int list_check(const terrace_access *list, size_t n)
 
 static int list_run_locked(struct request *q)
 {
-    for (size_t i = 0; i < q->n; i++) {
+    for (size_t i = 0; i < q->n; i++)
         if (q->entry[i].small)
             q->entry[i].tensor = q->entry[i].small->group; /* it may have moved */
-        int r = choose_locked(&q->entry[i], &q->entry[i].copy);
-        if (r)
-            return r;
-        assert(q->entry[i].copy);
-        q->entry[i].tier = q->entry[i].copy->tier;
-    }
-    for (size_t i = 0; i < q->n; i++) /* the list must not exclude itself */
-        for (size_t j = 0; j < q->n; j++)
-            if (q->entry[i].tensor == q->entry[j].tensor && q->entry[i].copy != q->entry[j].copy &&
-                (q->entry[i].mode & WRITES))
-                return error_set(-TERRACE_EBUSY, "the list wants '%s' on two tiers, once for writing",
-                                 tensor_name(q->entry[i].tensor));
-    return request_run_locked(q);
+    int r = choose_all_locked(q);
+    return r ? r : request_run_locked(q);
 }
 
 static int list_take(struct request *q, const terrace_access *list)
@@ -565,7 +499,7 @@ int terrace_acquire_all(terrace_access *list, size_t n, void *stream)
     }
     for (size_t i = 0; r == 0 && i < n; i++) {
         list[i].address = q.entry[i].address;
-        list[i].where = q.entry[i].tier;
+        list[i].where = q.entry[i].copy->tier;
     }
     if (q.entry != few)
         free(q.entry);

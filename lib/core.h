@@ -99,6 +99,7 @@ struct terrace_tensor {
     bool group;
     bool alone;         /* of one, which had to leave another: goes to any tier */
     unsigned char home; /* the memory tier that it is used on, unless alone */
+    unsigned char dealer; /* the one whose heap its slices are from */
     bool cold;          /* some of them have been demoted */
     uint32_t live, hot; /* how many there are; that were used since last demoted */
     LIST_HEAD(, small) smalls;
@@ -142,6 +143,8 @@ struct tier {
     uint64_t ahead;     /* memory tiers: bytes brought, or coming, ahead of use */
     unsigned coming;    /* memory tiers: fills under way that were started ahead of use */
     uint64_t credit;    /* memory tiers: bytes that may be written back ahead */
+    uint64_t full_until; /* memory tiers: when more may be asked for again, see tier_full_locked() */
+    bool full_said;
     struct lane *lane;  /* moves its bytes, or NULL */
 };
 
@@ -227,6 +230,8 @@ static inline bool tier_is_memory(const struct tier *tier)
 const char *tier_class_name(const struct tier *tier);
 /* The variable that sets the tier's budget: "TERRACE_LIMIT_NUMA". */
 void tier_limit_name(const struct tier *tier, char name[NAME_TEXT]);
+/* The one that sets it alone: "TERRACE_LIMIT_NUMA_1". */
+void tier_own_limit_name(const struct tier *tier, char name[NAME_TEXT]);
 /* Checks a backend's table and copies as much of it as there is. */
 int  backend_copy(const terrace_backend *from, terrace_backend *to);
 /* Whether tier `index` is, or is one of, what `which` names. */
@@ -303,15 +308,28 @@ struct room {
     struct terrace_tensor *tensor; /* whose bytes need room */
     bool wait;                     /* for write-backs that make room */
     bool ahead;                    /* ahead of use: nothing else brought ahead leaves for it */
+    bool once;                     /* another tier may do: ENOMEM before anything leaves for want of memory */
     uint64_t when;                 /* virtual time of that use, 0: not known */
     bool waited;                   /* out: it took waiting */
 };
 
 /* Takes memory for a tensor from a memory tier, evicting as the policy says.
- * May give up the lock while it waits. Errors: EAGAIN (room is being made, but
- * not to be waited for), EBUDGET (all is in use; the sentence names the
- * holders), what write-backs failed with, ENOMEM. */
-int room_take_locked(struct tier *tier, struct room *want, struct grant *grant);
+ * Gives up the lock to commit it, and while it waits. Errors: EAGAIN (room is
+ * being made, but not to be waited for), EBUDGET (all is in use; the sentence
+ * names the holders), ENOMEM and EDEVMEM (the budget has room, but the memory is
+ * not to be had, and nothing of ours there could leave), what write-backs failed
+ * with. */
+int room_take_locked(struct tier *tier, struct room *want, struct extent **out);
+
+/* Whether the tier has less memory than its budget, as a commit has failed not
+ * long ago: what was committed then is its ceiling for a while. */
+bool tier_full_locked(struct tier *tier);
+/* A commit that began at that time has failed so. */
+void tier_filled_locked(struct tier *tier, uint64_t began);
+static inline bool no_memory(int r)
+{
+    return r == -TERRACE_ENOMEM || r == -TERRACE_EDEVMEM;
+}
 
 /* ---- fill.c ---- */
 
@@ -323,6 +341,9 @@ int grant_fulfil_locked(struct tier *tier, struct grant *grant, struct extent **
  * has the whole acquire. May give up the lock. 1 where room took waiting, else
  * 0. Errors: as room_take_locked. */
 int fill_start_locked(struct copy *c, unsigned mode, bool wait, bool ahead);
+/* The same, but where the tier's memory turns out not to be had, that is the
+ * error (no_memory), and nothing leaves: for callers that can take another tier. */
+int fill_try_locked(struct copy *c, unsigned mode, bool wait);
 /* The same ahead of a use that is expected, at that virtual time, for which
  * nothing leaves that is used before it. */
 int fill_ahead_locked(struct copy *c, uint64_t when);

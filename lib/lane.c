@@ -55,16 +55,15 @@ static int goal_prepare_locked(struct transfer *x)
 {
     struct copy *goal = x->other;
     struct room want = {.tensor = x->tensor};
-    struct grant grant;
     copy_set_locked(goal, COPY_FILLING);
-    int r = room_take_locked(copy_tier(goal), &want, &grant);
-    if (r == 0)
-        r = grant_fulfil_locked(copy_tier(goal), &grant, &goal->extent);
+    int r = room_take_locked(copy_tier(goal), &want, &goal->extent);
     if (r == 0) {
         goal->node.bytes = goal->extent->bytes;
         return 0;
     }
     copy_drop_locked(goal);
+    if (no_memory(r) && copy_tier(goal)->arena.ceiling < copy_tier(goal)->arena.limit)
+        r = -TERRACE_EBUDGET; /* nothing is wrong with this one */
     return transfer_redirect_locked(x) ? 0 : r;
 }
 
@@ -351,7 +350,7 @@ static void follow_hints_locked(struct lane *lane)
 /* The copy to be written next, where nothing is foreseen. */
 static struct policy_node *dirty_on_credit(struct tier *tier)
 {
-    uint64_t ready = tier->arena.limit - tier->arena.used + policy_clean_bytes(&tier->policy);
+    uint64_t ready = arena_room(&tier->arena) + policy_clean_bytes(&tier->policy);
     struct policy_node *n = policy_dirty(&tier->policy);
     return n && n->bytes <= tier->credit && ready + tier->draining < tier->arena.limit / 4 ? n : NULL;
 }

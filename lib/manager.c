@@ -217,7 +217,9 @@ static int manager_init(struct terrace *m, const char *conf)
     if (r)
         goto close_tiers;
     smalls_open(m);
+    manager_lock(m); /* the lanes run already */
     prefetch_open(m);
+    manager_unlock(m);
     return 0;
 close_tiers:
     tiers_close(m);

@@ -79,11 +79,12 @@ struct tier *tier_below(const struct tier *tier)
 }
 
 /* Whether the tier has room for the copy without a write. */
-static bool has_room_locked(const struct tier *tier, uint64_t bytes)
+static bool has_room_locked(struct tier *tier, uint64_t bytes)
 {
     const struct arena *a = &tier->arena;
     bytes = arena_round(a, bytes);
-    return bytes <= a->limit && a->used + bytes <= a->limit + policy_clean_bytes(&tier->policy);
+    tier_full_locked(tier);
+    return bytes <= a->ceiling && a->used + bytes <= a->ceiling + policy_clean_bytes(&tier->policy);
 }
 
 /* Where the bytes of a copy go; NULL: nowhere. */
@@ -294,7 +295,7 @@ static void writeback_finish_locked(struct transfer *x)
         c->wrote = true;
         /* Who waits for room gets it here: on a full disk the next write-back may
          * take the blocks of what is still in memory, which is then dirty again. */
-        bool wanted = tier->arena.limit - tier->arena.used < tier->wanted;
+        bool wanted = arena_room(&tier->arena) < tier->wanted;
         if ((x->drop || wanted) && !c->pins && !(x->tensor->flags & TERRACE_ATTR_UNMOVABLE)) {
             if (!x->drop) {
                 stats->evictions++;
