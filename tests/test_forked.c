@@ -534,7 +534,7 @@ static void *read_anywhere(void *arg)
 {
     struct reader *r = arg;
     while (!atomic_load(&r->stop))
-        (void)*(volatile unsigned char *)(r->s.p + any_page(&r->s) * PAGE);
+        (void)__atomic_load_n((uint64_t *)(r->s.p + any_page(&r->s) * PAGE), __ATOMIC_RELAXED);
     return NULL;
 }
 
@@ -551,7 +551,7 @@ Test(forked, what_was_written_last_is_there)
     }
     for (int n = 0; n < FORKS; n++) {
         size_t i = any_page(&s);
-        *(volatile uint64_t *)(s.p + i * PAGE) = s.random;
+        __atomic_store_n((uint64_t *)(s.p + i * PAGE), s.random, __ATOMIC_RELAXED);
         pid_t pid = child();
         if (pid == 0)
             _exit(*(volatile uint64_t *)(s.p + i * PAGE) == s.random ? 0 : 1);
