@@ -4,8 +4,9 @@
  * there, with the bytes still in memory. Before that, blocks go that nobody
  * needs: first contents out of date, then copies of what is in memory anyway.
  *
- * May call: core.h, forked.h, mover.h. */
+ * May call: core.h, forked.h, lease.h, mover.h. */
 #include "forked.h"
+#include "lease.h"
 #include "mover.h"
 
 /* Frees disk blocks that are not needed: out of date, or of tensors that are
@@ -23,6 +24,7 @@ static void reclaim_locked(struct tier *disk, bool duplicates)
             spare |= tier_is_memory(&m->tier[i]) && t->copy[i].state == COPY_VALID;
         if (!spare || t->transfer || fork_reads_still_locked(c))
             continue;
+        lease_close_locked(t);
         copy_drop_locked(c);
     }
 }
