@@ -83,7 +83,8 @@ void copy_drop_locked(struct copy *c)
     struct tier *tier = copy_tier(c);
     policy_remove(&tier->policy, &c->node);
     copy_not_ahead_locked(c);
-    if (c->state == COPY_VALID && tier_is_memory(tier) && !c->tensor->doomed && !c->tensor->blank)
+    bool had = c->state == COPY_VALID || c->state == COPY_STALE;
+    if (had && tier_is_memory(tier) && !c->tensor->doomed && !c->tensor->blank)
         prefetch_absent_locked(tier->manager);
     copy_set_locked(c, COPY_ABSENT);
     c->wrote = false;

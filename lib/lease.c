@@ -28,7 +28,8 @@
  * and whenever one is half full. How far a thread may go on without that is said by
  * whoever empties its log: not beyond the use for which the schedule may have to
  * bring something (manager.there_until), so that nothing is brought later than
- * without leases. While it expects to bring something no thread may go on at all.
+ * without leases. While it expects to bring something no thread may go on at all;
+ * where all bytes have always been in memory, every one may.
  *
  * A tensor in a log is alive: who acquires notes the use before the acquire
  * returns, so before the release; and before a tensor is freed the logs are emptied.

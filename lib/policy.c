@@ -165,14 +165,14 @@ bool policy_foresees(const struct policy *p)
     return p->schedule && p->schedule->line && (p->schedule->trusted || p->kind == POLICY_BELADY);
 }
 
-/* The one with the latest stamp that is not after the node's, NULL: none. Nearly
- * always that is the last; where many come that were used long ago, they come in
- * order, or before all others. */
+/* The one after which the node has its place, NULL: it is the first. Nearly always
+ * that is the last; where many come that were used long ago, they come in order, or
+ * before all others. */
 static struct policy_node *before_it(const struct policy_list *list, struct policy_node *added,
                                      const struct policy_node *n)
 {
     struct policy_node *first = TAILQ_FIRST(list), *last = TAILQ_LAST(list, policy_list);
-    if (!first || n->stamp < first->stamp)
+    if (!first || n->stamp == 0 || n->stamp < first->stamp)
         return NULL;
     if (last->stamp <= n->stamp)
         return last;
@@ -195,7 +195,7 @@ void policy_add(struct policy *p, struct policy_node *n, bool dirty)
     if (p->schedule)
         rank_new(p, n);
     *added = n;
-    if (before && n->stamp)
+    if (before)
         TAILQ_INSERT_AFTER(list, before, n, link);
     else
         TAILQ_INSERT_HEAD(list, n, link);
