@@ -9,17 +9,18 @@
  * Failing at 3 for want of room that only a release can give, the pins go back
  * and, with TERRACE_WAIT, it starts over after the next release: so no thread
  * waits for others while it holds a part. A resident tensor takes none of the
- * waiting paths.
+ * waiting paths, and most uses of one need not even the lock: see lease.c.
  *
  * The caller's memory may be stable memory, whose faults need the lock: it is
  * neither read nor written while that is held.
  *
  * A small tensor is acquired by pinning its group: there `tensor` is the group.
  *
- * May call: acquire.h, core.h, mover.h, small.h. */
+ * May call: acquire.h, core.h, lease.h, mover.h, prefetch.h, small.h. */
 #include <stdlib.h>
 
 #include "acquire.h"
+#include "lease.h"
 #include "mover.h"
 #include "prefetch.h"
 #include "small.h"
@@ -223,7 +224,7 @@ static void succeed_locked(struct request *q)
             policy_arrived(policy, &c->node, false);
             manager_changed_locked(q->m);
         }
-        prefetch_used_locked(c, e->mode, q->start);
+        prefetch_used_locked(c->tensor, c->tier, e->mode, prefetch_time_locked(q->m, q->start));
         policy_used(policy, &c->node);
         if (c->node.ahead) {
             stats->prefetch_hits += e->hit;
@@ -255,7 +256,7 @@ static bool own_pins_exceed_locked(const struct request *q)
         struct tier *tier = copy_tier(q->entry[i].copy);
         uint64_t own = 0, need = 0;
         struct copy *c;
-        TAILQ_FOREACH(c, &tier->pinned, held)
+        TAILQ_FOREACH(c, &tier_pinned_locked(tier)->pinned, held)
             if (copy_pinned_by_caller(c) && c->extent)
                 own += c->extent->bytes;
         for (size_t j = 0; j < q->n; j++) {
@@ -279,7 +280,7 @@ static bool others_pin_locked(const struct request *q)
 {
     for (size_t i = 0; i < q->n; i++) {
         const struct copy *c;
-        TAILQ_FOREACH(c, &copy_tier(q->entry[i].copy)->pinned, held)
+        TAILQ_FOREACH(c, &tier_pinned_locked(copy_tier(q->entry[i].copy))->pinned, held)
             for (const struct pin *p = c->pins; p; p = p->next)
                 if (p->thread != thread_token())
                     return true;
@@ -343,8 +344,12 @@ static int request_locked(struct request *q)
             return r;
         }
         stall_begins(q);
+        q->m->waiting++; /* so that releases are noticed */
+        for (unsigned i = 0; i < q->m->tiers; i++)
+            leases_close_locked(&q->m->tier[i]);
         while (q->m->releases == releases)
             manager_wait(q->m);
+        q->m->waiting--;
     }
 }
 
@@ -397,12 +402,9 @@ static int request_run_locked(struct request *q)
     return r;
 }
 
-int terrace_acquire(terrace_tensor *t, terrace_tier tier, unsigned mode, void *stream,
-                    void **address, terrace_tier *where)
+static __attribute__((noinline)) int acquire(terrace_tensor *t, terrace_tier tier, unsigned mode,
+                                             void **address, terrace_tier *where)
 {
-    (void)stream; /* host tiers behave as with TERRACE_HOST_SYNC */
-    if (!t || !address)
-        return error_set(-TERRACE_EINVAL, "terrace_acquire: the tensor or address is NULL");
     struct terrace *m = t->manager;
     int r = manager_check(m);
     if (r == 0)
@@ -413,6 +415,7 @@ int terrace_acquire(terrace_tensor *t, terrace_tier tier, unsigned mode, void *s
         return r;
     manager_lock(m);
     struct entry e = {.tensor = small_group(t), .small = small_of(t), .tier = tier, .mode = mode};
+    lease_close_locked(e.tensor);
     struct request q = {.m = m, .entry = &e, .n = 1, .wait = mode & TERRACE_WAIT,
                         .nowait = mode & TERRACE_NOWAIT};
     r = doomed_locked(&e) ? gone(&e) : choose_all_locked(&q);
@@ -426,6 +429,15 @@ int terrace_acquire(terrace_tensor *t, terrace_tier tier, unsigned mode, void *s
     if (where)
         *where = chosen;
     return 0;
+}
+
+int terrace_acquire(terrace_tensor *t, terrace_tier tier, unsigned mode, void *stream,
+                    void **address, terrace_tier *where)
+{
+    (void)stream; /* host tiers behave as with TERRACE_HOST_SYNC */
+    if (!t || !address)
+        return error_set(-TERRACE_EINVAL, "terrace_acquire: the tensor or address is NULL");
+    return lease_acquire(t, tier, mode, address, where) ? 0 : acquire(t, tier, mode, address, where);
 }
 
 static int list_check(const terrace_access *list, size_t n)
@@ -447,9 +459,11 @@ static int list_check(const terrace_access *list, size_t n)
 
 static int list_run_locked(struct request *q)
 {
-    for (size_t i = 0; i < q->n; i++)
+    for (size_t i = 0; i < q->n; i++) {
         if (q->entry[i].small)
             q->entry[i].tensor = q->entry[i].small->group; /* it may have moved */
+        lease_close_locked(q->entry[i].tensor);
+    }
     int r = choose_all_locked(q);
     return r ? r : request_run_locked(q);
 }
@@ -516,11 +530,8 @@ static struct copy *pinned_at_locked(struct terrace_tensor *t, const void *addre
     return NULL;
 }
 
-int terrace_release(terrace_tensor *t, void *address, void *stream)
+static __attribute__((noinline)) int release(terrace_tensor *t, void *address)
 {
-    (void)stream;
-    if (!t)
-        return error_set(-TERRACE_EINVAL, "terrace_release: the tensor is NULL");
     struct terrace *m = t->manager;
     int r = manager_check(m);
     if (r)
@@ -529,6 +540,7 @@ int terrace_release(terrace_tensor *t, void *address, void *stream)
     manager_lock(m);
     struct small_left *left = s ? small_left_at_locked(s, address) : NULL;
     t = left ? left->group : small_group(t);
+    lease_close_locked(t);
     struct copy *c = NULL;
     if (!s || left || s->pins)
         c = pinned_at_locked(t, (char *)address - (left ? left->offset : s ? s->offset : 0));
@@ -541,6 +553,7 @@ int terrace_release(terrace_tensor *t, void *address, void *stream)
     m->releases++;
     if (!c->pins) {
         policy_used(&copy_tier(c)->policy, &c->node);
+        lease_open_locked(c);
         copy_settle_locked(c);
         demote_pending_locked(t);
         lanes_poke_locked(m);
@@ -551,4 +564,12 @@ int terrace_release(terrace_tensor *t, void *address, void *stream)
         small_released_locked(s, left);
     manager_unlock(m);
     return 0;
+}
+
+int terrace_release(terrace_tensor *t, void *address, void *stream)
+{
+    (void)stream;
+    if (!t)
+        return error_set(-TERRACE_EINVAL, "terrace_release: the tensor is NULL");
+    return lease_release(t, address) ? 0 : release(t, address);
 }

@@ -5,10 +5,11 @@
  * than its budget, as other processes use it, the acquire goes on to the next that
  * has room; only where none has, something of ours has to leave (see room.c).
  *
- * May call: acquire.h, core.h, small.h. */
+ * May call: acquire.h, core.h, lease.h, small.h. */
 #include <assert.h>
 
 #include "acquire.h"
+#include "lease.h"
 
 /* Whether tier a should rather take so many bytes than b, which is as fast or
  * faster: where b has to evict for them, and a has not or has more to evict that
@@ -23,7 +24,7 @@ static bool roomier_locked(struct tier *a, struct tier *b, uint64_t bytes)
     if (b->arena.used + in_b <= b->arena.ceiling)
         return false;
     return a->arena.used + in_a <= a->arena.ceiling ||
-           policy_clean_bytes(&a->policy) > policy_clean_bytes(&b->policy);
+           tier_clean_bytes(a) > tier_clean_bytes(b);
 }
 
 /* Of the tiers that match: where the bytes are, else the fastest that has room.

@@ -117,7 +117,7 @@ struct lane *transfer_source_locked(const struct terrace_tensor *t, const struct
 /* Without one: the copy in a host tier by way of which they get there, or NULL. */
 struct copy *transfer_way(struct terrace_tensor *t, const struct tier *to);
 /* Whether a copy is being written by its holder: bytes brought now would be old ones. */
-bool being_written(const struct terrace_tensor *t);
+bool being_written(struct terrace_tensor *t);
 /* Queues a hint for the lane that would carry it out. */
 void lane_hint_locked(struct terrace_tensor *t, struct tier *memory);
 void lane_unhint_locked(struct terrace_tensor *t);

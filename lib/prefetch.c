@@ -13,7 +13,7 @@
  * comes ahead, and is kept ready to leave, as keeps that busy: every byte more
  * is one that could have stayed, and is read and written once more in each step.
  *
- * May call: core.h, mover.h. */
+ * May call: core.h, lease.h, mover.h. */
 #include "prefetch.h"
 
 #include <errno.h>
@@ -24,6 +24,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "lease.h"
 #include "mover.h"
 
 enum {
@@ -44,30 +45,47 @@ static uint64_t computing_ns(const struct terrace *m, uint64_t stalled_since)
     return (stalled_since ? stalled_since : clock_ns()) - m->stats.stall_ns;
 }
 
-void prefetch_used_locked(struct copy *c, unsigned mode, uint64_t stalled_since)
+uint64_t prefetch_time_locked(const struct terrace *m, uint64_t at)
 {
-    struct terrace *m = copy_manager(c);
+    return schedule_wants_time(&m->schedule) ? computing_ns(m, at) : 0;
+}
+
+/* What is expected may have to be brought. */
+static void look_locked(struct terrace *m)
+{
+    m->look_again = m->there_until = m->there_since = 0;
+    m->there_epoch = m->schedule.epoch;
+}
+
+void prefetch_used_locked(struct terrace_tensor *t, unsigned tier, unsigned mode, uint64_t ns)
+{
+    struct terrace *m = t->manager;
     struct schedule *s = &m->schedule;
-    if (c->tensor->region)
+    if (t->region)
         return; /* its uses are not seen, but for faults */
-    uint64_t ns = schedule_wants_time(s) ? computing_ns(m, stalled_since) : 0;
     m->used_ns = ns ? ns : m->used_ns;
-    schedule_use(s, &c->tensor->item, c->tier, mode, ns);
-    if (s->now >= m->look_again && s->line)
-        for (unsigned i = 0; i < m->tiers; i++)
-            manager_kick_locked(m, &m->tier[i]);
+    schedule_use(s, &t->item, tier, mode, ns);
+    if (m->there_epoch != s->epoch)
+        look_locked(m); /* something else is expected */
+    if (!m->absent || s->now < m->look_again || !s->line || m->looking)
+        return;
+    m->looking = true;
+    for (unsigned i = 0; i < m->tiers; i++)
+        manager_kick_locked(m, &m->tier[i]);
 }
 
 void prefetch_step_locked(struct terrace *m)
 {
     m->used_ns = computing_ns(m, 0);
     schedule_step(&m->schedule, m->used_ns);
-    m->look_again = 0;
+    if (!m->there_since || m->there_epoch != m->schedule.epoch)
+        look_locked(m);
 }
 
 void prefetch_absent_locked(struct terrace *m)
 {
-    m->look_again = 0;
+    m->absent = true;
+    look_locked(m);
 }
 
 /* ---- bringing ahead ----------------------------------------------------- */
@@ -116,6 +134,24 @@ static uint64_t ahead_most(const struct tier *tier)
     return share_of(tier, tier->arena.limit / 4);
 }
 
+/* Nothing that was looked at is to be brought. Where all was there for whole steps,
+ * and nothing has left since, it will be so for a while. */
+static void there_locked(struct terrace *m, bool blind, bool to_the_end)
+{
+    const struct schedule *s = &m->schedule;
+    const struct schedule_line *lines[] = {s->line, s->then, s->later};
+    uint64_t length = 0;
+    for (int i = 0; i < 3; i++)
+        length += lines[i] ? lines[i]->length : 0;
+    if (!m->there_since)
+        m->there_since = s->now;
+    bool all = !blind && (to_the_end || s->now - m->there_since > length);
+    m->look_again = s->now + (all ? LOOKS * 8 : LOOKS / 2);
+    m->there_until = all ? m->look_again + LOOKS * 8 : m->look_again;
+    if (blind)
+        m->there_since = 0;
+}
+
 /* The next copy that the lane should bring now, and when it is used. */
 static struct copy *next_locked(struct lane *lane, uint64_t *when)
 {
@@ -123,10 +159,11 @@ static struct copy *next_locked(struct lane *lane, uint64_t *when)
     struct schedule_cursor cursor;
     struct schedule_coming use;
     struct copy *first = NULL;
-    uint64_t bytes = 0, now = m->schedule.now, clock = computing_ns(m, 0);
+    uint64_t bytes = 0, clock = computing_ns(m, 0);
     uint64_t passed = clock > m->used_ns ? clock - m->used_ns : 0;
     uint64_t rate = lane->rate ? lane->rate : RATE;
     int looks = 0;
+    bool blind = false, others = false; /* uses that are not trusted; that other lanes are to see to */
     schedule_coming(&m->schedule, &cursor);
     for (; looks < LOOKS && schedule_coming_next(&cursor, &use); looks++) {
         struct terrace_tensor *t = tensor_of_item(use.item);
@@ -134,7 +171,13 @@ static struct copy *next_locked(struct lane *lane, uint64_t *when)
             continue;
         struct copy *c = &t->copy[use.tier];
         struct tier *tier = copy_tier(c);
-        if (!tier_is_memory(tier) || !policy_foresees(&tier->policy) || lane_for(c) != lane)
+        if (!tier_is_memory(tier))
+            continue;
+        bool foresees = policy_foresees(&tier->policy);
+        const struct lane *by = foresees ? lane_for(c) : NULL;
+        blind |= !foresees;
+        others |= by && by != lane;
+        if (by != lane)
             continue;
         bytes += arena_round(&tier->arena, t->bytes);
         if (tier->ahead && tier->ahead + bytes > ahead_most(tier))
@@ -149,8 +192,10 @@ static struct copy *next_locked(struct lane *lane, uint64_t *when)
         if (lane->patience < 0 || (int64_t)early < lane->patience)
             lane->patience = (int64_t)early;
     }
-    if (!first) /* all that is looked at is there */
-        m->look_again = now + (looks == LOOKS ? LOOKS / 2 : LOOKS * 8);
+    if (first || others)
+        m->there_since = 0;
+    else
+        there_locked(m, blind, looks < LOOKS);
     return NULL;
 }
 
@@ -159,7 +204,9 @@ void prefetch_follow_locked(struct lane *lane)
     struct terrace *m = lane->tier->manager;
     struct copy *c;
     uint64_t when = 0;
-    if (!m->schedule.line || !m->prefetch_limit || m->schedule.now < m->look_again)
+    leases_drain_locked(m);
+    m->looking = false;
+    if (!m->absent || !m->schedule.line || !m->prefetch_limit || m->schedule.now < m->look_again)
         return;
     look_at_stalls(m);
     while ((c = next_locked(lane, &when)) != NULL)
@@ -172,10 +219,10 @@ void prefetch_follow_locked(struct lane *lane)
 struct policy_node *prefetch_dirty_locked(struct tier *tier)
 {
     uint64_t want = share_of(tier, tier->arena.limit / SHARE);
-    if (tier->manager->schedule.now < tier->manager->look_again)
+    if (!tier->manager->absent || tier->manager->schedule.now < tier->manager->there_until)
         return NULL; /* nothing has to leave */
     uint64_t ready = tier->arena.limit - tier->arena.used + tier->draining;
-    return want > ready ? policy_dirty_within(&tier->policy, want - ready) : NULL;
+    return want > ready ? policy_dirty_within(tier_policy_locked(tier), want - ready) : NULL;
 }
 
 /* ---- from one run of a program to the next ------------------------------ */
@@ -204,14 +251,18 @@ void prefetch_open(struct terrace *m)
     const char *path = options_text(&m->options, "SCHEDULE");
     char why[200];
     size_t bytes;
+    manager_lock(m); /* the lanes have started */
     schedule_init(&m->schedule);
     for (unsigned i = 0; i < m->tiers; i++)
         if (tier_is_memory(&m->tier[i]))
             policy_follow(&m->tier[i].policy, &m->schedule);
+    manager_unlock(m);
     if (!path || !*path)
         return;
     void *data = file_read(path, &bytes, why, sizeof why);
+    manager_lock(m);
     bool good = data && schedule_load(&m->schedule, data, bytes, why, sizeof why);
+    manager_unlock(m);
     if (good)
         log_write(&m->log, TERRACE_LOG_INFO, "TERRACE_SCHEDULE=%s: taken over", path);
     else if (*why)

@@ -8,13 +8,13 @@
  * to a quarter of the tier: so write-back runs ahead exactly while memory is
  * short, and a job that fits writes nothing.
  *
- * May call: core.h, mapped.h, mover.h, small.h, stable.h. */
+ * May call: core.h, lease.h, mapped.h, mover.h, small.h, stable.h. */
 #include <stdio.h>
 #include <string.h>
 
+#include "lease.h"
 #include "mapped.h"
 #include "mover.h"
-#include "prefetch.h"
 #include "small.h"
 #include "stable.h"
 
@@ -29,7 +29,6 @@ static void evict_locked(struct tier *tier, struct copy *c)
     policy_remove(&tier->policy, &c->node);
     policy_evicted(&tier->policy, &c->node);
     copy_drop_locked(c);
-    prefetch_absent_locked(tier->manager);
 }
 
 static void earn_credit(struct tier *tier, uint64_t bytes)
@@ -62,7 +61,7 @@ static int no_room_locked(struct tier *tier, const struct room *want)
     const struct copy *top[NAMED] = {NULL};
     uint64_t sum = tier->staging;
     struct copy *c;
-    TAILQ_FOREACH(c, &tier->pinned, held) {
+    TAILQ_FOREACH(c, &tier_pinned_locked(tier)->pinned, held) {
         if (c->tensor == want->tensor || !c->extent)
             continue;
         sum += c->extent->bytes;
@@ -154,8 +153,9 @@ static int make_locked(struct tier *tier, struct room *want, struct grant *grant
         }
         if (mapped_yield_locked(tier, bytes))
             continue;
-        struct policy_node *n = want->when ? policy_victim_for(&tier->policy, clean_only, want->when)
-                                           : policy_victim(&tier->policy, clean_only);
+        struct policy *policy = tier_policy_locked(tier);
+        struct policy_node *n = want->when ? policy_victim_for(policy, clean_only, want->when)
+                                           : policy_victim(policy, clean_only);
         if (want->ahead && (n ? n->ahead : want->when != 0)) {
             r = -TERRACE_EAGAIN;
             break;

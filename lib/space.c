@@ -7,10 +7,11 @@
  * What is to be written in place, while a forked child reads what is there, is
  * first copied to other blocks: by a buffer, so that it takes none of the budget.
  *
- * May call: core.h, forked.h, mover.h. */
+ * May call: core.h, forked.h, lease.h, mover.h. */
 #include <stdlib.h>
 
 #include "forked.h"
+#include "lease.h"
 #include "mover.h"
 
 enum { PIECE = 256 << 10 };
@@ -30,6 +31,7 @@ static void reclaim_locked(struct tier *disk, bool duplicates)
             spare |= tier_is_memory(&m->tier[i]) && t->copy[i].state == COPY_VALID;
         if (!spare || t->transfer || fork_reads_still_locked(c))
             continue;
+        lease_close_locked(t);
         copy_drop_locked(c);
     }
 }

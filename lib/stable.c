@@ -28,7 +28,7 @@
  * the same effect: uffd_copy.c. Where userfaultfd is refused, or
  * TERRACE_STABLE=file: mapped.c.
  *
- * May call: core.h, fine.h, forked.h, mapped.h, mover.h, region.h, uffd.h, libxxhash. */
+ * May call: core.h, fine.h, forked.h, lease.h, mapped.h, mover.h, region.h, uffd.h, libxxhash. */
 #include "stable.h"
 
 #include <errno.h>
@@ -44,6 +44,7 @@
 
 #include "fine.h"
 #include "forked.h"
+#include "lease.h"
 #include "mapped.h"
 #include "mover.h"
 #include "region.h"
@@ -777,7 +778,7 @@ static int pin_range_locked(struct region *r, size_t from, size_t to)
     struct terrace *m = r->tier->manager;
     uint64_t held = (to - from) * r->block_bytes;
     struct copy *c;
-    TAILQ_FOREACH(c, &r->tier->pinned, held)
+    TAILQ_FOREACH(c, &tier_pinned_locked(r->tier)->pinned, held)
         held += c->extent ? c->extent->bytes : 0;
     if (held + r->tier->staging > r->tier->arena.limit - r->tier->arena.limit / 8)
         return error_set(-TERRACE_EBUDGET, "terrace_advise: pinning this would leave less than an eighth "

@@ -288,6 +288,7 @@ static int tier_open(struct terrace *m, const terrace_backend *backend, int inde
                           .info.node = -1, .memory = backend->tier_class != TERRACE_CLASS_DISK};
     snprintf(tier->name, sizeof tier->name, "%s:%d", backend->name, index);
     TAILQ_INIT(&tier->pinned);
+    TAILQ_INIT(&tier->open);
     int r = backend->open(&m->host, index, &tier->info, &tier->unit);
     if (r)
         return r;

@@ -73,6 +73,11 @@ REAL(void *, calloc, size_t n, size_t bytes)
     return fails(FAULT_ALLOCATE) ? NULL : __real_calloc(n, bytes);
 }
 
+REAL(void *, aligned_alloc, size_t alignment, size_t bytes)
+{
+    return fails(FAULT_ALLOCATE) ? NULL : __real_aligned_alloc(alignment, bytes);
+}
+
 REAL(void *, realloc, void *old, size_t bytes)
 {
     return fails(FAULT_ALLOCATE) ? NULL : __real_realloc(old, bytes);

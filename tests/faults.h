@@ -4,7 +4,8 @@
  * tier, or the whole library), with the linker's --wrap for every symbol in
  * tests/faults.wrap, which is to say with
  *
- *   -Wl,--wrap=malloc -Wl,--wrap=calloc -Wl,--wrap=realloc -Wl,--wrap=strdup
+ *   -Wl,--wrap=malloc -Wl,--wrap=calloc -Wl,--wrap=aligned_alloc
+ *   -Wl,--wrap=realloc -Wl,--wrap=strdup
  *   -Wl,--wrap=strndup -Wl,--wrap=mmap -Wl,--wrap=open -Wl,--wrap=openat
  *   -Wl,--wrap=fallocate -Wl,--wrap=pread -Wl,--wrap=pwrite -Wl,--wrap=eventfd
  *   -Wl,--wrap=pthread_create -Wl,--wrap=io_uring_queue_init
@@ -32,7 +33,7 @@
 
 enum fault_call {
     FAULT_NONE,
-    FAULT_ALLOCATE,     /* malloc, calloc, realloc, strdup, strndup: NULL and errno */
+    FAULT_ALLOCATE,     /* malloc, calloc, aligned_alloc, realloc, strdup, strndup: NULL and errno */
     FAULT_MMAP,
     FAULT_OPEN,         /* open, openat */
     FAULT_FALLOCATE,
