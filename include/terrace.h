@@ -320,12 +320,13 @@ TERRACE_API int terrace_wait(terrace_tensor *t);
 /* ---- address-stable memory --------------------------------------------- */
 
 /* Plain pointers whose pages move between tiers underneath; they never change.
- * Host tiers only. Served by userfaultfd, where it is allowed: its pages are
- * moved (Linux 6.8 or later) or, with TERRACE_STABLE=copy in any case, copied
- * (5.7 or later, where the processor lets userfaultfd hold back who writes);
- * else, or with TERRACE_STABLE=file, by mapping a spill file, whose
- * pages a thread keeps to the budget as well as it can: then all the disk space
- * is taken at once, and neither TERRACE_ENCRYPT nor TERRACE_VERIFY is possible.
+ * Host tiers only. Served by userfaultfd, where it is allowed and the kernel can
+ * move pages (Linux 6.8 or later); else, or with TERRACE_STABLE=file, by mapping a
+ * spill file, whose pages a thread keeps to the budget as well as it can: then all
+ * the disk space is taken at once, and neither TERRACE_ENCRYPT nor TERRACE_VERIFY is
+ * possible. With TERRACE_STABLE=userfaultfd pages are copied where they cannot be
+ * moved, with TERRACE_STABLE=copy always (Linux 5.7 or later, where the processor
+ * lets userfaultfd hold back who writes).
  * Which one it is and why: terrace_tier_statistics.stable_engine, `terrace info`.
  *
  * Where pages are copied, one that a device is writing to by itself (a read of

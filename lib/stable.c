@@ -53,7 +53,7 @@
 #define MADV_COLLAPSE 25 /* Linux 6.1 */
 #endif
 
-enum { FAULTS = 16, MOST_AHEAD = 8, PATIENCE_US = 5000 };
+enum { FAULTS = 16, MOST_AHEAD = 8, PATIENCE_US = 5000, AGAIN_MS = 100 };
 
 const char *region_label(const struct region *r)
 {
@@ -261,8 +261,8 @@ static void serve_locked(struct stable *s, struct terrace_tensor *t)
         if (c->state != COPY_ABSENT || t->raws)
             return;
         int r = t->error ? tensor_report_locked(t) : fill_start_locked(c, TERRACE_READ, false, false);
-        if (r == -TERRACE_EAGAIN || r == -TERRACE_EBUDGET)
-            return; /* until something is released or written */
+        if (r == -TERRACE_EAGAIN || r == -TERRACE_EBUDGET || r == -TERRACE_ENOMEM)
+            return; /* until something is released or written, or others give memory back */
         if (r < 0) {
             if (!fine_spoilt_locked(s, t)) {
                 give_up_locked(s, t);
@@ -397,10 +397,11 @@ static void *service(void *arg)
         bool failing = m->failures != failures;
         failures = m->failures;
         fds[0].fd = s->watched ? -1 : s->uffd.fd;
+        int most = TAILQ_EMPTY(&s->faulted) ? -1 : AGAIN_MS;
         manager_unlock(m);
         if (failing)
             usleep(PATIENCE_US); /* who waits for room asks again: not without end at full speed */
-        poll(fds, 2, -1);
+        poll(fds, 2, most);
         eventfd_t count;
         if (fds[1].revents)
             (void)eventfd_read(s->event, &count);
@@ -525,8 +526,9 @@ static int stable_open_locked(struct terrace *m)
     LIST_INIT(&s->slabs);
     pthread_mutex_init(&s->landing, NULL);
     char reason[400];
-    bool copy = m->options.value[OPT_STABLE].number == STABLE_COPY;
-    int r = uffd_open(&s->uffd, copy, reason, sizeof reason);
+    uint64_t asked = m->options.value[OPT_STABLE].number;
+    int r = uffd_open(&s->uffd, asked == STABLE_AUTO ? UFFD_MOVES : asked == STABLE_COPY ? UFFD_COPIES :
+                      UFFD_MOVES_OR_COPIES, reason, sizeof reason);
     if (r)
         goto free_state;
     s->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

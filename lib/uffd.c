@@ -86,7 +86,7 @@ static int prepare_copying(struct uffd *u)
     return 0;
 }
 
-int uffd_open(struct uffd *u, bool copy, char *reason, size_t len)
+int uffd_open(struct uffd *u, enum uffd_how how, char *reason, size_t len)
 {
     *u = (struct uffd){.pagemap = -1};
     u->fd = descriptor(&u->kernel_faults);
@@ -94,13 +94,17 @@ int uffd_open(struct uffd *u, bool copy, char *reason, size_t len)
         return error_set(-TERRACE_ENOTSUP, "address-stable memory needs userfaultfd, which is refused "
                          "(%s): allow it in the container's seccomp profile, or set "
                          "vm.unprivileged_userfaultfd=1", strerror(errno));
-    int r = !copy && agree(u, FEATURE_MOVE) ? 0 : prepare_copying(u);
+    int r = 0;
+    if (how == UFFD_COPIES || !agree(u, FEATURE_MOVE))
+        r = how == UFFD_MOVES ? error_set(-TERRACE_ENOTSUP, "this kernel cannot move pages (UFFDIO_MOVE, Linux 6.8 "
+                                          "or later); TERRACE_STABLE=userfaultfd has them copied")
+                              : prepare_copying(u);
     if (r) {
         close(u->fd);
         return r;
     }
     snprintf(reason, len, "userfaultfd%s%s%s", u->copies ? ", copying pages" : "",
-             !u->copies ? "" : copy ? ": TERRACE_STABLE=copy" :
+             !u->copies ? "" : how == UFFD_COPIES ? ": TERRACE_STABLE=copy" :
              ", as this kernel cannot move them (UFFDIO_MOVE, Linux 6.8 or later)",
              u->kernel_faults ? "" : "; for user-mode faults only: system calls on pages that are not in memory "
              "fail with EFAULT; allow /dev/userfaultfd to this user, or set vm.unprivileged_userfaultfd=1");

@@ -15,11 +15,14 @@ struct uffd {
     int pagemap;        /* where it copies: says which pages there are */
 };
 
-/* Opens one for this process. copy: that copies pages in any case. `reason` says
- * which it is, and what was refused, if something was. Errors: ENOTSUP
- * (forbidden, or the kernel can neither move pages nor hold writers back; the
+/* How pages change places. Copying loses what a device writes to a page by itself
+ * while that leaves, and nothing tells of such devices: only for who asks for it. */
+enum uffd_how { UFFD_MOVES, UFFD_MOVES_OR_COPIES, UFFD_COPIES };
+
+/* Opens one for this process. `reason` says which it is, and what was refused, if
+ * something was. Errors: ENOTSUP (forbidden, or the kernel cannot do that; the
  * sentence says which, and the remedy). */
-int  uffd_open(struct uffd *u, bool copy, char *reason, size_t len);
+int  uffd_open(struct uffd *u, enum uffd_how how, char *reason, size_t len);
 void uffd_close(struct uffd *u);
 
 /* Faults on absent pages of the range, a region, come to this descriptor. */

@@ -128,11 +128,11 @@ Test(faults_stable, what_an_older_kernel_has_is_taken, .timeout = 120)
         cr_skip_test("%s", terrace_last_error());
     cr_assert(strstr(now, "copying pages: TERRACE_STABLE=copy"), "%s", now);
     now = serving(FEATURE_MOVE, "nvme_path=/var/tmp");
-    cr_assert(strstr(now, "copying pages, as this kernel cannot move them"), "%s", now);
+    cr_assert(strstr(now, "file mapping: this kernel cannot move pages"), "%s", now);
     now = serving(FEATURE_MOVE, "stable=userfaultfd;nvme_path=/var/tmp");
-    cr_assert(strstr(now, "copying pages"), "%s", now);
+    cr_assert(strstr(now, "copying pages, as this kernel cannot move them"), "%s", now);
     now = serving(nothing, "nvme_path=/var/tmp");
-    cr_assert(strstr(now, "file mapping") && strstr(now, "Linux 5.7"), "%s", now);
+    cr_assert(strstr(now, "file mapping"), "%s", now);
     now = serving(nothing, "stable=copy;nvme_path=/var/tmp");
     cr_assert_str_eq(now, "");
     cr_assert(strstr(terrace_last_error(), "UFFDIO_WRITEPROTECT"), "%s", terrace_last_error());

@@ -24,7 +24,7 @@ static struct place place_of(bool copy)
 {
     struct place p;
     char reason[400];
-    if (uffd_open(&p.u, copy, reason, sizeof reason))
+    if (uffd_open(&p.u, copy ? UFFD_COPIES : UFFD_MOVES, reason, sizeof reason))
         cr_skip_test("%s", terrace_last_error());
     cr_assert_eq(p.u.copies, copy || strstr(reason, "copying"));
     p.mapping = mmap(NULL, (size_t)3 * BLOCK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
