@@ -1,6 +1,7 @@
 /* disk.c - what a disk gives: reads and writes at the same time, in any mix.
  *
- * usage: disk FILE SIZE SECONDS [SHARE...]    (MiB; percent of bytes that are read)
+ * usage: disk [-r RATE] FILE SIZE SECONDS [SHARE...]
+ * (RATE: MB/s at most; SIZE: MiB; SHARE: percent of bytes that are read)
  *
  * Sequential O_DIRECT transfers through io_uring out of and into huge pages,
  * as many in flight as it takes: the file is read from its beginning and
@@ -40,6 +41,14 @@ static double now(void)
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
+/* Waits until so many bytes may have been moved since the start. */
+static void keep_to(double rate, double start, double bytes)
+{
+    double ahead = rate > 0 ? bytes / rate - (now() - start) : 0;
+    if (ahead > 0)
+        usleep((useconds_t)(ahead * 1e6));
+}
+
 /* Begins a read or a write, whichever the share lacks, in a buffer. */
 static void begin(struct disk *d, unsigned buffer, unsigned share)
 {
@@ -69,7 +78,7 @@ static unsigned end(struct disk *d)
     return data >> 1;
 }
 
-static void measure(struct disk *d, unsigned share, double seconds)
+static void measure(struct disk *d, unsigned share, double seconds, double rate)
 {
     memset(d->done, 0, sizeof d->done);
     memset(d->begun, 0, sizeof d->begun);
@@ -81,6 +90,7 @@ static void measure(struct disk *d, unsigned share, double seconds)
     while (stop < start + seconds) {
         io_uring_submit(&d->ring);
         begin(d, end(d), share);
+        keep_to(rate, start, (double)(d->done[0] + d->done[1]) * CHUNK);
         stop = now();
     }
     double read = (double)d->done[0] * CHUNK, written = (double)d->done[1] * CHUNK;
@@ -112,8 +122,14 @@ static void lay_out(struct disk *d, const char *path)
 int main(int argc, char **argv)
 {
     struct disk d = {.fd = -1};
+    double rate = 0;
+    if (argc > 2 && strcmp(argv[1], "-r") == 0) {
+        rate = strtod(argv[2], NULL) * 1e6;
+        argc -= 2;
+        argv += 2;
+    }
     if (argc < 4 || strtol(argv[2], NULL, 10) < 2 * DEPTH) {
-        fprintf(stderr, "usage: disk FILE SIZE SECONDS [SHARE...] (SIZE in MiB, at least %d)\n", 2 * DEPTH);
+        fprintf(stderr, "usage: disk [-r RATE] FILE SIZE SECONDS [SHARE...] (RATE in MB/s; SIZE in MiB, at least %d)\n", 2 * DEPTH);
         return 2;
     }
     d.size = strtol(argv[2], NULL, 10) * MIB;
@@ -132,7 +148,7 @@ int main(int argc, char **argv)
         fail("io_uring", -error);
     lay_out(&d, argv[1]);
     for (int i = 4; i < argc; i++)
-        measure(&d, (unsigned)strtoul(argv[i], NULL, 10), strtod(argv[3], NULL));
+        measure(&d, (unsigned)strtoul(argv[i], NULL, 10), strtod(argv[3], NULL), rate);
     io_uring_queue_exit(&d.ring);
     close(d.fd);
     return 0;

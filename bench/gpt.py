@@ -5,7 +5,12 @@ what the trainer has besides tensors (code, stacks, scratch: measured when all
 fits). terrace's budget is the share. Its rivals are the same trainer over plain
 memory (bench/loop/plain.c) with the same limit: swap, and a mapped file. All
 must come to the same losses and weights. The bound is that of loops.py.
+
+A disk takes its share of processors and memory, on a virtual machine more than
+that: so all in memory is also measured beside as much disk traffic per second as
+the bound has ("ram+disk"), which has nothing to do with what is computed.
 """
+import contextlib
 import json
 import os
 import statistics
@@ -87,6 +92,21 @@ class Trainer:
         return best[1], tried
 
 
+@contextlib.contextmanager
+def traffic(folder, size, percent, rate):
+    """So many bytes a second to and from the disk, meanwhile."""
+    if rate < MIB:
+        yield
+        return
+    with subprocess.Popen([tool("disk"), "-r", str(rate / 1e6), os.path.join(folder, "disk"), str(max(size, 256)),
+                           "3600", str(percent)], stdout=subprocess.DEVNULL) as process:
+        try:
+            time.sleep(0.5)
+            yield
+        finally:
+            process.kill()
+
+
 def measure(trainer, share, kinds, runs):
     """All with one share of the working set; the point for the JSON."""
     budget = trainer.working_set * share // 100
@@ -94,7 +114,7 @@ def measure(trainer, share, kinds, runs):
     b = bound.bound(trainer.events, budget)
     read, written = b["read_bytes"], b["written_bytes"]
     percent = round(100 * read / (read + written)) if read + written else 50
-    rows, not_run, chosen, disk, ram = {}, {}, {}, [], []
+    rows, not_run, chosen, disk, ram, beside = {}, {}, {}, [], [], []
     for kind in kinds:
         try:
             chosen[kind], tried = trainer.choose(kind, limit)
@@ -104,6 +124,8 @@ def measure(trainer, share, kinds, runs):
     for i in range(runs):
         disk.append(disk_rates(trainer.folder, trainer.working_set // MIB, (percent,))[0])
         ram.append(trainer.run("plain", choice={"BENCH_ADVICE": "huge"}))
+        with traffic(trainer.folder, trainer.working_set // MIB, percent, (read + written) / ram[-1]["median"]):
+            beside.append(trainer.run("plain", choice={"BENCH_ADVICE": "huge"}))
         for kind in list(chosen):
             try:
                 rows[kind]["runs"].append(trainer.run(
@@ -111,9 +133,10 @@ def measure(trainer, share, kinds, runs):
             except (OSError, cgroup.Killed) as e:
                 not_run[kind] = str(e)
                 del chosen[kind], rows[kind]
-        print(f"  {share} % {i + 1}/{runs}: disk {disk[-1]['GBps']:.2f} GB/s, ram {ram[-1]['median']:.3f} s, " +
+        print(f"  {share} % {i + 1}/{runs}: disk {disk[-1]['GBps']:.2f} GB/s, ram {ram[-1]['median']:.3f} s, beside traffic {beside[-1]['median']:.3f} s, " +
               ", ".join(f"{k} {r['runs'][-1]['median']:.3f} s" for k, r in rows.items()), file=sys.stderr)
     rows["ram"] = {"choice": "huge", "tried": {}, "runs": ram}
+    rows["ram+disk"] = {"choice": "huge", "tried": {}, "runs": beside}
     for kind, row in rows.items():
         row["seconds"] = statistics.median(r["median"] for r in row["runs"])
         for r in row["runs"]:
@@ -150,7 +173,7 @@ def table(points):
 
 def bench(args):
     kinds = [k for k in CHOICES if not args.rivals or k in args.rivals]
-    options = ["--width", "448", "--heads", "7"] if args.quick else []
+    options = ["--width", "448", "--heads", "7"] if args.quick else ["--batch", "2"]
     result = {"bench": "gpt", "what": "a GPT trained with a share of its working set in memory",
               "machine": machine(), "points": []}
     with tempfile.TemporaryDirectory(dir=spill_folder(), prefix="terrace-bench-") as folder:

@@ -116,6 +116,7 @@ static double mutex_ns(void)
 struct job {
     pthread_barrier_t *start;
     terrace_tensor **t; /* NULL: the counter */
+    double began, ended;
     _Alignas(64) atomic_ulong counter;
 };
 
@@ -123,10 +124,12 @@ static void *job_run(void *arg)
 {
     struct job *j = arg;
     pthread_barrier_wait(j->start);
+    j->began = now_ns();
     if (j->t)
         pairs_ns(j->t, TENSORS / 2, CALLS);
-    for (size_t i = 0; !j->t && i < 4 * CALLS; i++)
+    for (size_t i = 0; !j->t && i < 8 * CALLS; i++)
         atomic_fetch_add(&j->counter, 1);
+    j->ended = now_ns();
     return NULL;
 }
 
@@ -135,19 +138,21 @@ static double jobs_ns(struct job *job, unsigned threads)
 {
     pthread_barrier_t start;
     pthread_t thread[2];
-    pthread_barrier_init(&start, NULL, threads + 1);
+    pthread_barrier_init(&start, NULL, threads);
     for (unsigned i = 0; i < threads; i++) {
         job[i].start = &start;
         if (pthread_create(&thread[i], NULL, job_run, &job[i]))
             exit(1);
     }
-    pthread_barrier_wait(&start);
-    double begin = now_ns();
     for (unsigned i = 0; i < threads; i++)
         pthread_join(thread[i], NULL);
-    double took = now_ns() - begin;
     pthread_barrier_destroy(&start);
-    return took;
+    double began = job[0].began, ended = job[0].ended;
+    for (unsigned i = 1; i < threads; i++) {
+        began = job[i].began < began ? job[i].began : began;
+        ended = job[i].ended > ended ? job[i].ended : ended;
+    }
+    return ended - began;
 }
 
 /* How many times as much two threads do than one. */

@@ -25,7 +25,7 @@ def lines_of(result):
     lines = {}
     for p in sorted(result["points"], key=lambda p: p["memory_MiB"]):
         for name, r in p["rivals"].items():
-            if name != "ram":
+            if not name.startswith("ram"):
                 lines.setdefault(name, []).append((p["memory_MiB"], r["seconds"]))
     lines["bound"] = [(p["memory_MiB"], p["bound"]["seconds"])
                       for p in sorted(result["points"], key=lambda p: p["memory_MiB"])]
