@@ -840,6 +840,38 @@ EACH_ENGINE(threads_outlive_caches)
     world_close(&w);
 }
 
+enum { HANDED = 2000 };
+
+static void *takes_and_gives(void *context)
+{
+    struct heap_cache *c = context;
+    uint64_t at[HANDED];
+    for (int i = 0; i < HANDED; i++)
+        cr_assert_neq(at[i] = heap_cache_alloc(c, 1000, 16), 0);
+    for (int i = 0; i < HANDED; i++)
+        heap_cache_free(c, at[i], 1000, 16);
+    return NULL;
+}
+
+EACH_ENGINE(what_one_thread_frees_the_others_take)
+{
+    struct world w;
+    struct heap_cache *c;
+    struct heap_stats s;
+    pthread_t thread;
+    world_open(&w, engine, GROUP, 8);
+    cr_assert_eq(heap_cache_open(&c, w.heap), 0);
+    takes_and_gives(c);
+    for (int i = 0; i < 6; i++) {
+        cr_assert_eq(pthread_create(&thread, NULL, takes_and_gives, c), 0);
+        pthread_join(thread, NULL);
+    }
+    heap_stats(w.heap, &s);
+    cr_expect_leq(s.allocated, (HANDED + 60) * 1024, "but for what the first thread keeps");
+    heap_cache_close(c);
+    world_close(&w);
+}
+
 /* ---- fork, name ---------------------------------------------------------- */
 
 static void *busy(void *context)
