@@ -195,6 +195,7 @@ struct terrace {
     uint64_t window_ns, window_stall_ns; /* when the stalls were last looked at */
     bool disk_bound;         /* most of the time is spent waiting for bytes */
     bool absent;             /* there have been bytes that were not in memory */
+    atomic_bool unheeded;    /* there have been none for so long that uses are only counted */
     uint64_t there_until;    /* until then, in virtual time, all that is expected is there */
     uint64_t there_since;    /* since then it was, whenever looked at; 0: it was not */
     uint32_t there_epoch;    /* schedule.epoch in all that time */

@@ -31,6 +31,10 @@
  * without leases. While it expects to bring something no thread may go on at all;
  * where all bytes have always been in memory, every one may.
  *
+ * A job whose bytes have all been in memory for very many uses is likely to go on so:
+ * from then on its uses are only counted. When something is absent after all, they
+ * are noted again, and one more step is learned as if it were the first.
+ *
  * A tensor in a log is alive: who acquires notes the use before the acquire
  * returns, so before the release; and before a tensor is freed the logs are emptied.
  *
@@ -50,6 +54,7 @@
 
 enum {
     USES = 512,          /* in a log */
+    ENOUGH = 1 << 20,    /* uses with nothing absent, after which they are only counted */
     LATER = 32,          /* uses until a thread that found the lock taken tries again */
     REST_LEAST = 256,    /* releases after all have been closed, until one is opened, */
     REST = 4,            /* and so many for each that was closed */
@@ -97,12 +102,14 @@ struct lease_log {
     int32_t reserve;     /* it looks again when there is room for no more than that */
     uint32_t interval, untimed; /* uses per timed one; to come without a time */
     uint64_t timed;      /* when the last of these was */
+    _Atomic uint64_t counted; /* uses that were not noted */
     _Atomic uint32_t tail;
     /* The lock's holder's, and then for the thread to read. */
     _Alignas(64) _Atomic uint32_t head;
     _Atomic uint32_t most; /* where the thread has to stop */
     atomic_uint holders;   /* thread and manager */
     uint64_t cycles;        /* of its use that comes next */
+    uint64_t told;          /* of those counted */
     LIST_ENTRY(lease_log) all;
     _Alignas(64) struct noted use[USES];
 };
@@ -327,6 +334,10 @@ void leases_drain_locked(struct terrace *m)
     for (log = LIST_FIRST(&m->logs); log; log = next) {
         next = LIST_NEXT(log, all);
         logs++;
+        uint64_t counted = atomic_load_explicit(&log->counted, memory_order_relaxed);
+        m->stats.acquires += counted - log->told;
+        m->stats.hits += counted - log->told;
+        log->told = counted;
         if (atomic_load(&log->holders) == 1 && is_empty(log))
             log_end_locked(log);
     }
@@ -334,6 +345,8 @@ void leases_drain_locked(struct terrace *m)
         return;
     while ((log = oldest(m, &until)) != NULL)
         empty_locked(m, log, until, &rate);
+    if (!m->absent && m->stats.acquires > ENOUGH)
+        atomic_store_explicit(&m->unheeded, true, memory_order_relaxed);
     uint32_t most = unnoticed_locked(m, logs);
     LIST_FOREACH(log, &m->logs, all)
         atomic_store_explicit(&log->most, atomic_load_explicit(&log->head, memory_order_relaxed) + most,
@@ -388,13 +401,13 @@ static __attribute__((noinline)) bool log_look(struct terrace *m, struct lease_l
     return room > 0;
 }
 
-/* The calling thread's log, with room in it, or NULL. */
-static struct lease_log *log_ready(struct terrace *m)
+/* The calling thread's log, with room in it for a use to be noted, or NULL. */
+static struct lease_log *log_ready(struct terrace *m, bool to_note)
 {
     struct lease_log *log = current;
     if (!log || atomic_load_explicit(&log->manager, memory_order_relaxed) != m)
         log = log_find(m);
-    return log && (room_in(log) > log->reserve || log_look(m, log)) ? log : NULL;
+    return log && (!to_note || room_in(log) > log->reserve || log_look(m, log)) ? log : NULL;
 }
 
 static uint64_t time_now(struct lease_log *log)
@@ -414,6 +427,12 @@ static void note(struct lease_log *log, const struct terrace_tensor *t, unsigned
     use->what = (uintptr_t)t | (mode & MODES);
     use->cycles = --log->untimed ? 0 : time_now(log);
     atomic_store_explicit(&log->tail, n + 1, memory_order_release);
+}
+
+static void count(struct lease_log *log)
+{
+    uint64_t n = atomic_load_explicit(&log->counted, memory_order_relaxed);
+    atomic_store_explicit(&log->counted, n + 1, memory_order_relaxed);
 }
 
 /* ---- acquiring and releasing ------------------------------------------- */
@@ -438,7 +457,8 @@ bool lease_acquire(terrace_tensor *t, terrace_tier tier, unsigned mode, void **a
         return false;
     if (at != (unsigned)tier && !tier_matches(m, (int)at, tier))
         return false;
-    struct lease_log *log = log_ready(m);
+    bool to_note = !atomic_load_explicit(&m->unheeded, memory_order_relaxed);
+    struct lease_log *log = log_ready(m, to_note);
     if (!log)
         return false;
     uint64_t more = ONE_PIN + (mode & WRITES ? ONE_WRITE : 0), next;
@@ -450,7 +470,10 @@ bool lease_acquire(terrace_tensor *t, terrace_tier tier, unsigned mode, void **a
         next = (word & UINT32_MAX) + more + ((uint64_t)log->token << OWNER_AT);
     } while (!atomic_compare_exchange_weak_explicit(&t->lease.word, &word, next, memory_order_acq_rel,
                                                     memory_order_acquire));
-    note(log, t, mode);
+    if (to_note)
+        note(log, t, mode);
+    else
+        count(log);
     __builtin_prefetch(atomic_load_explicit(&t->lease.beside, memory_order_relaxed), 1);
     *address = atomic_load_explicit(&t->lease.address, memory_order_relaxed);
     if (where)

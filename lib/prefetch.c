@@ -61,8 +61,8 @@ void prefetch_used_locked(struct terrace_tensor *t, unsigned tier, unsigned mode
 {
     struct terrace *m = t->manager;
     struct schedule *s = &m->schedule;
-    if (t->region)
-        return; /* its uses are not seen, but for faults */
+    if (t->region || atomic_load_explicit(&m->unheeded, memory_order_relaxed))
+        return; /* a region's are not seen, but for faults */
     m->used_ns = ns ? ns : m->used_ns;
     schedule_use(s, &t->item, tier, mode, ns);
     if (m->there_epoch != s->epoch)
@@ -85,6 +85,7 @@ void prefetch_step_locked(struct terrace *m)
 void prefetch_absent_locked(struct terrace *m)
 {
     m->absent = true;
+    atomic_store_explicit(&m->unheeded, false, memory_order_relaxed);
     look_locked(m);
 }
 

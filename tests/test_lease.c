@@ -405,6 +405,43 @@ Test(lease, learns_how_long_computing_takes, .timeout = 60)
     terrace_close(m);
 }
 
+/* Such a job most likely never needs to know what it uses next; if it does after
+ * all, it is learned then. */
+Test(lease, very_many_uses_of_what_is_there_are_only_counted, .timeout = 120)
+{
+    enum { N = 64, MANY = 1200000, ROUNDS = 8 };
+    terrace *m = open_sim(48 * MIB, "");
+    terrace_tensor *t[N];
+    for (int i = 0; i < N / 2; i++) {
+        t[i] = tensor_of(m, MIB, "t");
+        write_pattern(t[i], NEAR, MIB, (uint64_t)i);
+    }
+    for (int i = 0; i < MANY; i++)
+        use(t[i % 8], TERRACE_READ);
+    cr_assert_eq(stats_of(m).acquires, N / 2 + MANY);
+    uint64_t now = m->schedule.now;
+    for (int i = 0; i < 1000; i++)
+        use(t[i % 8], TERRACE_READ);
+    cr_assert_eq(stats_of(m).acquires, N / 2 + MANY + 1000);
+    cr_assert_eq(m->schedule.now, now);
+    for (int i = N / 2; i < N; i++) { /* these do not all fit */
+        t[i] = tensor_of(m, MIB, "t");
+        write_pattern(t[i], NEAR, MIB, (uint64_t)i);
+    }
+    uint64_t filled = 0;
+    for (int round = 0; round < ROUNDS; round++) {
+        filled = stats_of(m).fill_bytes;
+        for (int i = 0; i < N; i++)
+            expect_pattern(t[i], NEAR, MIB, (uint64_t)i);
+        assert_ok(terrace_step(m));
+    }
+    filled = stats_of(m).fill_bytes - filled;
+    cr_assert(m->schedule.trusted);
+    cr_assert_lt(filled, (uint64_t)N * MIB * 3 / 4, "%d MiB a round; in order of use it were %d",
+                 (int)(filled / MIB), N);
+    terrace_close(m);
+}
+
 /* ---- threads and managers ---------------------------------------------- */
 
 struct runner {
