@@ -140,7 +140,8 @@ typedef struct terrace_statistics {
     uint64_t steps;            /* terrace_step() calls */
     uint64_t acquires;         /* successful, each entry of a list counted */
     uint64_t hits;             /* of these: without waiting for room or bytes */
-    uint64_t stall_ns;         /* time acquires spent waiting, summed over threads */
+    uint64_t stall_ns;         /* time acquires spent waiting, summed over threads, and that
+                                * somebody waited for blocks of stable memory */
     uint64_t prefetches;       /* migrations started by a hint or NOWAIT */
     uint64_t prefetch_hits;    /* of these: finished before they were acquired */
     uint64_t evictions;        /* copies dropped from a tier to make room */

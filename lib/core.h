@@ -86,8 +86,11 @@ struct terrace_tensor {
     struct region *region; /* NULL: not one */
     TAILQ_ENTRY(terrace_tensor) work, fault; /* in stable.leaving, stable.faulted */
     size_t index;       /* in region.block, or a group's number */
-    XXH128_hash_t sum;  /* of its bytes when it was mapped */
-    bool summed;
+    TAILQ_ENTRY(terrace_tensor) noticed; /* in notice.shown or notice.hidden */
+    unsigned char notice;
+    XXH128_hash_t sum;  /* of its bytes when that was last looked at */
+    bool summed;        /* there is one */
+    bool loose;         /* it was mapped since then, and may have been changed */
     bool changes;       /* it had been changed when that was last looked at: it will be */
     bool mapped;        /* its pages are at its stable address */
     bool leaving;       /* and are to be taken back */
@@ -115,6 +118,9 @@ struct terrace_tensor {
     bool file_valid;       /* the file still has the current bytes */
     struct copy copy[];    /* one per tier */
 };
+
+/* terrace_tensor.notice */
+enum { NOTICE_NONE, NOTICE_SHOWN, NOTICE_HIDDEN };
 
 struct lane;
 struct stable;

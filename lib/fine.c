@@ -148,6 +148,7 @@ static struct fine *fine_of(struct terrace_tensor *t)
     if (!t->fine && (t->fine = calloc(1, sizeof *t->fine)) != NULL) {
         t->fine->block = t;
         memset(t->fine->hole, t->blank ? 0xff : 0, sizeof t->fine->hole);
+        t->summed = false; /* single pages of it may change on the disk */
     }
     return t->fine;
 }
@@ -619,7 +620,7 @@ static struct terrace_tensor *neighbour(const struct terrace_tensor *t, int way)
 
 static bool is_whole(const struct terrace_tensor *t)
 {
-    return t && (t->mapped || t->faulted);
+    return t && (t->mapped || t->faulted || t->notice != NOTICE_NONE);
 }
 
 /* A walk over whole blocks has come to this one. */

@@ -1,7 +1,8 @@
 /* prefetch.c - what the schedule expects is carried out: bytes are brought ahead
  * of their use, and what will have to leave is written before that.
  *
- * Every acquire is a use in the schedule. While its expectations come true, a
+ * Every acquire is a use in the schedule, and so is the fault of a block of stable
+ * memory. While its expectations come true, a
  * lane brings what is absent in the order of use, as soon as what leaves for it
  * is used later (see policy.c), and writes down what leaves next, so that there
  * is always some room that costs nothing. How early it begins follows from the
@@ -45,12 +46,15 @@ void prefetch_used_locked(struct copy *c, unsigned mode, uint64_t stalled_since)
 {
     struct terrace *m = copy_manager(c);
     struct schedule *s = &m->schedule;
-    if (c->tensor->region)
-        return; /* its uses are not seen, but for faults */
     uint64_t ns = schedule_wants_time(s) ? computing_ns(m, stalled_since) : 0;
     m->used_ns = ns ? ns : m->used_ns;
     schedule_use(s, &c->tensor->item, c->tier, mode, ns);
-    if (s->now >= m->look_again && s->line)
+    prefetch_poke_locked(m);
+}
+
+void prefetch_poke_locked(struct terrace *m)
+{
+    if (m->schedule.line && m->schedule.now >= m->look_again)
         for (unsigned i = 0; i < m->tiers; i++)
             manager_kick_locked(m, &m->tier[i]);
 }
@@ -79,7 +83,8 @@ static struct lane *lane_for(const struct copy *c)
 {
     struct copy *from;
     struct terrace_tensor *t = c->tensor;
-    if (c->state != COPY_ABSENT || t->transfer || t->doomed || t->blank || t->hinted || being_written(t))
+    if (c->state != COPY_ABSENT || t->transfer || t->doomed || t->blank || t->raws ||
+        t->hinted || being_written(t))
         return NULL;
     return transfer_source_locked(t, copy_tier(c), &from);
 }

@@ -13,8 +13,10 @@ void prefetch_open(struct terrace *m);
 /* Leaves there what was learned; before the tensors are destroyed. */
 void prefetch_save(struct terrace *m);
 
-/* The copy was acquired. stalled_since: when the caller began to wait for it, or 0. */
+/* The copy was acquired, or touched. stalled_since: when that began to take waiting, or 0. */
 void prefetch_used_locked(struct copy *c, unsigned mode, uint64_t stalled_since);
+/* Something can leave that could not before. */
+void prefetch_poke_locked(struct terrace *m);
 void prefetch_step_locked(struct terrace *m);
 /* Something left that may be expected to be used. */
 void prefetch_absent_locked(struct terrace *m);

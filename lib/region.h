@@ -1,10 +1,11 @@
 /* region.h - what the files of address-stable memory share: its regions, the
  * state of the service, and the lists that connect the two.
- * May call: core.h, uffd.h. */
+ * May call: core.h, notice.h, uffd.h. */
 #ifndef TERRACE_LIB_REGION_H
 #define TERRACE_LIB_REGION_H
 
 #include "core.h"
+#include "notice.h"
 #include "uffd.h"
 
 enum { PAGE = 4096, BLOCK_PAGES = 512 };
@@ -19,6 +20,7 @@ struct region {
     size_t block_bytes;
     size_t blocks;
     char *label;
+    unsigned number;  /* in the order of creation */
     int role;
     bool dying;
     size_t last;      /* block of the last fault */
@@ -40,6 +42,8 @@ struct stable {
     bool moving;      /* whole blocks, without the lock */
     bool forking;     /* somebody wants to, and no whole block to move */
     LIST_HEAD(, region) regions;
+    unsigned regions_made;
+    struct notice notice;
     TAILQ_HEAD(, terrace_tensor) faulted; /* somebody waits for the block */
     TAILQ_HEAD(, terrace_tensor) leaving; /* to be taken back: blocks and slabs */
     TAILQ_HEAD(, fine) paged;             /* somebody waits for single pages */

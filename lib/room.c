@@ -126,7 +126,7 @@ int room_take_locked(struct tier *tier, struct room *want, struct grant *grant)
             r = -TERRACE_EAGAIN;
             break;
         }
-        bool mapped = n && copy_of(n)->tensor->mapped;
+        bool mapped = n && stable_is_out(copy_of(n)->tensor);
         if (mapped && n->dirty && copy_of(n)->tensor->failed_at > failures) {
             clean_only = true; /* every one that cannot be written down has been tried */
             continue;
