@@ -153,7 +153,7 @@ typedef struct terrace_statistics {
     uint64_t wasted_bytes;     /* written back, then changed before they were dropped */
     uint64_t io_errors;        /* migrations that failed */
     uint64_t corrupt;          /* of these: checksum or authentication mismatches */
-    uint64_t faults;           /* of stable memory: touches of pages that were not there */
+    uint64_t faults;           /* of stable memory: touches of pages that were not at their place */
 } terrace_statistics;
 
 /* One tier. Strings are owned by the manager and valid until terrace_close(). */

@@ -145,6 +145,7 @@ struct tier {
     uint64_t in_bytes, out_bytes;
     uint64_t draining;  /* memory tiers: bytes being written down */
     uint64_t wanted;    /* memory tiers: bytes that acquires are waiting for */
+    uint64_t sought;    /* memory tiers: how often something had to leave */
     uint64_t ahead;     /* memory tiers: bytes brought, or coming, ahead of use */
     unsigned coming;    /* memory tiers: fills under way that were started ahead of use */
     uint64_t credit;    /* memory tiers: bytes that may be written back ahead */

@@ -618,9 +618,10 @@ static struct terrace_tensor *neighbour(const struct terrace_tensor *t, int way)
     return i < t->region->blocks ? t->region->block[i] : NULL;
 }
 
-static bool is_whole(const struct terrace_tensor *t)
+static bool is_whole(struct terrace_tensor *t)
 {
-    return t && (t->mapped || t->faulted || t->notice != NOTICE_NONE);
+    bool was = t && t->notice != NOTICE_NONE && block_copy(t)->state == COPY_VALID; /* mapped until just now */
+    return was || (t && (t->mapped || t->faulted));
 }
 
 /* A walk over whole blocks has come to this one. */

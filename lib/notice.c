@@ -12,8 +12,9 @@
  * its next use, as walks go, seems the furthest of all.
  *
  * While memory suffices, or nothing repeats, or the policy follows no schedule,
- * nothing is taken back; nor more than costs a program some percent of its time,
- * whatever it does.
+ * nothing is taken back. What that costs a program is bounded: every block that
+ * comes, which takes a millisecond or so, pays for a few to be taken back; and where
+ * predictions come true, some are in every second.
  *
  * May call: core.h, prefetch.h, region.h. */
 #include "notice.h"
@@ -26,17 +27,19 @@ enum {
     KEEP_LEAST = 4,
     KEEP_SHARE = 8,  /* the part of a tier that stays mapped, at most */
     CALM = 256,      /* uses after which one less is tried */
+    EARNED = 4,      /* taken back for every block that comes */
+    SAVED = 64,      /* of these, at most for later */
 };
-static const uint64_t PAUSE_NS = 256000;    /* between two taken back, on average; each costs about 10 us */
+static const uint64_t PAUSE_NS = 256000;    /* between two more taken back, on average */
 static const uint64_t BURST_NS = 500000000; /* over which that is the average */
 
-void notice_init(struct terrace *m, struct notice *n)
+void notice_init(const struct terrace *m, struct notice *n)
 {
     *n = (struct notice){.keep = KEEP_LEAST};
     TAILQ_INIT(&n->shown);
     TAILQ_INIT(&n->hidden);
     for (unsigned i = 0; i < m->tiers; i++)
-        n->evicted[i] = m->tier[i].policy.evicted;
+        n->sought[i] = m->tier[i].sought;
 }
 
 /* ---- uses --------------------------------------------------------------- */
@@ -49,9 +52,19 @@ static unsigned mode_of(const struct terrace_tensor *t)
 void notice_used_locked(struct stable *s, struct terrace_tensor *t)
 {
     struct notice *n = &s->notice;
+    bool comes = block_copy(t)->state != COPY_VALID || block_copy(t)->node.ahead;
+    n->credit += comes ? EARNED : 0;
+    if (n->credit > SAVED)
+        n->credit = SAVED;
     if (!n->waiting_since)
         n->waiting_since = clock_ns();
     prefetch_used_locked(block_copy(t), mode_of(t), n->waiting_since);
+}
+
+void notice_touched_locked(struct terrace_tensor *t)
+{
+    if (policy_foresees(&t->region->tier->policy))
+        prefetch_used_locked(block_copy(t), mode_of(t), t->manager->stable->notice.waiting_since);
 }
 
 void notice_served_locked(struct stable *s, struct terrace *m)
@@ -119,15 +132,21 @@ void notice_mapped_locked(struct stable *s, struct terrace_tensor *t)
 static bool memory_is_short(struct notice *n, const struct tier *tier)
 {
     unsigned i = (unsigned)(tier - tier->manager->tier);
-    if (n->evicted[i] != tier->policy.evicted)
+    if (n->sought[i] != tier->sought)
         n->short_until[i] = n->uses + 2 * tier->arena.limit / tier->info.granule;
-    n->evicted[i] = tier->policy.evicted;
+    n->sought[i] = tier->sought;
     return n->uses < n->short_until[i];
 }
 
-static bool affordable(struct notice *n)
+static bool affordable(struct notice *n, bool trusted)
 {
     uint64_t now = clock_ns();
+    if (n->credit) {
+        n->credit--;
+        return true;
+    }
+    if (!trusted)
+        return false;
     if (n->paid_until + BURST_NS < now)
         n->paid_until = now - BURST_NS;
     if (n->paid_until > now)
@@ -141,7 +160,7 @@ static bool is_to_hide(struct notice *n, struct terrace_tensor *t)
     const struct tier *tier = t->region->tier;
     bool at_rest = t->mapped && !t->leaving && !t->faulted && !t->busy && !t->doomed && !block_copy(t)->pins;
     return at_rest && memory_is_short(n, tier) && tier->policy.schedule && !tier->manager->schedule.sleep &&
-           affordable(n);
+           affordable(n, tier->manager->schedule.trusted);
 }
 
 void notice_take_back_locked(struct stable *s)

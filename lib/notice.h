@@ -17,14 +17,18 @@ struct notice {
     unsigned keep;             /* so many stay mapped */
     unsigned calm;             /* uses since `keep` was last changed */
     uint64_t uses;             /* of blocks so far */
-    uint64_t paid_until;       /* ns: what has been taken back is paid for then */
+    unsigned credit;           /* so many may be taken back: blocks that came have paid for that */
+    uint64_t paid_until;       /* ns: what was taken back without is paid for then */
     uint64_t waiting_since;    /* ns: somebody has waited for a block since; 0: nobody does */
-    uint64_t evicted[MAX_TIERS], short_until[MAX_TIERS]; /* policy.evicted; uses */
+    uint64_t sought[MAX_TIERS], short_until[MAX_TIERS]; /* tier.sought when last looked at; uses */
 };
 
-void notice_init(struct terrace *m, struct notice *n);
+void notice_init(const struct terrace *m, struct notice *n);
 /* Somebody begins to wait for the block: it is used. */
 void notice_used_locked(struct stable *s, struct terrace_tensor *t);
+/* Somebody touches the block where it is absent, perhaps for a single page: where
+ * uses are foreseen, that is one, or shows that they are not. */
+void notice_touched_locked(struct terrace_tensor *t);
 /* Somebody no longer waits; called after it has left stable.faulted. */
 void notice_served_locked(struct stable *s, struct terrace *m);
 /* Its pages are at their place. */

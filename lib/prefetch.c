@@ -52,9 +52,18 @@ void prefetch_used_locked(struct copy *c, unsigned mode, uint64_t stalled_since)
     prefetch_poke_locked(m);
 }
 
+/* Whether there is something to look for. */
+static bool follows(const struct terrace *m)
+{
+    bool foresees = false;
+    for (unsigned i = 0; i < m->tiers; i++)
+        foresees |= policy_foresees(&m->tier[i].policy);
+    return foresees && m->schedule.now >= m->look_again;
+}
+
 void prefetch_poke_locked(struct terrace *m)
 {
-    if (m->schedule.line && m->schedule.now >= m->look_again)
+    if (follows(m))
         for (unsigned i = 0; i < m->tiers; i++)
             manager_kick_locked(m, &m->tier[i]);
 }
@@ -151,7 +160,7 @@ void prefetch_follow_locked(struct lane *lane)
     struct terrace *m = lane->tier->manager;
     struct copy *c;
     uint64_t when = 0;
-    if (!m->schedule.line || !m->prefetch_limit || m->schedule.now < m->look_again)
+    if (!m->prefetch_limit || !follows(m))
         return;
     look_at_stalls(m);
     while ((c = next_locked(lane, &when)) != NULL)

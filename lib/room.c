@@ -120,6 +120,7 @@ int room_take_locked(struct tier *tier, struct room *want, struct grant *grant)
             break;
         if (mapped_yield_locked(tier, bytes))
             continue;
+        tier->sought++;
         struct policy_node *n = want->when ? policy_victim_for(&tier->policy, clean_only, want->when)
                                            : policy_victim(&tier->policy, clean_only);
         if (want->ahead && (n ? n->ahead : want->when != 0)) {

@@ -401,6 +401,8 @@ static void fault_locked(struct stable *s, uint64_t address)
     size_t i = (address - (uintptr_t)r->base) / r->block_bytes;
     struct terrace_tensor *t = block_locked(r, i);
     m->stats.faults++;
+    if (t && !t->faulted)
+        notice_touched_locked(t);
     if (t && (t->faulted || fine_fault_locked(s, t, (unsigned)((address - (uintptr_t)block_address(t)) / PAGE))))
         return;
     if (t) {
