@@ -13,7 +13,7 @@
  * much at once. Where the program mostly waits for the disk anyway, only as much
  * comes ahead as keeps that busy.
  *
- * May call: core.h, mover.h. */
+ * May call: core.h, mover.h, region.h. */
 #include "prefetch.h"
 
 #include <errno.h>
@@ -25,6 +25,7 @@
 #include <unistd.h>
 
 #include "mover.h"
+#include "region.h"
 
 enum {
     LOOKS = 512,       /* uses ahead that are looked at */
@@ -92,6 +93,8 @@ static struct lane *lane_for(const struct copy *c)
 {
     struct copy *from;
     struct terrace_tensor *t = c->tensor;
+    if (t->region && t->region->paged)
+        return NULL;
     if (c->state != COPY_ABSENT || t->transfer || t->doomed || t->blank || t->raws ||
         t->hinted || being_written(t))
         return NULL;

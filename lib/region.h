@@ -23,6 +23,7 @@ struct region {
     unsigned number;  /* in the order of creation */
     int role;
     bool dying;
+    bool paged;       /* of late, single pages were touched: no whole blocks come ahead as foreseen */
     size_t last;      /* block of the last fault */
     long stride;      /* from the one before it, in blocks */
     unsigned run;     /* faults at this stride so far */

@@ -403,9 +403,14 @@ static void fault_locked(struct stable *s, uint64_t address)
     m->stats.faults++;
     if (t && !t->faulted)
         notice_touched_locked(t);
-    if (t && (t->faulted || fine_fault_locked(s, t, (unsigned)((address - (uintptr_t)block_address(t)) / PAGE))))
+    if (t && t->faulted)
         return;
+    if (t && fine_fault_locked(s, t, (unsigned)((address - (uintptr_t)block_address(t)) / PAGE))) {
+        r->paged = true;
+        return;
+    }
     if (t) {
+        r->paged &= block_copy(t)->state != COPY_ABSENT;
         look_ahead_locked(r, i);
         block_fault_locked(s, t);
     } else {

@@ -49,21 +49,21 @@ struct moved {
 };
 
 /* A cyclic pass, again and again: what the last ones move. */
-static struct moved cycle(const char *conf, bool steps, bool change)
+static struct moved cycle(const char *conf, size_t blocks, size_t budget, bool steps, bool change)
 {
     enum { LEARNING = 4, MEASURED = 4 };
-    terrace *m = open_short(BUDGET, conf);
-    unsigned char *p = stable(m, N, NULL);
+    terrace *m = open_short(budget, conf);
+    unsigned char *p = stable(m, blocks, NULL);
     terrace_statistics before = stats_of(m), after;
     for (unsigned k = 0; k < LEARNING + MEASURED; k++) {
         if (k == LEARNING)
             before = stats_of(m);
-        pass(p, N, change ? k : 0, change);
+        pass(p, blocks, change ? k : 0, change);
         if (steps)
             assert_ok(terrace_step(m));
     }
     after = stats_of(m);
-    cr_assert_leq(tier_stats_of(m, 0).peak, (size_t)BUDGET * BLOCK);
+    cr_assert_leq(tier_stats_of(m, 0).peak, budget * BLOCK);
     terrace_close(m);
     return (struct moved){.read = (after.fill_bytes - before.fill_bytes) / MEASURED / BLOCK,
                           .written = (after.writeback_bytes - before.writeback_bytes) / MEASURED / BLOCK};
@@ -73,8 +73,8 @@ static struct moved cycle(const char *conf, bool steps, bool change)
  * but for what is in use just now. */
 Test(notice, a_cyclic_pass_keeps_what_fits, .timeout = 120)
 {
-    struct moved lru = cycle("policy=lru", false, false), learned = cycle("prefetch=off", false, false),
-                 ahead = cycle("", false, false), marked = cycle("", true, false);
+    struct moved lru = cycle("policy=lru", N, BUDGET, false, false), learned = cycle("prefetch=off", N, BUDGET, false, false),
+                 ahead = cycle("", N, BUDGET, false, false), marked = cycle("", N, BUDGET, true, false);
     cr_assert_geq(lru.read, N - 1);
     cr_assert_leq(learned.read, N - BUDGET + BUDGET / 2, "%llu blocks", (unsigned long long)learned.read);
     cr_assert_leq(ahead.read, N - BUDGET / 2 + 2, "%llu blocks", (unsigned long long)ahead.read);
@@ -82,9 +82,17 @@ Test(notice, a_cyclic_pass_keeps_what_fits, .timeout = 120)
     cr_assert_eq(learned.written, 0, "what is only read was written");
 }
 
+/* More stays than a schedule bears of uses that nobody saw. */
+Test(notice, much_that_stays_is_seen, .timeout = 120)
+{
+    enum { MANY = 160, MUCH = 64 };
+    struct moved learned = cycle("prefetch=off", MANY, MUCH, false, false);
+    cr_assert_leq(learned.read, MANY - MUCH + MUCH / 2, "%llu blocks", (unsigned long long)learned.read);
+}
+
 Test(notice, also_one_that_writes, .timeout = 120)
 {
-    struct moved lru = cycle("policy=lru", false, true), learned = cycle("prefetch=off", false, true);
+    struct moved lru = cycle("policy=lru", N, BUDGET, false, true), learned = cycle("prefetch=off", N, BUDGET, false, true);
     cr_assert_geq(lru.written, N - 1);
     cr_assert_leq(learned.read, N - BUDGET / 2, "%llu blocks", (unsigned long long)learned.read);
     cr_assert_leq(learned.written, N - BUDGET / 2, "%llu blocks", (unsigned long long)learned.written);
