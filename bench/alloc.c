@@ -1,20 +1,27 @@
 /* alloc.c - what an allocation costs, next to other allocators.
  *
- * usage: alloc MODULES-DIR ROUNDS [NAME=LIBRARY:ALLOC:FREE ...]
+ * usage: alloc MODULES-DIR TRACE ROUNDS PARTS [NAME=LIBRARY:ALLOC:FREE ...]
  *
  * All allocators are loaded into this process and take turns in slices of some
- * milliseconds, so that what else the machine does meets all alike. None of the
+ * milliseconds, so that what else the machine does meets all alike. Of two threads
+ * each has a CPU of its own. None of the
  * memory is touched: terrace's addresses may be a device's. For each size:
  *   pair    allocate, free;
  *   random  out of many that are allocated one is freed, another allocated;
  *   batch   very many are allocated, then freed in the same order.
- * And a trace of one training step after another, as examples/gpt.c makes and
- * destroys its tensors: six activations kept per layer on the way forward,
- * destroyed on the way back, and a gradient for each weight in between.
+ * And trace: what a trainer created and destroyed, as recorded in TRACE, over and
+ * over from its first event to its last; what is left then is freed. PARTS names
+ * what is measured, as in "pair,random,batch,trace,large"; large is how much memory
+ * tensors of 3 MiB to 8 GiB take of a tier.
+ *
+ * A trace is text, one event a line: "new ITEM BYTES", "free ITEM", "step" where a
+ * step of the program ends; lines that begin with '#' are comments.
  *
  * Prints one JSON object: medians in nanoseconds per allocation with its free. */
 #include <dlfcn.h>
+#include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -24,7 +31,9 @@
 
 #include "terrace.h"
 
-enum { ALLOCATORS = 12, MOST_THREADS = 2, MOST_HELD = 8192, MOST_ROUNDS = 64 };
+enum { ALLOCATORS = 12, MOST_THREADS = 2, MOST_HELD = 8192, MOST_ROUNDS = 64,
+       FIRST_TURNS = 10000, SLICE_NS = 3000000 };
+static const size_t MOST_ALIVE = (size_t)16 << 30; /* bytes of a trace at a time */
 
 struct allocator {
     char name[40];
@@ -172,14 +181,15 @@ enum pattern { PAIR, RANDOM, BATCH, TRACE, PATTERNS };
 static const char *const pattern_name[] = {"pair", "random", "batch", "trace"};
 
 struct step {
-    int slot;      /* free what is there */
-    size_t bytes;  /* or allocate so much there; 0: free */
+    int slot;
+    bool free;    /* what is there, else allocate there */
+    size_t bytes;
 };
 
 static struct step *steps;
 static size_t steps_n;
 
-static void step_add(int slot, size_t bytes)
+static void step_add(int slot, size_t bytes, bool give)
 {
     static size_t room;
     if (steps_n == room) {
@@ -188,37 +198,118 @@ static void step_add(int slot, size_t bytes)
         if (!steps)
             exit(1);
     }
-    steps[steps_n++] = (struct step){slot, bytes};
+    steps[steps_n++] = (struct step){slot, give, bytes};
 }
 
-/* One step of a GPT of 12 layers, width 384, 6 heads, 64 tokens. */
-static void trace_make(void)
+static const char *trace_path;
+static unsigned trace_line;
+static size_t trace_alive;
+
+__attribute__((noreturn)) static void trace_bad(const char *what)
 {
-    enum { LAYERS = 12, WIDTH = 384, HEADS = 6, TOKENS = 64, KEPT = 6, WEIGHTS = 6, FLOAT = 4 };
-    static const size_t kept[KEPT] = {TOKENS * WIDTH * FLOAT, TOKENS * 3 * WIDTH * FLOAT,
-                                      TOKENS * WIDTH * FLOAT, TOKENS * HEADS * FLOAT,
-                                      TOKENS * WIDTH * FLOAT, TOKENS * 4 * WIDTH * FLOAT};
-    static const size_t weight[WEIGHTS] = {WIDTH * FLOAT, (size_t)3 * WIDTH * WIDTH * FLOAT / 2,
-                                           (size_t)WIDTH * WIDTH * FLOAT, WIDTH * FLOAT,
-                                           (size_t)WIDTH * WIDTH * FLOAT * 3 / 2, (size_t)WIDTH * WIDTH * FLOAT};
-    for (int l = 0; l < LAYERS; l++)
-        for (int i = 0; i < KEPT; i++)
-            step_add(l * KEPT + i, kept[i]);
-    for (int l = LAYERS; l--;) {
-        for (int i = 0; i < WEIGHTS; i++)
-            step_add(LAYERS * KEPT + i, weight[i]);
-        for (int i = 0; i < KEPT; i++)
-            step_add(l * KEPT + i, 0);
-        for (int i = 0; i < WEIGHTS; i++)
-            step_add(LAYERS * KEPT + i, 0);
+    fprintf(stderr, "bench/alloc: %s, line %u: %s; record one anew with bench/alloc.py --record\n",
+            trace_path, trace_line, what);
+    exit(1);
+}
+
+/* What is alive while a trace is read. */
+static struct item {
+    unsigned long long name;
+    size_t bytes; /* 0: the slot is free */
+} item[MOST_HELD];
+
+static int item_find(unsigned long long name)
+{
+    int slot = 0;
+    while (slot < MOST_HELD && !(item[slot].bytes && item[slot].name == name))
+        slot++;
+    return slot;
+}
+
+static void trace_new(unsigned long long name, size_t bytes)
+{
+    int slot = 0;
+    if (!bytes || bytes > MOST_ALIVE - trace_alive)
+        trace_bad(bytes ? "more bytes are alive than can be replayed" : "a tensor cannot have no bytes");
+    if (item_find(name) < MOST_HELD)
+        trace_bad("this item exists already");
+    while (slot < MOST_HELD && item[slot].bytes)
+        slot++;
+    if (slot == MOST_HELD)
+        trace_bad("more items are alive than can be replayed");
+    item[slot] = (struct item){name, bytes};
+    trace_alive += bytes;
+    step_add(slot, bytes, false);
+}
+
+static void trace_free(int slot)
+{
+    if (slot == MOST_HELD)
+        trace_bad("there is no such item to free");
+    step_add(slot, item[slot].bytes, true);
+    trace_alive -= item[slot].bytes;
+    item[slot].bytes = 0;
+}
+
+/* The next number of a line; its end must follow the last one. */
+static unsigned long long trace_number(const char **at, bool last)
+{
+    char *end;
+    errno = 0;
+    unsigned long long n = strtoull(*at, &end, 10);
+    if (end == *at || errno || **at == '-' || *end != (last ? '\n' : ' '))
+        trace_bad("neither 'new ITEM BYTES' nor 'free ITEM' nor 'step'");
+    *at = end + 1;
+    return n;
+}
+
+/* Reads an event; true: a step ends. */
+static bool trace_event(const char *line)
+{
+    const char *at = strchr(line, ' ');
+    bool add = !strncmp(line, "new ", 4), end = !strcmp(line, "step\n");
+    if (*line == '#' || end)
+        return end;
+    if (!at || (!add && strncmp(line, "free ", 5) != 0))
+        trace_bad("neither 'new ITEM BYTES' nor 'free ITEM' nor 'step'");
+    at++;
+    unsigned long long name = trace_number(&at, !add);
+    if (add)
+        trace_new(name, trace_number(&at, true));
+    else
+        trace_free(item_find(name));
+    return false;
+}
+
+static void trace_read(const char *path)
+{
+    char line[200];
+    unsigned ended = 0;
+    FILE *f = fopen(path, "r");
+    trace_path = path;
+    if (!f) {
+        fprintf(stderr, "bench/alloc: the trace %s cannot be read: %s; record one with bench/alloc.py --record\n",
+                path, strerror(errno));
+        exit(1);
     }
+    while (fgets(line, sizeof line, f)) {
+        trace_line++;
+        ended += trace_event(line);
+    }
+    bool well = !ferror(f);
+    fclose(f);
+    if (!well || !ended || !steps_n)
+        trace_bad(!well ? "it cannot be read" : "the end, but nothing was created or no step has ended");
+    for (int slot = 0; slot < MOST_HELD; slot++)
+        if (item[slot].bytes)
+            trace_free(slot);
 }
 
 struct work {
     const struct allocator *allocator;
     enum pattern pattern;
     size_t bytes;
-    int turns;
+    int turns, number;
     double ns;
     pthread_barrier_t *start;
 };
@@ -277,19 +368,30 @@ static size_t batches(void **at, const struct work *w)
 static size_t traces(void **at, const struct work *w)
 {
     const struct allocator *a = w->allocator;
-    size_t bytes[256], done = 0;
-    while (done < (size_t)w->turns)
+    size_t done = 0;
+    for (; done < (size_t)w->turns; done += steps_n / 2)
         for (size_t i = 0; i < steps_n; i++) {
             const struct step *s = &steps[i];
-            if (s->bytes) {
+            if (s->free)
+                a->free(at[s->slot], s->bytes);
+            else
                 at[s->slot] = a->alloc(s->bytes);
-                bytes[s->slot] = s->bytes;
-            } else {
-                a->free(at[s->slot], bytes[s->slot]);
-                done++;
-            }
         }
     return done;
+}
+
+/* Onto the CPU of that number among those the process may use. */
+static void settle_on(int number)
+{
+    cpu_set_t all, one;
+    int cpu = -1;
+    if (sched_getaffinity(0, sizeof all, &all) || CPU_COUNT(&all) <= number)
+        return;
+    for (int n = -1; n < number;)
+        n += CPU_ISSET(++cpu, &all) != 0;
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    sched_setaffinity(0, sizeof one, &one);
 }
 
 static void *work_main(void *arg)
@@ -299,13 +401,15 @@ static void *work_main(void *arg)
     void **at = calloc(MOST_HELD, sizeof *at);
     if (!at)
         exit(1);
+    settle_on(w->number);
     for (size_t i = 0; w->pattern == RANDOM && i < held(w); i++)
         at[i] = w->allocator->alloc(w->bytes);
-    for (int warm = 1; warm >= 0; warm--) { /* once to warm up, then in earnest */
+    for (int warm = 1; warm >= 0; warm--) { /* once to warm up and learn, then in earnest */
         pthread_barrier_wait(w->start);
         double start = now_ns();
         size_t n = run[w->pattern](at, w);
         w->ns = (now_ns() - start) / (double)n;
+        w->turns = w->ns > 1 ? (int)(SLICE_NS / w->ns) + 1 : SLICE_NS;
         pthread_barrier_wait(w->start);
     }
     for (size_t i = 0; w->pattern == RANDOM && i < held(w); i++)
@@ -315,7 +419,7 @@ static void *work_main(void *arg)
 }
 
 /* The mean of the threads. */
-static double measure(const struct allocator *a, enum pattern pattern, size_t bytes, int threads, int turns)
+static double measure(const struct allocator *a, enum pattern pattern, size_t bytes, int threads)
 {
     struct work work[MOST_THREADS];
     pthread_t thread[MOST_THREADS];
@@ -323,7 +427,7 @@ static double measure(const struct allocator *a, enum pattern pattern, size_t by
     double sum = 0;
     pthread_barrier_init(&start, NULL, (unsigned)threads);
     for (int i = 0; i < threads; i++) {
-        work[i] = (struct work){a, pattern, bytes, turns, 0, &start};
+        work[i] = (struct work){a, pattern, bytes, FIRST_TURNS, i, 0, &start};
         if (pthread_create(&thread[i], NULL, work_main, &work[i]))
             exit(1);
     }
@@ -358,10 +462,8 @@ static void measure_all(enum pattern pattern, size_t bytes, int threads, int rou
     double once = 1;
     for (int r = 0; r < rounds; r++) {
         for (unsigned i = 0; i < allocators_n; i++)
-            if (allocators[i].alloc && bytes >= allocators[i].least) {
-                bool slow = pattern == BATCH || bytes > 16384 || i == allocators_n - 1;
-                ns[i][r] = measure(&allocators[i], pattern, bytes, threads, slow ? 20000 : 100000);
-            }
+            if (allocators[i].alloc && bytes >= allocators[i].least)
+                ns[i][r] = measure(&allocators[i], pattern, bytes, threads);
         ratio[r] = je->alloc ? ns[2][r] / ns[0][r] : once;
     }
     printf("%s\n {\"pattern\": \"%s\", \"bytes\": %zu, \"threads\": %d", first ? "" : ",",
@@ -376,18 +478,26 @@ static void measure_all(enum pattern pattern, size_t bytes, int threads, int rou
     fflush(stdout);
 }
 
-static void rates(int rounds)
+static bool wanted(const char *parts, const char *name)
+{
+    size_t n = strlen(name);
+    for (const char *at = parts; (at = strstr(at, name)) != NULL; at += n)
+        if ((at == parts || at[-1] == ',') && (at[n] == ',' || !at[n]))
+            return true;
+    return false;
+}
+
+static void rates(int rounds, const char *parts)
 {
     static const size_t sizes[] = {16, 32, 48, 64, 100, 128, 256, 512, 1000, 1024, 2048, 4096, 5000, 8192,
                                    12288, 16384, 20000, 32768, 65536, 100000, 131072, 262144, 524288, 1048576};
+    enum { SIZES = sizeof sizes / sizeof sizes[0], MIB = SIZES - 1 };
     bool first = true;
     printf("\"rates\": [");
-    for (int threads = 1; threads <= MOST_THREADS; threads++) {
-        for (enum pattern p = PAIR; p <= BATCH; p++)
-            for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++, first = false)
+    for (int threads = 1; threads <= MOST_THREADS; threads++)
+        for (enum pattern p = PAIR; p <= TRACE; p++)
+            for (size_t i = p == TRACE ? MIB : 0; wanted(parts, pattern_name[p]) && i < SIZES; i++, first = false)
                 measure_all(p, sizes[i], threads, rounds, first);
-        measure_all(TRACE, 1 << 20, threads, rounds, first);
-    }
     printf("]");
 }
 
@@ -404,27 +514,29 @@ static void large(void)
 
 int main(int argc, char **argv)
 {
-    if (argc < 3) {
-        fputs("usage: alloc MODULES-DIR ROUNDS [NAME=LIBRARY:ALLOC:FREE ...]\n", stderr);
+    if (argc < 5) {
+        fputs("usage: alloc MODULES-DIR TRACE ROUNDS PARTS [NAME=LIBRARY:ALLOC:FREE ...]\n", stderr);
         return 2;
     }
-    int rounds = (int)strtol(argv[2], NULL, 0);
+    int rounds = (int)strtol(argv[3], NULL, 0);
     rounds = rounds < 1 ? 1 : rounds > MOST_ROUNDS ? MOST_ROUNDS : rounds;
+    if (wanted(argv[4], "trace"))
+        trace_read(argv[2]);
     add_own(argv[1]);
-    for (int i = 3; i < argc; i++)
+    for (int i = 5; i < argc; i++)
         add_peer(argv[i]);
     must(terrace_open(&manager, "tiers=numa;limit_host=64M"), "opening");
     struct allocator *tensors = add("terrace_tensor_create");
     tensors->alloc = tensor_make;
     tensors->free = tensor_end;
-    trace_make();
     printf("{\"bench\": \"alloc\", \"rounds\": %d,\n\"not_run\": {", rounds);
     for (unsigned i = 0, n = 0; i < allocators_n; i++)
         if (!allocators[i].alloc)
             printf("%s\"%s\": \"%s\"", n++ ? ", " : "", allocators[i].name, allocators[i].why_not);
     printf("},\n");
-    rates(rounds);
-    large();
+    rates(rounds, argv[4]);
+    if (wanted(argv[4], "large"))
+        large();
     printf("}\n");
     terrace_close(manager);
     return 0;

@@ -13,7 +13,8 @@ exist at the same time, no more than the budget can be left unwritten.
 
 A trace is text, one event a line:
     budget BYTES | rate BYTES_PER_SECOND       may be given as options instead
-    new ITEM BYTES | free ITEM
+    new ITEM BYTES [ASKED]   BYTES in whole pages; ASKED is not looked at
+    free ITEM
     use ITEM r|w|o [NS]      read, change (read and written), overwrite; then compute
     step                     ends a step
 

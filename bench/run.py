@@ -110,10 +110,20 @@ def stream(kind, runs, size_mib, block, depth, folder, huge):
     return result
 
 
-def latency():
-    out = subprocess.run([tool("latency")], check=True, capture_output=True, text=True,
-                         env={**os.environ, "TERRACE_TIERS": "numa"}).stdout
+def latency(many):
+    out = subprocess.run([tool("latency"), str(many)], check=True, capture_output=True, text=True).stdout
     return json.loads(out)
+
+
+def print_latency(lat):
+    label = f"acquire + release, {lat['tensors']} at random"
+    print(f"{label:34}{lat['acquire_release_ns']:>9.1f} ns{lat['mutex_pair_ns']:>9.1f} ns{lat['ratio']:>9.2f}"
+          "   mutex lock + unlock")
+    for how, key in ("in order", "many_in_order_ns"), ("at random", "many_at_random_ns"):
+        label = f"the same, {lat['many']} {how}"
+        print(f"{label:34}{lat[key]:>9.1f} ns")
+    print(f"{'the same, two threads over one':34}{lat['two_threads']:>10.2f} x{lat['two_counters']:>10.2f} x"
+          f"{lat['scaling']:>9.2f}   two atomic counters")
 
 
 def disk(args):
@@ -123,13 +133,12 @@ def disk(args):
     block, depth = tier["io_chunk"], tier["io_depth"]
     result = {"machine": machine(), "disk": tier["location"], "engine": tier["engine"],
               "block": block, "depth": depth, "size_MiB": size, "budget_MiB": size // 8,
-              "latency": latency()}
+              "latency": latency(100000 if args.quick else 1000000)}
     with HugePages(2 * depth * block // (2 * MIB) + 8) as huge:
         for kind in ("read", "write"):
             result[kind] = stream(kind, args.runs, size, block, depth, spill_folder(), huge)
     path = save(result, args.results, "disk")
 
-    lat = result["latency"]
     print(f"\n{machine_line(result['machine'])}; {result['disk']}, {result['engine']}, {block >> 10} KiB x {depth}")
     print(f"{'':34}{'terrace':>12}{'peer':>12}{'ratio':>9}   peer")
     names = {"malloc": "fio, O_DIRECT io_uring", "mmaphuge": "the same with huge pages"}
@@ -140,8 +149,7 @@ def disk(args):
             print(f"{label:34}{r['terrace_GBps']:>7.2f} GB/s{peer['GBps']:>7.2f} GB/s"
                   f"{peer['ratio']:>9.2f}   {names[memory]}")
             label = ""
-    print(f"{'acquire + release, resident':34}{lat['acquire_release_ns']:>9.1f} ns"
-          f"{lat['mutex_pair_ns']:>9.1f} ns{lat['ratio']:>9.2f}   mutex lock + unlock")
+    print_latency(result["latency"])
     print(f"medians of {args.runs}; JSON: {path}")
 
 

@@ -281,7 +281,8 @@ TERRACE_API void terrace_tensor_destroy(terrace_tensor *t);
  * `where` may be NULL.
  * Errors: EINVAL, EBUSY, EAGAIN (NOWAIT: ask again), EBUDGET (the sentence
  * names the holders), ENOSPC (no room could be made: the disk is full), EIO,
- * ECORRUPT, ECHANGED, ENOMEM, ENOTSUP (a disk tier cannot be acquired). */
+ * ECORRUPT, ECHANGED, ENOMEM (also where other processes have the tier's memory;
+ * EDEVMEM on a device), ENOTSUP (a disk tier cannot be acquired). */
 TERRACE_API int terrace_acquire(terrace_tensor *t, terrace_tier tier, unsigned mode, void *stream,
                                 void **address, terrace_tier *where);
 
@@ -320,11 +321,18 @@ TERRACE_API int terrace_wait(terrace_tensor *t);
 /* ---- address-stable memory --------------------------------------------- */
 
 /* Plain pointers whose pages move between tiers underneath; they never change.
- * Host tiers only. Served by userfaultfd (Linux 6.8 or later, where it is
- * allowed); else, or with TERRACE_STABLE=file, by mapping a spill file, whose
+ * Host tiers only. Served by userfaultfd, where it is allowed: its pages are
+ * moved (Linux 6.8 or later) or, with TERRACE_STABLE=copy in any case, copied
+ * (5.7 or later, where the processor lets userfaultfd hold back who writes);
+ * else, or with TERRACE_STABLE=file, by mapping a spill file, whose
  * pages a thread keeps to the budget as well as it can: then all the disk space
  * is taken at once, and neither TERRACE_ENCRYPT nor TERRACE_VERIFY is possible.
  * Which one it is and why: terrace_tier_statistics.stable_engine, `terrace info`.
+ *
+ * Where pages are copied, one that a device is writing to by itself (a read of
+ * a file opened with O_DIRECT, buffers registered for RDMA or io_uring) may leave
+ * before that is done, and what comes then is lost: pin it (terrace_advise())
+ * from before the transfer until after it. Moved pages stay meanwhile.
  *
  * terrace_malloc() gives `bytes` of memory that reads as zeros, aligned to a
  * page (2 MiB from that size on). Touching a page that was evicted blocks until
@@ -335,9 +343,11 @@ TERRACE_API int terrace_wait(terrace_tensor *t);
  * A child of fork() has the memory as it was then, copy on write, however long
  * it lives and whatever becomes of its parent; until it ends or calls exec(),
  * the disk blocks it may still read are not used again. Some parts it does not
- * have, and touching them is a segmentation fault, never other bytes: single
- * pages on disk of a part that is used at random, evicted
- * ones under TERRACE_ENCRYPT or TERRACE_VERIFY; everything, where a file mapping
+ * have, and touching them is a segmentation fault, never other bytes: evicted
+ * ones under TERRACE_ENCRYPT or TERRACE_VERIFY, or on a tier that is no file;
+ * where pages are used at random, so that those in memory and those on disk
+ * alternate more often than vm.max_map_count allows (65530: some 12000 times),
+ * what goes beyond that, which is logged; everything, where a file mapping
  * serves, or where the child was made by the bare system call.
  *
  * NULL on failure: EINVAL, ENOMEM, ENOTSUP (not a host tier, or no way to serve

@@ -200,6 +200,9 @@ typedef struct terrace_backend {
      * becomes readable. At most once per unit; by the thread that waits; the
      * descriptor may be closed before the unit. Errors: ENOTSUP, ESYSTEM. */
     int (*watch)(void *unit, int fd);
+
+    /* How many bytes could be committed now, as far as that can be told. Errors: ENOTSUP. */
+    int (*available)(void *unit, uint64_t *bytes);
 } terrace_backend;
 
 /* Built-in backends announce themselves to the core with this, once per file,

@@ -9,42 +9,23 @@
  * Failing at 3 for want of room that only a release can give, the pins go back
  * and, with TERRACE_WAIT, it starts over after the next release: so no thread
  * waits for others while it holds a part. A resident tensor takes none of the
- * waiting paths.
+ * waiting paths, and most uses of one need not even the lock: see lease.c.
  *
  * The caller's memory may be stable memory, whose faults need the lock: it is
  * neither read nor written while that is held.
  *
  * A small tensor is acquired by pinning its group: there `tensor` is the group.
  *
- * May call: core.h, mover.h, small.h. */
-#include <assert.h>
+ * May call: acquire.h, core.h, lease.h, mover.h, prefetch.h, small.h. */
 #include <stdlib.h>
 
+#include "acquire.h"
+#include "lease.h"
 #include "mover.h"
 #include "prefetch.h"
 #include "small.h"
 
-enum { WRITES = TERRACE_WRITE | TERRACE_OVERWRITE, SHORT_LIST = 16 };
-
-/* One entry of the list on its way. */
-struct entry {
-    struct terrace_tensor *tensor; /* that migrates */
-    struct small *small;           /* the slice of it that is wanted, or NULL */
-    terrace_tier tier;
-    unsigned mode;
-    struct copy *copy; /* on the tier that was chosen */
-    bool hit;
-    void *address;     /* once it has succeeded */
-};
-
-struct request {
-    struct terrace *m;
-    struct entry *entry;
-    size_t n;
-    bool wait, nowait;
-    uint64_t start;      /* when it began to wait, 0: it has not */
-    struct copy *hollow; /* another acquire's, for which this one gave way */
-};
+enum { SHORT_LIST = 16 };
 
 static void stall_begins(struct request *q)
 {
@@ -52,12 +33,7 @@ static void stall_begins(struct request *q)
         q->start = clock_ns();
 }
 
-/* ---- checking and choosing --------------------------------------------- */
-
-static const char *entry_name(const struct entry *e)
-{
-    return e->small ? small_name(e->small) : tensor_name(e->tensor);
-}
+/* ---- checking ----------------------------------------------------------- */
 
 static int mode_check(unsigned mode)
 {
@@ -69,52 +45,6 @@ static int mode_check(unsigned mode)
                          "OVERWRITE, with WAIT or NOWAIT", mode);
     if ((mode & TERRACE_WAIT) && (mode & TERRACE_NOWAIT))
         return error_set(-TERRACE_EINVAL, "WAIT and NOWAIT exclude each other");
-    return 0;
-}
-
-/* Whether tier a should rather take so many bytes than b, which is as fast or
- * faster: where b has to evict for them, and a has not or has more to evict that
- * costs no write. */
-static bool roomier_locked(const struct tier *a, const struct tier *b, uint64_t bytes)
-{
-    uint64_t in_a = arena_round(&a->arena, bytes), in_b = arena_round(&b->arena, bytes);
-    if (in_a > a->arena.limit || in_b > b->arena.limit)
-        return in_a <= a->arena.limit;
-    if (b->arena.used + in_b <= b->arena.limit)
-        return false;
-    return a->arena.used + in_a <= a->arena.limit ||
-           policy_clean_bytes(&a->policy) > policy_clean_bytes(&b->policy);
-}
-
-/* The tier to acquire on: where the bytes are, else the fastest that has room. */
-static int choose_locked(const struct entry *e, struct copy **out)
-{
-    struct terrace_tensor *t = e->tensor;
-    struct terrace *m = t->manager;
-    terrace_tier which = e->small ? small_tier_locked(e->small, e->tier) : e->tier;
-    struct copy *best = NULL;
-    if ((unsigned)which < m->tiers && tier_is_memory(&m->tier[which])) {
-        *out = &t->copy[which]; /* the usual case: a tier was named */
-        return 0;
-    }
-    int r = tier_check(m, which);
-    if (r)
-        return r;
-    for (unsigned i = 0; i < m->tiers; i++) {
-        struct copy *c = &t->copy[i];
-        if (!tier_matches(m, (int)i, which) || !tier_is_memory(&m->tier[i]))
-            continue;
-        if (c->state == COPY_VALID || c->state == COPY_FILLING) {
-            best = c;
-            break;
-        }
-        if (!best || roomier_locked(&m->tier[i], copy_tier(best), t->bytes))
-            best = c;
-    }
-    if (!best)
-        return error_set(-TERRACE_ENOTSUP, "a disk tier cannot be acquired: its bytes have no "
-                         "address; acquire '%s' on a host tier", entry_name(e));
-    *out = best;
     return 0;
 }
 
@@ -179,11 +109,17 @@ static bool unfilled_locked(const struct entry *e)
 }
 
 /* Starts to bring an absent copy in; 1: that took waiting for room. */
-static int start_locked(const struct entry *e, bool wait)
+static int start_locked(struct request *q, struct entry *e, bool wait)
 {
     if (e->small && !e->tensor->blank)
         group_sought_locked(e->tensor, copy_tier(e->copy));
-    int r = fill_start_locked(e->copy, mode_locked(e), wait, false);
+    int r = fill_try_locked(e->copy, mode_locked(e), wait);
+    if (no_memory(r) && choose_other_locked(e)) {
+        q->moves = true;
+        return r;
+    }
+    if (no_memory(r)) /* then something has to leave */
+        r = fill_start_locked(e->copy, mode_locked(e), wait, false);
     if (r == -TERRACE_EAGAIN)
         return not_yet(e);
     return r < 0 && e->small ? small_failed(e->small, r) : r;
@@ -212,7 +148,7 @@ static int present_locked(struct request *q, struct entry *e, bool wait)
             if (r)
                 return r;
             errors = t->errors; /* if another was told of it, this one tries again */
-            r = start_locked(e, wait);
+            r = start_locked(q, e, wait);
             if (r < 0)
                 return r;
             e->hit &= r == 0;
@@ -237,7 +173,8 @@ static int present_all_locked(struct request *q)
 {
     int r = 0;
     for (size_t i = 0; q->n > 1 && !q->nowait && i < q->n; i++) /* all under way before the first is waited for */
-        (void)present_locked(q, &q->entry[i], false);
+        if (present_locked(q, &q->entry[i], false) < 0 && q->moves)
+            return -TERRACE_ENOMEM;
     for (size_t i = 0; r == 0 && i < q->n; i++)
         r = present_locked(q, &q->entry[i], !q->nowait);
     return r;
@@ -287,7 +224,7 @@ static void succeed_locked(struct request *q)
             policy_arrived(policy, &c->node, false);
             manager_changed_locked(q->m);
         }
-        prefetch_used_locked(c, e->mode, q->start);
+        prefetch_used_locked(c->tensor, c->tier, e->mode, prefetch_time_locked(q->m, q->start));
         policy_used(policy, &c->node);
         if (c->node.ahead) {
             stats->prefetch_hits += e->hit;
@@ -319,7 +256,7 @@ static bool own_pins_exceed_locked(const struct request *q)
         struct tier *tier = copy_tier(q->entry[i].copy);
         uint64_t own = 0, need = 0;
         struct copy *c;
-        TAILQ_FOREACH(c, &tier->pinned, held)
+        TAILQ_FOREACH(c, &tier_pinned_locked(tier)->pinned, held)
             if (copy_pinned_by_caller(c) && c->extent)
                 own += c->extent->bytes;
         for (size_t j = 0; j < q->n; j++) {
@@ -331,7 +268,7 @@ static bool own_pins_exceed_locked(const struct request *q)
                 need += arena_round(&tier->arena, x->tensor->bytes);
         }
         uint64_t staging = tier->staging;
-        if (own + need + staging > tier->arena.limit)
+        if (own + need + staging > tier->arena.ceiling)
             return true;
     }
     return false;
@@ -343,12 +280,21 @@ static bool others_pin_locked(const struct request *q)
 {
     for (size_t i = 0; i < q->n; i++) {
         const struct copy *c;
-        TAILQ_FOREACH(c, &copy_tier(q->entry[i].copy)->pinned, held)
+        TAILQ_FOREACH(c, &tier_pinned_locked(copy_tier(q->entry[i].copy))->pinned, held)
             for (const struct pin *p = c->pins; p; p = p->next)
                 if (p->thread != thread_token())
                     return true;
     }
     return false;
+}
+
+/* Whether a release could help: all that there is room for is in use. */
+static bool no_room_locked(const struct request *q, int r)
+{
+    for (size_t i = 0; no_memory(r) && i < q->n; i++)
+        if (tier_full_locked(copy_tier(q->entry[i].copy)))
+            return true;
+    return r == -TERRACE_EBUDGET;
 }
 
 /* One try at the list. WAIT may help where `retry` comes back true. */
@@ -372,7 +318,7 @@ static int try_locked(struct request *q, bool *retry)
         return 0;
     }
     unpin_all_locked(q);
-    *retry = r == -TERRACE_EBUDGET && others_pin_locked(q) && !own_pins_exceed_locked(q);
+    *retry = no_room_locked(q, r) && others_pin_locked(q) && !own_pins_exceed_locked(q);
     return r;
 }
 
@@ -382,7 +328,10 @@ static int request_locked(struct request *q)
         uint64_t releases = q->m->releases;
         bool retry;
         q->hollow = NULL;
+        q->moves = false;
         int r = try_locked(q, &retry);
+        if (r && q->moves && (r = choose_moved_locked(q)) == 0)
+            continue;
         if (r && q->hollow) { /* it will succeed or fail soon */
             while (q->hollow->hollow)
                 manager_wait(q->m);
@@ -395,8 +344,12 @@ static int request_locked(struct request *q)
             return r;
         }
         stall_begins(q);
+        q->m->waiting++; /* so that releases are noticed */
+        for (unsigned i = 0; i < q->m->tiers; i++)
+            leases_close_locked(&q->m->tier[i]);
         while (q->m->releases == releases)
             manager_wait(q->m);
+        q->m->waiting--;
     }
 }
 
@@ -449,12 +402,9 @@ static int request_run_locked(struct request *q)
     return r;
 }
 
-int terrace_acquire(terrace_tensor *t, terrace_tier tier, unsigned mode, void *stream,
-                    void **address, terrace_tier *where)
+static __attribute__((noinline)) int acquire(terrace_tensor *t, terrace_tier tier, unsigned mode,
+                                             void **address, terrace_tier *where)
 {
-    (void)stream; /* host tiers behave as with TERRACE_HOST_SYNC */
-    if (!t || !address)
-        return error_set(-TERRACE_EINVAL, "terrace_acquire: the tensor or address is NULL");
     struct terrace *m = t->manager;
     int r = manager_check(m);
     if (r == 0)
@@ -465,22 +415,29 @@ int terrace_acquire(terrace_tensor *t, terrace_tier tier, unsigned mode, void *s
         return r;
     manager_lock(m);
     struct entry e = {.tensor = small_group(t), .small = small_of(t), .tier = tier, .mode = mode};
+    lease_close_locked(e.tensor);
     struct request q = {.m = m, .entry = &e, .n = 1, .wait = mode & TERRACE_WAIT,
                         .nowait = mode & TERRACE_NOWAIT};
-    r = doomed_locked(&e) ? gone(&e) : choose_locked(&e, &e.copy);
-    unsigned chosen = 0;
-    if (r == 0) {
-        assert(e.copy);
-        chosen = e.copy->tier;
+    r = doomed_locked(&e) ? gone(&e) : choose_all_locked(&q);
+    if (r == 0)
         r = request_run_locked(&q);
-    }
+    terrace_tier chosen = r == 0 ? e.copy->tier : 0;
     manager_unlock(m);
     if (r)
         return r;
     *address = e.address;
     if (where)
-        *where = (terrace_tier)chosen;
+        *where = chosen;
     return 0;
+}
+
+int terrace_acquire(terrace_tensor *t, terrace_tier tier, unsigned mode, void *stream,
+                    void **address, terrace_tier *where)
+{
+    (void)stream; /* host tiers behave as with TERRACE_HOST_SYNC */
+    if (!t || !address)
+        return error_set(-TERRACE_EINVAL, "terrace_acquire: the tensor or address is NULL");
+    return lease_acquire(t, tier, mode, address, where) ? 0 : acquire(t, tier, mode, address, where);
 }
 
 static int list_check(const terrace_access *list, size_t n)
@@ -505,19 +462,10 @@ static int list_run_locked(struct request *q)
     for (size_t i = 0; i < q->n; i++) {
         if (q->entry[i].small)
             q->entry[i].tensor = q->entry[i].small->group; /* it may have moved */
-        int r = choose_locked(&q->entry[i], &q->entry[i].copy);
-        if (r)
-            return r;
-        assert(q->entry[i].copy);
-        q->entry[i].tier = q->entry[i].copy->tier;
+        lease_close_locked(q->entry[i].tensor);
     }
-    for (size_t i = 0; i < q->n; i++) /* the list must not exclude itself */
-        for (size_t j = 0; j < q->n; j++)
-            if (q->entry[i].tensor == q->entry[j].tensor && q->entry[i].copy != q->entry[j].copy &&
-                (q->entry[i].mode & WRITES))
-                return error_set(-TERRACE_EBUSY, "the list wants '%s' on two tiers, once for writing",
-                                 tensor_name(q->entry[i].tensor));
-    return request_run_locked(q);
+    int r = choose_all_locked(q);
+    return r ? r : request_run_locked(q);
 }
 
 static int list_take(struct request *q, const terrace_access *list)
@@ -565,7 +513,7 @@ int terrace_acquire_all(terrace_access *list, size_t n, void *stream)
     }
     for (size_t i = 0; r == 0 && i < n; i++) {
         list[i].address = q.entry[i].address;
-        list[i].where = q.entry[i].tier;
+        list[i].where = q.entry[i].copy->tier;
     }
     if (q.entry != few)
         free(q.entry);
@@ -582,11 +530,8 @@ static struct copy *pinned_at_locked(struct terrace_tensor *t, const void *addre
     return NULL;
 }
 
-int terrace_release(terrace_tensor *t, void *address, void *stream)
+static __attribute__((noinline)) int release(terrace_tensor *t, void *address)
 {
-    (void)stream;
-    if (!t)
-        return error_set(-TERRACE_EINVAL, "terrace_release: the tensor is NULL");
     struct terrace *m = t->manager;
     int r = manager_check(m);
     if (r)
@@ -595,6 +540,7 @@ int terrace_release(terrace_tensor *t, void *address, void *stream)
     manager_lock(m);
     struct small_left *left = s ? small_left_at_locked(s, address) : NULL;
     t = left ? left->group : small_group(t);
+    lease_close_locked(t);
     struct copy *c = NULL;
     if (!s || left || s->pins)
         c = pinned_at_locked(t, (char *)address - (left ? left->offset : s ? s->offset : 0));
@@ -607,6 +553,7 @@ int terrace_release(terrace_tensor *t, void *address, void *stream)
     m->releases++;
     if (!c->pins) {
         policy_used(&copy_tier(c)->policy, &c->node);
+        lease_open_locked(c);
         copy_settle_locked(c);
         demote_pending_locked(t);
         lanes_poke_locked(m);
@@ -617,4 +564,12 @@ int terrace_release(terrace_tensor *t, void *address, void *stream)
         small_released_locked(s, left);
     manager_unlock(m);
     return 0;
+}
+
+int terrace_release(terrace_tensor *t, void *address, void *stream)
+{
+    (void)stream;
+    if (!t)
+        return error_set(-TERRACE_EINVAL, "terrace_release: the tensor is NULL");
+    return lease_release(t, address) ? 0 : release(t, address);
 }

@@ -10,7 +10,8 @@
  * cached (memory still behind it) or empty. An allocation takes, in this order:
  * the best fitting cached extent, for free; or an empty one, which is committed,
  * after as many cached bytes as needed are decommitted elsewhere so that the
- * sum of committed bytes never passes the limit. Hence tensors of equal size,
+ * sum of committed bytes never passes the limit, nor the ceiling where that is
+ * lower for a while. Hence tensors of equal size,
  * the usual case, hand memory to each other without a system call. What has
  * stayed cached from one decay to the next is given back.
  *
@@ -139,7 +140,7 @@ int arena_open(struct arena *a, const terrace_backend *backend, void *unit,
                const terrace_unit_info *info, uint64_t limit)
 {
     *a = (struct arena){.backend = backend, .unit = unit};
-    a->limit = limit / info->page * info->page;
+    a->limit = a->ceiling = limit / info->page * info->page;
     if (limit > UINT64_MAX / (2 * SPREAD))
         return -TERRACE_ENOMEM; /* more than there are addresses */
     int r = zone_open(a, ZONE_PAGES, info->page, info->granule);
@@ -249,15 +250,15 @@ static void give_largest(struct arena *a, uint64_t excess, struct grant *grant)
 }
 
 /* Takes cached extents out of the trees, from the largest first, until `bytes`
- * more can be committed within the limit. The caller has checked that enough
+ * more can be committed below the ceiling. The caller has checked that enough
  * is cached. What that frees beyond `bytes` counts as committed until the
  * grant is settled: only then has the backend really given it up. */
 static void shed(struct arena *a, uint64_t bytes, struct grant *grant)
 {
-    while (a->committed + bytes > a->limit)
-        give_largest(a, a->committed + bytes - a->limit, grant);
+    while (a->committed + bytes > a->ceiling)
+        give_largest(a, a->committed + bytes - a->ceiling, grant);
     if (grant->give) {
-        grant->surplus = a->limit - a->committed - bytes;
+        grant->surplus = a->ceiling - a->committed - bytes;
         a->committed += grant->surplus;
         a->pending += grant->surplus;
     }
@@ -267,7 +268,7 @@ static void shed(struct arena *a, uint64_t bytes, struct grant *grant)
 static int take_empty(struct arena *a, struct extent *e, uint64_t bytes, uint64_t address,
                       struct grant *grant, struct extent *spare[2])
 {
-    uint64_t room = a->limit - a->committed;
+    uint64_t room = a->committed < a->ceiling ? a->ceiling - a->committed : 0;
     uint64_t extra = a->step > bytes ? a->step - bytes : 0;
     uint64_t behind = e->address + e->bytes - address - bytes;
     if (extra > behind)
@@ -296,9 +297,9 @@ int arena_take(struct arena *a, uint64_t bytes, size_t alignment, struct grant *
     struct zone *z = &a->zone[which];
     bytes = round_up(bytes, z->unit);
     *grant = (struct grant){0};
-    if (bytes > a->limit || a->used > a->limit - bytes)
+    if (bytes > a->ceiling || a->used > a->ceiling - bytes)
         return -TERRACE_EBUDGET;
-    if (a->used + a->pending > a->limit - bytes)
+    if (a->used + a->pending > a->ceiling - bytes)
         return -TERRACE_EAGAIN;
 
     int state = CACHED;

@@ -43,6 +43,8 @@ struct arena {
     const terrace_backend *backend;
     void *unit;
     uint64_t limit;     /* the budget; committed never exceeds it */
+    uint64_t ceiling;   /* what arena_take keeps committed below: the limit, or less where
+                         * memory for that is not to be had; whoever learns of it sets this */
     uint64_t committed; /* bytes with memory behind them: in use or cached */
     uint64_t used;      /* bytes in use */
     uint64_t peak;      /* most ever committed */
@@ -52,6 +54,12 @@ struct arena {
     uint64_t extents;   /* in use */
     struct zone zone[ZONES];
 };
+
+/* Bytes that fit without anything being freed. */
+static inline uint64_t arena_room(const struct arena *a)
+{
+    return a->used < a->ceiling ? a->ceiling - a->used : 0;
+}
 
 /* An allocation under way: what arena_fulfil has to do outside the lock. */
 struct grant {
@@ -78,7 +86,7 @@ uint64_t arena_round(const struct arena *a, uint64_t bytes);
  * it again) publishes the outcome and returns the extent, or NULL where
  * `result`, what fulfil returned, is an error. Where grant->commit is false and
  * grant->give NULL, fulfil has nothing to do and may be left out.
- * Errors of take: EBUDGET (make room and come again), EAGAIN (come again when
+ * Errors of take: EBUDGET (make room below the ceiling and come again), EAGAIN (come again when
  * another grant has been settled), ENOMEM (host memory for the book-keeping). Those of fulfil: as the backend's commit. */
 int arena_take(struct arena *a, uint64_t bytes, size_t alignment, struct grant *grant);
 int arena_fulfil(struct arena *a, struct grant *grant);

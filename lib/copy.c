@@ -1,11 +1,14 @@
 /* copy.c - the states and pins of one tensor's copy in one tier.
  *
- * May call: core.h, forked.h, the policy, the arena. Everything here runs under the
+ * May call: core.h, forked.h, lease.h, prefetch.h, the policy, the arena. Everything here runs under the
  * manager's lock and never blocks. */
+#include <assert.h>
 #include <stdlib.h>
 
 #include "forked.h"
+#include "lease.h"
 #include "mover.h"
+#include "prefetch.h"
 
 static bool holds_bytes(unsigned state)
 {
@@ -15,6 +18,7 @@ static bool holds_bytes(unsigned state)
 void copy_set_locked(struct copy *c, enum copy_state state)
 {
     struct tier *tier = copy_tier(c);
+    assert(!lease_is_open(c->tensor));
     uint64_t tensors = c->tensor->group ? c->tensor->live : 1;
     tier->tensors += tensors * ((uint64_t)holds_bytes(state) - (uint64_t)holds_bytes(c->state));
     c->state = (unsigned char)state;
@@ -48,8 +52,9 @@ void copy_settle_locked(struct copy *c)
     struct tier *tier = copy_tier(c);
     if (!tier_is_memory(tier))
         return;
-    bool listed = c->state == COPY_VALID && !c->pins && !c->tensor->transfer && !c->tensor->doomed &&
-                  !c->tensor->leaving && !(c->tensor->flags & TERRACE_ATTR_UNMOVABLE);
+    bool open = lease_is_open(c->tensor) && c->tensor->leased == c->tier;
+    bool listed = c->state == COPY_VALID && !open && !c->pins && !c->tensor->transfer &&
+                  !c->tensor->doomed && !c->tensor->leaving && !(c->tensor->flags & TERRACE_ATTR_UNMOVABLE);
     bool dirty = listed && copy_dirty_locked(c);
     if (listed && c->node.listed && c->node.dirty == dirty)
         return;
@@ -78,6 +83,9 @@ void copy_drop_locked(struct copy *c)
     struct tier *tier = copy_tier(c);
     policy_remove(&tier->policy, &c->node);
     copy_not_ahead_locked(c);
+    bool had = c->state == COPY_VALID || c->state == COPY_STALE;
+    if (had && tier_is_memory(tier) && !c->tensor->doomed && !c->tensor->blank)
+        prefetch_absent_locked(tier->manager);
     copy_set_locked(c, COPY_ABSENT);
     c->wrote = false;
     c->hollow = 0;
@@ -124,7 +132,7 @@ uint32_t thread_token(void)
     return token;
 }
 
-static struct pin *pin_new(struct terrace *m)
+struct pin *pin_take_locked(struct terrace *m)
 {
     struct pin *p = m->spare_pins;
     if (p)
@@ -132,6 +140,12 @@ static struct pin *pin_new(struct terrace *m)
     else
         p = malloc(sizeof *p);
     return p;
+}
+
+void pin_give_locked(struct terrace *m, struct pin *p)
+{
+    p->next = m->spare_pins;
+    m->spare_pins = p;
 }
 
 static struct pin *pin_of(const struct copy *c, uint32_t thread)
@@ -146,8 +160,9 @@ int copy_pin_locked(struct copy *c, bool write)
 {
     uint32_t thread = thread_token();
     struct pin *p = pin_of(c, thread);
+    assert(!lease_is_open(c->tensor));
     if (!p) {
-        p = pin_new(copy_manager(c));
+        p = pin_take_locked(copy_manager(c));
         if (!p)
             return error_set(-TERRACE_ENOMEM, "no host memory to hold '%s'", tensor_name(c->tensor));
         *p = (struct pin){.next = c->pins, .thread = thread};
@@ -178,9 +193,7 @@ bool copy_unpin_locked(struct copy *c)
     while (*link != p)
         link = &(*link)->next;
     *link = p->next;
-    struct terrace *m = copy_manager(c);
-    p->next = m->spare_pins;
-    m->spare_pins = p;
+    pin_give_locked(copy_manager(c), p);
     if (!c->pins)
         TAILQ_REMOVE(&copy_tier(c)->pinned, c, held);
     return true;

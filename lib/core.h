@@ -3,14 +3,19 @@
  * A tensor has one `copy` per tier. A copy is ABSENT (no memory), FILLING (the
  * bytes are on their way in), VALID, or STALE (out of date: on disk the blocks
  * are kept for the next write-back; in memory it goes when the transfer that
- * uses it has ended). At most one transfer per tensor is under way. A copy in a memory tier is on the policy's lists exactly when it is
- * VALID, not pinned and in no transfer: copy_settle() sees to it.
+ * uses it has ended). At most one transfer per tensor is under way. A copy in a
+ * memory tier is on the policy's lists exactly when it is VALID, not pinned, in no
+ * transfer and not open (see lease.h): copy_settle() sees to it.
  *
  * Locking: manager.lock protects everything below but the fields marked
  * otherwise; it is the core's only lock. It is never held across a backend
  * call, an allocation of tier memory, or I/O. A state that must stay put while
  * it is not held is marked by FILLING, by a transfer, or by a pin.
  * manager_unlock() and manager_wait() also wake the lanes that were given work.
+ * One thing happens without it: a tensor whose copy is open is acquired and
+ * released by its lease's word alone. Whoever is to look at a tensor's pins or to
+ * change its state closes it first, and then all is as if it had never been open;
+ * whoever asks what could leave a tier, or who holds it, closes all that are there.
  *
  * Functions named _locked want the lock held. */
 #ifndef TERRACE_LIB_CORE_H
@@ -49,12 +54,20 @@ struct pin {
 struct seal;
 struct small;
 
+/* Acquire and release without the lock, while one copy is open: see lease.c. */
+struct lease {
+    _Atomic uint64_t word;   /* 0: closed */
+    void *_Atomic address;   /* of the open copy */
+    uint64_t stamp;          /* policy_node.stamp while open */
+    void *_Atomic beside;    /* tensor created after this one: likely the next in use */
+};
+
 struct copy {
     struct terrace_tensor *tensor;
     struct extent *extent; /* NULL where ABSENT */
     struct pin *pins;
     struct policy_node node;
-    TAILQ_ENTRY(copy) held; /* in tier.pinned */
+    TAILQ_ENTRY(copy) held; /* in tier.pinned or tier.open */
     struct seal *seals;     /* disk: checksum or authentication of every piece */
     unsigned char tier;
     unsigned char state;
@@ -66,6 +79,10 @@ struct copy {
 struct terrace_tensor {
     struct terrace *manager;
     bool small;         /* this is a struct small, which begins alike */
+    unsigned char leased; /* the tier whose copy is open, or was last */
+    bool open_dirty;      /* the open copy is dirty, which does not change while it is open */
+    struct lease lease;
+    struct schedule_item item; /* what foretells its uses */
     LIST_ENTRY(terrace_tensor) all;
     TAILQ_ENTRY(terrace_tensor) hint; /* in lane.hints */
     size_t bytes;                     /* as asked for */
@@ -80,8 +97,8 @@ struct terrace_tensor {
     bool demoted;       /* asked to leave for a lower tier while that could not be done */
     unsigned char demote_to;
     uint32_t busy;      /* calls inside the library that need the handle */
+    struct pin *open_pin; /* for the lease's pins when it is closed */
     struct transfer *transfer; /* under way, or NULL */
-    struct schedule_item item; /* what foretells its uses */
     /* A block of stable memory. */
     struct region *region; /* NULL: not one */
     TAILQ_ENTRY(terrace_tensor) work, fault; /* in stable.leaving, stable.faulted */
@@ -102,6 +119,7 @@ struct terrace_tensor {
     bool group;
     bool alone;         /* of one, which had to leave another: goes to any tier */
     unsigned char home; /* the memory tier that it is used on, unless alone */
+    unsigned char dealer; /* the one whose heap its slices are from */
     bool cold;          /* some of them have been demoted */
     uint32_t live, hot; /* how many there are; that were used since last demoted */
     LIST_HEAD(, small) smalls;
@@ -123,6 +141,7 @@ struct terrace_tensor {
 enum { NOTICE_NONE, NOTICE_SHOWN, NOTICE_HIDDEN };
 
 struct lane;
+struct lease_log;
 struct stable;
 struct smalls;
 struct forks;
@@ -139,7 +158,11 @@ struct tier {
     char limit_reason[320];
     struct arena arena;
     struct policy policy;
-    TAILQ_HEAD(, copy) pinned;
+    TAILQ_HEAD(, copy) pinned; /* for others: tier_pinned_locked() */
+    TAILQ_HEAD(, copy) open;   /* those that are acquired without the lock */
+    uint64_t opened;           /* how many these are */
+    uint64_t open_bytes[2];    /* clean, dirty */
+    uint64_t open_rest;        /* releases until copies are opened again */
     uint64_t staging;   /* bytes of the staging pool */
     uint64_t tensors;   /* valid copies */
     uint64_t in_bytes, out_bytes;
@@ -149,22 +172,26 @@ struct tier {
     uint64_t ahead;     /* memory tiers: bytes brought, or coming, ahead of use */
     unsigned coming;    /* memory tiers: fills under way that were started ahead of use */
     uint64_t credit;    /* memory tiers: bytes that may be written back ahead */
+    uint64_t full_until; /* memory tiers: when more may be asked for again, see tier_full_locked() */
+    bool full_said;
     struct lane *lane;  /* moves its bytes, or NULL */
 };
 
 struct terrace {
-    pthread_mutex_t lock;
-    pthread_cond_t changed; /* any state others may wait for */
     const unsigned char *alive; /* reads 0 in a forked child */
     struct options options;     /* constant after open */
+    pthread_mutex_t lock;
+    pthread_cond_t changed; /* any state others may wait for */
     struct log log;
     terrace_host host;
     terrace_backend *backend; /* checked copies of the tables */
     size_t backends;
     unsigned tiers;
     struct tier tier[MAX_TIERS];
-    LIST_HEAD(, terrace_tensor) all;
+    LIST_HEAD(, terrace_tensor) all; /* latest first */
     struct pin *spare_pins;
+    LIST_HEAD(, lease_log) logs; /* of threads that acquire without the lock */
+    unsigned waiting;  /* acquires that wait for a release */
     uint64_t releases; /* goes up with every release that may let a waiter go on */
     uint64_t failures; /* write-backs that failed */
     int failure;       /* the last one's error */
@@ -174,7 +201,12 @@ struct terrace {
     uint64_t used_ns;        /* when that was last told the time */
     uint64_t window_ns, window_stall_ns; /* when the stalls were last looked at */
     bool disk_bound;         /* most of the time is spent waiting for bytes */
-    uint64_t look_again;     /* until then, in virtual time, all that is expected is there */
+    bool absent;             /* there have been bytes that were not in memory */
+    uint64_t there_until;    /* until then, in virtual time, all that is expected is there */
+    uint64_t there_since;    /* since then it was, whenever looked at; 0: it was not */
+    uint32_t there_epoch;    /* schedule.epoch in all that time */
+    uint64_t look_again;     /* when that is looked at again */
+    bool looking;            /* lanes have been told to */
     struct stable *stable;   /* NULL until the first terrace_malloc() */
     struct mapped *mapped;   /* NULL until memory of it is a file mapping */
     const char *stable_engine; /* what serves it; NULL until the first terrace_malloc() */
@@ -234,6 +266,8 @@ static inline bool tier_is_memory(const struct tier *tier)
 const char *tier_class_name(const struct tier *tier);
 /* The variable that sets the tier's budget: "TERRACE_LIMIT_NUMA". */
 void tier_limit_name(const struct tier *tier, char name[NAME_TEXT]);
+/* The one that sets it alone: "TERRACE_LIMIT_NUMA_1". */
+void tier_own_limit_name(const struct tier *tier, char name[NAME_TEXT]);
 /* Checks a backend's table and copies as much of it as there is. */
 int  backend_copy(const terrace_backend *from, terrace_backend *to);
 /* Whether tier `index` is, or is one of, what `which` names. */
@@ -278,6 +312,9 @@ void copy_not_ahead_locked(struct copy *c);
 void copy_written_locked(struct copy *c);
 /* Pins by the calling thread. Errors: ENOMEM. */
 int  copy_pin_locked(struct copy *c, bool write);
+/* Memory for one, or NULL; and back. */
+struct pin *pin_take_locked(struct terrace *m);
+void pin_give_locked(struct terrace *m, struct pin *p);
 /* Takes one pin back, the calling thread's if it has one. False: none there. */
 bool copy_unpin_locked(struct copy *c);
 bool copy_pinned_to_write(const struct copy *c);
@@ -310,15 +347,28 @@ struct room {
     struct terrace_tensor *tensor; /* whose bytes need room */
     bool wait;                     /* for write-backs that make room */
     bool ahead;                    /* ahead of use: nothing else brought ahead leaves for it */
+    bool once;                     /* another tier may do: ENOMEM before anything leaves for want of memory */
     uint64_t when;                 /* virtual time of that use, 0: not known */
     bool waited;                   /* out: it took waiting */
 };
 
 /* Takes memory for a tensor from a memory tier, evicting as the policy says.
- * May give up the lock while it waits. Errors: EAGAIN (room is being made, but
- * not to be waited for), EBUDGET (all is in use; the sentence names the
- * holders), what write-backs failed with, ENOMEM. */
-int room_take_locked(struct tier *tier, struct room *want, struct grant *grant);
+ * Gives up the lock to commit it, and while it waits. Errors: EAGAIN (room is
+ * being made, but not to be waited for), EBUDGET (all is in use; the sentence
+ * names the holders), ENOMEM and EDEVMEM (the budget has room, but the memory is
+ * not to be had, and nothing of ours there could leave), what write-backs failed
+ * with. */
+int room_take_locked(struct tier *tier, struct room *want, struct extent **out);
+
+/* Whether the tier has less memory than its budget, as a commit has failed not
+ * long ago: what was committed then is its ceiling for a while. */
+bool tier_full_locked(struct tier *tier);
+/* A commit that began at that time has failed so. */
+void tier_filled_locked(struct tier *tier, uint64_t began);
+static inline bool no_memory(int r)
+{
+    return r == -TERRACE_ENOMEM || r == -TERRACE_EDEVMEM;
+}
 
 /* ---- fill.c ---- */
 
@@ -330,6 +380,9 @@ int grant_fulfil_locked(struct tier *tier, struct grant *grant, struct extent **
  * has the whole acquire. May give up the lock. 1 where room took waiting, else
  * 0. Errors: as room_take_locked. */
 int fill_start_locked(struct copy *c, unsigned mode, bool wait, bool ahead);
+/* The same, but where the tier's memory turns out not to be had, that is the
+ * error (no_memory), and nothing leaves: for callers that can take another tier. */
+int fill_try_locked(struct copy *c, unsigned mode, bool wait);
 /* The same ahead of a use that is expected, at that virtual time, for which
  * nothing leaves that is used before it. */
 int fill_ahead_locked(struct copy *c, uint64_t when);

@@ -9,12 +9,16 @@
 int grant_fulfil_locked(struct tier *tier, struct grant *grant, struct extent **out)
 {
     int r = 0;
+    uint64_t start = 0;
     if (grant->commit || grant->give) {
         manager_unlock(tier->manager);
+        start = clock_ns();
         r = arena_fulfil(&tier->arena, grant);
         manager_lock(tier->manager);
     }
     *out = arena_settle(&tier->arena, grant, r);
+    if (tier_is_memory(tier) && no_memory(r))
+        tier_filled_locked(tier, start);
     return r;
 }
 
@@ -63,28 +67,25 @@ static int fill_way_locked(const struct copy *c, bool wait, bool ahead)
     return 0;
 }
 
-static int fill_locked(struct copy *c, unsigned mode, bool wait, bool ahead, uint64_t when)
+static int fill_locked(struct copy *c, unsigned mode, struct room *want)
 {
     struct tier *tier = copy_tier(c);
-    struct room want = {.tensor = c->tensor, .wait = wait, .ahead = ahead, .when = when};
-    struct grant grant;
+    bool wait = want->wait, ahead = want->ahead;
     int r = wait || mode & TERRACE_OVERWRITE ? 0 : fill_way_locked(c, false, ahead); /* before room is taken */
     if (r == 0)
-        r = room_take_locked(tier, &want, &grant);
-    if (r == 0)
-        r = grant_fulfil_locked(tier, &grant, &c->extent);
+        r = room_take_locked(tier, want, &c->extent);
     if (r)
         return r;
     c->node.bytes = c->extent->bytes;
     if (mode & TERRACE_OVERWRITE) {
         c->hollow = thread_token(); /* until the acquire has succeeded as a whole */
-        return want.waited;
+        return want->waited;
     }
     do {
         while (c->tensor->transfer && wait) { /* of another copy: one at a time */
             transfer_hurry_locked(c->tensor->transfer);
             manager_wait(copy_manager(c));
-            want.waited = true;
+            want->waited = true;
         }
         r = c->tensor->transfer ? -TERRACE_EAGAIN : fill_way_locked(c, wait, ahead);
     } while (r == 0 && c->tensor->transfer);
@@ -94,15 +95,16 @@ static int fill_locked(struct copy *c, unsigned mode, bool wait, bool ahead, uin
         fill_with_zeros_locked(c);
     else
         r = transfer_fill_locked(c, ahead);
-    return r ? r : want.waited;
+    return r ? r : want->waited;
 }
 
-static int start_locked(struct copy *c, unsigned mode, bool wait, bool ahead, uint64_t when)
+static int start_locked(struct copy *c, unsigned mode, struct room want)
 {
     struct terrace *m = copy_manager(c);
+    want.tensor = c->tensor;
     copy_set_locked(c, COPY_FILLING); /* the copy is ours, also while the lock is not */
     c->tensor->busy++;
-    int r = fill_locked(c, mode, wait, ahead, when);
+    int r = fill_locked(c, mode, &want);
     c->tensor->busy--;
     if (r < 0)
         copy_drop_locked(c);
@@ -112,10 +114,15 @@ static int start_locked(struct copy *c, unsigned mode, bool wait, bool ahead, ui
 
 int fill_start_locked(struct copy *c, unsigned mode, bool wait, bool ahead)
 {
-    return start_locked(c, mode, wait, ahead, 0);
+    return start_locked(c, mode, (struct room){.wait = wait, .ahead = ahead});
+}
+
+int fill_try_locked(struct copy *c, unsigned mode, bool wait)
+{
+    return start_locked(c, mode, (struct room){.wait = wait, .once = true});
 }
 
 int fill_ahead_locked(struct copy *c, uint64_t when)
 {
-    return start_locked(c, TERRACE_READ, false, true, when);
+    return start_locked(c, TERRACE_READ, (struct room){.ahead = true, .when = when});
 }

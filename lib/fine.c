@@ -5,7 +5,7 @@
  * have a base, which is the arena's copy where there is one (a write-back is
  * under way), else the disk's, else zeros; and pages that are in memory lie on
  * top of that. Such a page is held by a frame, 4 KiB of the arena: the disk
- * reads into it, it is moved (UFFDIO_MOVE) from there to its place, and back
+ * reads into it, it is moved (uffd.h) from there to its place, and back
  * before it leaves. Changes are found by checksum, as for blocks, and written
  * in place on the disk, or into the arena's copy.
  *
@@ -28,8 +28,8 @@
  * Frames belong to the service thread, but from the start of their I/O until it
  * has ended to the lane's.
  *
- * Pages on disk are written in place, so a block that a forked child may read
- * there comes whole; of one held page by page a child has what is in memory.
+ * Pages on disk are written in place, but where a forked child reads them: then
+ * the block first gets other blocks on disk, with the same bytes (space.c).
  *
  * May call: core.h, forked.h, mover.h, region.h, uffd.h. */
 #include "fine.h"
@@ -69,6 +69,7 @@ struct frame {
     bool summed;
     bool behind;         /* an older frame of this page is still being written */
     bool same;           /* outcome of the last comparison */
+    bool placed;         /* READING, but at its place already; under stable.landing */
 };
 
 struct slab {
@@ -86,6 +87,7 @@ struct fine {
     bool listed;
     bool leaving;               /* all its pages are to leave */
     bool bad;                   /* has pages that cannot be read: comes by pages */
+    bool parted;                /* from its blocks on disk: none of it is read or written */
     unsigned pages;             /* that have frames */
     int stride, window, end;    /* the walk: distance, pages at once, last page asked for */
     uint64_t wanted[BLOCK_PAGES / 64]; /* somebody waits for these */
@@ -110,6 +112,14 @@ static void bit_set(uint64_t *set, unsigned i, bool value)
 {
     uint64_t mask = UINT64_C(1) << i % 64;
     set[i / 64] = value ? set[i / 64] | mask : set[i / 64] & ~mask;
+}
+
+static bool is_wanted(const struct fine *fine)
+{
+    uint64_t any = 0;
+    for (unsigned i = 0; i < BLOCK_PAGES / 64; i++)
+        any |= fine->wanted[i];
+    return any;
 }
 
 static char *page_address(const struct terrace_tensor *t, unsigned page)
@@ -334,13 +344,15 @@ static void frame_map_locked(struct stable *s, struct frame *f)
     slab_of(f)->tensor->busy++;
     t->busy++;
     f->state = FRAME_MOVING;
+    moving_locked(m, true);
     manager_unlock(m);
-    int e = uffd_move(&s->uffd, page_address(t, f->page), frame_address(f), PAGE, &moved);
+    int e = uffd_place(&s->uffd, page_address(t, f->page), frame_address(f), PAGE, &moved);
     if (e == EBUSY) {
         frame_unshare(f);
-        e = uffd_move(&s->uffd, page_address(t, f->page), frame_address(f), PAGE, &moved);
+        e = uffd_place(&s->uffd, page_address(t, f->page), frame_address(f), PAGE, &moved);
     }
     manager_lock(m);
+    moving_locked(m, false);
     slab_of(f)->tensor->busy--;
     f->state = e ? FRAME_HELD : FRAME_MAPPED;
     if (e)
@@ -367,14 +379,18 @@ static void read_landed(struct raw *raw)
 {
     struct frame_io *io = (struct frame_io *)raw;
     struct terrace_tensor *t = io->block;
+    struct stable *s = t->manager->stable;
     size_t moved = 0;
     if (raw->error)
         return;
     for (unsigned i = 0; i < io->n; i++)
         io->first[i].sum = checksum(frame_address(&io->first[i]), PAGE);
-    (void)uffd_move(&t->manager->stable->uffd, page_address(t, io->first->page), raw->host,
-                    (size_t)io->n * PAGE, &moved);
+    pthread_mutex_lock(&s->landing);
+    (void)uffd_place(&s->uffd, page_address(t, io->first->page), raw->host, (size_t)io->n * PAGE, &moved);
     io->moved = (unsigned)(moved / PAGE);
+    for (unsigned i = 0; i < io->moved; i++)
+        io->first[i].placed = true;
+    pthread_mutex_unlock(&s->landing);
 }
 
 static void read_failed_locked(struct stable *s, struct frame_io *io)
@@ -563,7 +579,7 @@ static bool page_serve_locked(struct stable *s, struct terrace_tensor *t, unsign
         go_whole_locked(s, fine);
         return true;
     }
-    return read_run_locked(s, t, page, n) != 0;
+    return !fine->parted && read_run_locked(s, t, page, n) != 0;
 }
 
 static void serve_locked(struct stable *s, struct fine *fine)
@@ -572,7 +588,7 @@ static void serve_locked(struct stable *s, struct fine *fine)
     t->busy++;
     stock_locked(s, t->region->tier);
     for (unsigned i = 0; i < BLOCK_PAGES; i++)
-        if (bit(fine->wanted, i) && !page_serve_locked(s, t, i, 1)) {
+        if (fork_gate_locked(t->manager), bit(fine->wanted, i) && !page_serve_locked(s, t, i, 1)) {
             if (!t->doomed)
                 list_locked(s, fine);
             break;
@@ -672,7 +688,7 @@ static void ahead_locked(struct stable *s, struct terrace_tensor *t, int n)
 {
     struct fine *fine = t->fine;
     int page = fine->end;
-    while (--n > 0) {
+    while (--n > 0 && !s->forking) {
         page += fine->stride;
         if (!in_block(page))
             return;
@@ -697,8 +713,6 @@ bool fine_fault_locked(struct stable *s, struct terrace_tensor *t, unsigned page
     if (!may_be_fine(t))
         return false;
     struct fine *fine = t->fine;
-    if (!fine && fork_reads_still_locked(disk_copy(t)))
-        return false;
     bool whole = t->mapped || c->pins || c->state == COPY_FILLING || (c->state == COPY_VALID && !writing);
     if (whole && !(fine && fine->bad))
         return false;
@@ -732,10 +746,10 @@ static void take_back(struct stable *s, struct frame *const *list, unsigned n, b
         struct frame *f = list[i];
         size_t moved;
         char *at = page_address(f->block, f->page);
-        int e = uffd_move(&s->uffd, frame_address(f), at, PAGE, &moved);
+        int e = uffd_take(&s->uffd, frame_address(f), at, PAGE, &moved);
         if (e == EBUSY) {
             fork_unshare(at, PAGE);
-            e = uffd_move(&s->uffd, frame_address(f), at, PAGE, &moved);
+            e = uffd_take(&s->uffd, frame_address(f), at, PAGE, &moved);
         }
         kept[i] = e != 0;
         if (!kept[i])
@@ -759,9 +773,11 @@ static bool recall_locked(struct stable *s, struct terrace *m, struct frame **li
         } else {
             all &= list[i]->state == FRAME_HELD || list[i]->state == FRAME_DEAD;
         }
+    moving_locked(m, true);
     manager_unlock(m);
     take_back(s, moving, k, kept);
     manager_lock(m);
+    moving_locked(m, false);
     for (unsigned i = 0; i < k; i++) {
         struct frame *f = moving[i];
         rest_locked(f->block);
@@ -827,25 +843,28 @@ static void write_done_locked(struct raw *raw)
     io_end_locked(io);
 }
 
-/* Blocks on disk for a block that has none. Gives up the lock. */
+/* Blocks on disk to write the block's pages to, which nobody else reads. No fill is
+ * begun meanwhile. Gives up the lock. */
 static int space_locked(struct terrace_tensor *t)
 {
     struct copy *disk = disk_copy(t);
-    struct transfer x = {.tensor = t, .copy = block_copy(t), .other = disk, .lane = copy_tier(disk)->lane,
-                         .writeback = true, .bytes = BLOCK_PAGES * PAGE};
-    if (fork_reads_still_locked(disk))
-        return error_set(-TERRACE_EIO, "a forked child still reads what is on disk; pages can be written "
-                         "there when it has ended");
-    if (disk->state == COPY_VALID)
-        return 0;
+    int r = 0;
+    if (disk->extent && !fork_reads_still_locked(disk))
+        goto valid;
     t->busy++;
-    int r = disk->extent ? 0 : space_take_locked(&x);
+    t->fine->parted = true;
+    while (t->raws > 1) /* others than the caller's */
+        manager_wait(t->manager);
+    r = space_own_locked(disk);
+    t->fine->parted = false;
     rest_locked(t);
-    if (r == 0) {
+    if (r)
+        return r;
+valid:
+    if (disk->state != COPY_VALID)
         copy_set_locked(disk, COPY_VALID);
-        t->blank = false;
-    }
-    return r;
+    t->blank = false;
+    return 0;
 }
 
 /* Changed bytes of HELD frames, adjacent in slab and block, go where they will
@@ -889,12 +908,12 @@ static bool save_locked(struct stable *s, struct frame *f, unsigned n)
 static unsigned write_run(struct frame *const *list, unsigned n)
 {
     struct frame *f = list[0];
-    const struct copy *disk = disk_copy(f->block);
+    struct copy *disk = disk_copy(f->block);
     unsigned run = 1;
     while (run < n && list[run] == f + run && list[run]->block == f->block && list[run]->page == f->page + run &&
            list[run]->state == FRAME_HELD && !list[run]->summed)
         run++;
-    return disk->extent ? io_most(f->block, f->page, run) : 1;
+    return disk->extent && !fork_reads_still_locked(disk) ? io_most(f->block, f->page, run) : 1;
 }
 
 /* Empties frames, as far as that can be done. Gives up the lock. */
@@ -933,10 +952,12 @@ void fine_unmap_slab_locked(struct stable *s, struct terrace_tensor *t)
     slab_check_locked(s, slab);
 }
 
-/* The block's frames from page `*from` on, as many as are handled at once. */
-static unsigned frames_of(const struct fine *fine, unsigned *from, struct frame **list)
+/* The block's frames from page `*from` on, as many as are handled at once. Lets a
+ * fork go first. */
+static unsigned frames_of_locked(const struct fine *fine, unsigned *from, struct frame **list)
 {
     unsigned n = 0;
+    fork_gate_locked(fine->block->manager);
     for (; *from < BLOCK_PAGES && n < SLAB_PAGES; ++*from)
         if (fine->frame[*from] &&
             (fine->frame[*from]->state == FRAME_MAPPED || fine->frame[*from]->state == FRAME_HELD))
@@ -950,9 +971,11 @@ static void expel_locked(struct stable *s, struct terrace_tensor *t)
     unsigned from = 0, n;
     t->fine->leaving = false;
     t->busy++;
-    while ((n = frames_of(t->fine, &from, list)) != 0)
+    while ((n = frames_of_locked(t->fine, &from, list)) != 0)
         leave_locked(s, t->manager, list, n);
     fine_trim_locked(s);
+    if (is_wanted(t->fine) && !t->doomed)
+        list_locked(s, t->fine);
     rest_locked(t);
     demote_ask_locked(t, NULL); /* what was changed may have gone into the arena's copy */
 }
@@ -988,16 +1011,16 @@ bool fine_fold_locked(struct stable *s, struct terrace_tensor *t)
     bool all = true, changed = false, had = fine && fine->pages;
     if (!fine)
         return true;
-    if (t->raws)
+    if (t->raws || t->busy)
         return false;
     t->busy++;
-    while ((n = frames_of(fine, &from, list)) != 0)
+    while ((n = frames_of_locked(fine, &from, list)) != 0)
         all &= recall_locked(s, t->manager, list, n);
     rest_locked(t);
     if (!all || t->raws)
         return false;
     for (unsigned i = 0; i < BLOCK_PAGES; i++)
-        if (fine->frame[i] && fine->frame[i]->state == FRAME_MOVING)
+        if (fine->frame[i] && fine->frame[i]->state != FRAME_HELD)
             return false;
     for (unsigned i = 0; i < BLOCK_PAGES; i++)
         if (fine->frame[i])
@@ -1030,24 +1053,38 @@ bool fine_rests_locked(struct stable *s, struct terrace_tensor *t)
     return true;
 }
 
-static void page_describe_locked(struct terrace_tensor *t, unsigned page, struct fork_plan *p)
+/* Where a child finds a page. */
+enum place { NOWHERE, IN_PLACE, IN_FRAME, IN_BASE, ON_DISK };
+
+static enum place page_place(struct terrace_tensor *t, unsigned page)
 {
-    struct frame *f = t->fine->frame[page];
-    char *at = page_address(t, page);
-    if (f && f->state == FRAME_MAPPED)
-        fork_inherits(p, at, PAGE);
-    else if (f && (f->state == FRAME_HELD || f->state == FRAME_WRITING))
-        fork_moves(p, at, frame_address(f), PAGE);
-    else if (!f && bit(t->fine->hole, page))
-        fork_inherits(p, at, PAGE);
-    else if (!f && block_copy(t)->state == COPY_VALID)
-        fork_moves(p, at, base_address(t, page), PAGE);
+    const struct frame *f = t->fine->frame[page];
+    const struct copy *disk = disk_copy(t);
+    if (f && (f->state == FRAME_HELD || f->state == FRAME_WRITING))
+        return IN_FRAME;
+    if (f ? f->state == FRAME_MAPPED || f->placed : bit(t->fine->hole, page))
+        return IN_PLACE; /* a hole: zeros */
+    if (block_copy(t)->state == COPY_VALID)
+        return IN_BASE;
+    return disk && disk->state == COPY_VALID ? ON_DISK : NOWHERE;
 }
 
 void fine_describe_locked(struct terrace_tensor *t, struct fork_plan *p)
 {
-    for (unsigned i = 0; i < BLOCK_PAGES; i++)
-        page_describe_locked(t, i, p);
+    for (unsigned page = 0, n; page < BLOCK_PAGES; page += n) {
+        enum place place = page_place(t, page);
+        char *at = page_address(t, page);
+        for (n = 1; place == ON_DISK && page + n < BLOCK_PAGES && page_place(t, page + n) == ON_DISK;)
+            n++;
+        if (place == IN_PLACE)
+            fork_inherits(p, at, PAGE);
+        else if (place == IN_FRAME)
+            fork_moves(p, at, frame_address(t->fine->frame[page]), PAGE);
+        else if (place == IN_BASE)
+            fork_moves(p, at, base_address(t, page), PAGE);
+        else if (place == ON_DISK)
+            fork_reads_locked(p, at, disk_copy(t), (uint64_t)page * PAGE, (size_t)n * PAGE);
+    }
 }
 
 /* ---- ending ------------------------------------------------------------ */

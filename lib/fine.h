@@ -28,8 +28,7 @@ void fine_retire_locked(struct stable *s, struct terrace_tensor *t);
 void fine_free_locked(struct stable *s, struct terrace_tensor *t);
 /* Whether nothing distinguishes the block from a whole one; then it is one. */
 bool fine_rests_locked(struct stable *s, struct terrace_tensor *t);
-/* Says where a forked child finds the block's pages. Those that are only on disk
- * are left out: they are written in place. */
+/* Says where a forked child finds the block's pages. */
 struct fork_plan;
 void fine_describe_locked(struct terrace_tensor *t, struct fork_plan *p);
 

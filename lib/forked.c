@@ -5,7 +5,8 @@
  * inherited, copy on write, as all memory is. What is in a tier's memory is
  * moved to its place, in the child. What was evicted is mapped from the spill
  * file, privately. So the parent may end, the child may fork again, and a child
- * that only calls exec() costs a copy of page tables.
+ * that only calls exec() costs a copy of page tables. All this is done by parts:
+ * a block, or a run of its pages where it is held page by page.
  *
  * Outside of fork() regions are left out of new processes (MADV_DONTFORK), and
  * inside of it those parts that are not inherited still are: whoever gets there
@@ -16,10 +17,11 @@
  *
  * Blocks on disk that a child reads must stay what they are. Each fork has a
  * number, and each copy on disk that its child was told to read bears it: until
- * that child is gone, what is written goes to other blocks, and extents that
- * are given up are kept aside. That a child is gone or has called exec(), and
- * all its children, too, is told by a page of shared memory that only they
- * have: while somebody maps it, the kernel refuses to seal it against writing.
+ * that child is gone, what is written goes to other blocks, to which the bytes are
+ * copied first where single pages are written; and extents that are given up are
+ * kept aside. That a child is gone or has called exec(), and all its children, too,
+ * is told by a page of shared memory that only they have: while somebody maps it,
+ * the kernel refuses to seal it against writing.
  *
  * The list of managers and their locks are held, in this order, from the
  * prepare handler to the end of fork(). The handlers are registered when the

@@ -3,9 +3,10 @@
  * Addresses travel in magazines, arrays of a few dozen of one size. A thread has
  * two per size and allocates from, and frees to, the one that is loaded, with no
  * lock and no look at what it deals with: who frees says how large it was. When
- * neither will do, a full one is exchanged for an empty one with the depot that
- * all threads share; only where that has none is the heap asked. A magazine
- * holds less of what is large.
+ * neither will do, a full one is exchanged for an empty one with a depot. There are
+ * a few of these, which threads take turns in calling their own, so that they seldom
+ * meet; only where none of them has any is the heap asked. A magazine holds less
+ * of what is large.
  *
  * A thread may lack host memory for its cache, then it uses the heap. Addresses
  * in a cache are allocated as far as the heap knows: to trim is to free those
@@ -18,6 +19,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/queue.h>
 #include <unistd.h>
 
@@ -28,30 +30,37 @@ enum {
     ROUNDS = 30,           /* of a magazine, at most */
     ROUNDS_BYTES = 256 << 10,
     PAGE_BYTES = 4096,
+    SHARDS = 4,            /* depots of a size */
+    LINE = 64,             /* of a processor's cache */
 };
 
+/* In lines of its own: neighbours are other threads'. */
 struct magazine {
     struct magazine *next;
-    unsigned n, most;
+    unsigned n; /* but while it is loaded */
     uint64_t at[ROUNDS];
 };
+_Static_assert(sizeof(struct magazine) % LINE == 0, "a magazine shares no line");
 
 struct bin {
     struct magazine *loaded, *spare; /* or NULL */
+    unsigned n, most;                /* of what is loaded; 0, 0: nothing */
 };
 
 /* One thread's part of one cache, which lives as long as any of its parts. */
 struct local {
     struct heap_cache *cache;
+    unsigned shard;             /* its own depots */
     struct local *next;         /* of the same thread */
     LIST_ENTRY(local) of_cache; /* under cache.lock, until that is closed */
     struct bin bin[CLASSES];
 };
 
 struct depot {
-    pthread_mutex_t lock;
+    _Alignas(LINE) pthread_mutex_t lock;
     struct magazine *full, *empty;
-    unsigned n, least; /* full ones; fewest since the last trim */
+    atomic_uint n;  /* full ones; changes under the lock */
+    unsigned least; /* of them, since the last trim */
 };
 
 struct heap_cache {
@@ -61,7 +70,8 @@ struct heap_cache {
     pthread_mutex_t lock; /* before those of the depots; protects the two below */
     LIST_HEAD(, local) locals;
     atomic_bool closed;
-    struct depot depot[CLASSES];
+    atomic_uint locals_made;
+    struct depot depot[SHARDS][CLASSES];
 };
 
 static _Thread_local struct local *mine; /* the last one used first */
@@ -105,10 +115,20 @@ static unsigned class_rounds(unsigned class)
 
 /* ---- magazines --------------------------------------------------------- */
 
+static struct magazine *magazine_new(void)
+{
+    return aligned_alloc(LINE, sizeof(struct magazine));
+}
+
 static void magazine_unload(struct heap *heap, struct magazine *m)
 {
     while (m && m->n)
         heap_free(heap, m->at[--m->n]);
+}
+
+static struct depot *depot_at(struct heap_cache *c, unsigned i)
+{
+    return &c->depot[i / CLASSES][i % CLASSES];
 }
 
 static void magazines_free(struct magazine *m)
@@ -120,8 +140,29 @@ static void magazines_free(struct magazine *m)
     }
 }
 
-/* Takes a full one in exchange for what is loaded; false: there is none. */
-static bool depot_take(struct depot *d, struct bin *b)
+static void bin_load(struct bin *b, struct magazine *m, unsigned class)
+{
+    b->loaded = m;
+    b->n = m ? m->n : 0;
+    b->most = m ? class_rounds(class) : 0;
+}
+
+static struct magazine *bin_loaded(const struct bin *b)
+{
+    if (b->loaded)
+        b->loaded->n = b->n;
+    return b->loaded;
+}
+
+static void bin_swap(struct bin *b, unsigned class)
+{
+    struct magazine *m = bin_loaded(b);
+    bin_load(b, b->spare, class);
+    b->spare = m;
+}
+
+/* Takes a full one in exchange for what is loaded, which is empty; false: there is none. */
+static bool depot_take(struct depot *d, struct bin *b, unsigned class)
 {
     pthread_mutex_lock(&d->lock);
     struct magazine *m = d->full;
@@ -133,9 +174,10 @@ static bool depot_take(struct depot *d, struct bin *b)
             b->loaded->next = d->empty;
             d->empty = b->loaded;
         }
-        b->loaded = m;
     }
     pthread_mutex_unlock(&d->lock);
+    if (m)
+        bin_load(b, m, class);
     return m;
 }
 
@@ -146,29 +188,45 @@ static void depot_put_locked(struct depot *d, struct magazine *full)
     d->n++;
 }
 
+/* The same from whichever depot has one, its own first. */
+static bool depots_take(struct heap_cache *c, unsigned shard, struct bin *b, unsigned class)
+{
+    for (unsigned i = 0; i < SHARDS; i++) {
+        struct depot *d = &c->depot[(shard + i) % SHARDS][class];
+        if (atomic_load_explicit(&d->n, memory_order_relaxed) && depot_take(d, b, class))
+            return true;
+    }
+    return false;
+}
+
 /* Has an empty one loaded; a full spare one goes. False: no host memory. */
 static bool depot_give(struct depot *d, struct bin *b, unsigned class)
 {
     pthread_mutex_lock(&d->lock);
-    struct magazine *m = d->empty;
-    if (m)
+    struct magazine *m = d->empty, *full = b->spare;
+    if (m) {
         d->empty = m->next;
-    pthread_mutex_unlock(&d->lock);
-    if (!m && !(m = malloc(sizeof *m)))
-        return false;
-    m->n = 0;
-    m->most = class_rounds(class);
-    if (b->spare) {
-        pthread_mutex_lock(&d->lock);
-        depot_put_locked(d, b->spare);
-        pthread_mutex_unlock(&d->lock);
+        if (full)
+            depot_put_locked(d, full);
     }
-    b->spare = b->loaded;
-    b->loaded = m;
+    pthread_mutex_unlock(&d->lock);
+    if (!m) {
+        m = magazine_new();
+        if (!m)
+            return false;
+        if (full) {
+            pthread_mutex_lock(&d->lock);
+            depot_put_locked(d, full);
+            pthread_mutex_unlock(&d->lock);
+        }
+    }
+    m->n = 0;
+    b->spare = bin_loaded(b);
+    bin_load(b, m, class);
     return true;
 }
 
-/* Frees `n` full ones, and all that are empty. */
+/* Frees those full ones that were not needed, or all, and all that are empty. */
 static void depot_shed(struct heap *heap, struct depot *d, bool all)
 {
     pthread_mutex_lock(&d->lock);
@@ -191,19 +249,12 @@ static void depot_shed(struct heap *heap, struct depot *d, bool all)
 
 /* ---- a thread's part --------------------------------------------------- */
 
-static void swap(struct bin *b)
-{
-    struct magazine *m = b->loaded;
-    b->loaded = b->spare;
-    b->spare = m;
-}
-
 static void bins_free(struct local *l)
 {
     for (unsigned i = 0; i < CLASSES; i++) {
         free(l->bin[i].loaded);
         free(l->bin[i].spare);
-        l->bin[i] = (struct bin){NULL, NULL};
+        l->bin[i] = (struct bin){NULL, NULL, 0, 0};
     }
 }
 
@@ -212,15 +263,19 @@ static void bins_hand_over(struct heap_cache *c, struct local *l)
 {
     for (unsigned i = 0; i < CLASSES; i++) {
         struct bin *b = &l->bin[i];
-        for (int k = 0; k < 2; k++, swap(b)) {
-            if (!b->loaded || b->loaded->n < b->loaded->most) {
-                magazine_unload(c->heap, b->loaded);
+        struct magazine **both[] = {&b->loaded, &b->spare};
+        bin_loaded(b);
+        for (int k = 0; k < 2; k++) {
+            struct magazine *m = *both[k];
+            if (!m || m->n < class_rounds(i)) {
+                magazine_unload(c->heap, m);
                 continue;
             }
-            pthread_mutex_lock(&c->depot[i].lock);
-            depot_put_locked(&c->depot[i], b->loaded);
-            pthread_mutex_unlock(&c->depot[i].lock);
-            b->loaded = NULL;
+            struct depot *d = &c->depot[l->shard][i];
+            pthread_mutex_lock(&d->lock);
+            depot_put_locked(d, m);
+            pthread_mutex_unlock(&d->lock);
+            *both[k] = NULL;
         }
     }
 }
@@ -287,6 +342,7 @@ static struct local *local_add(struct heap_cache *c)
     if (!l)
         return NULL;
     l->cache = c;
+    l->shard = c->locals_made++ % SHARDS;
     l->next = mine;
     if (pthread_setspecific(at_exit, l)) {
         free(l);
@@ -343,10 +399,10 @@ static __attribute__((noinline)) uint64_t alloc_slow(struct heap_cache *c, struc
     if (!b)
         return alloc_anew(c, class);
     if (b->spare && b->spare->n)
-        swap(b);
-    else if (!depot_take(&c->depot[class], b))
+        bin_swap(b, class);
+    else if (!depots_take(c, l->shard, b, class))
         return alloc_anew(c, class);
-    return b->loaded->at[--b->loaded->n];
+    return b->loaded->at[--b->n];
 }
 
 uint64_t heap_cache_alloc(struct heap_cache *c, size_t bytes, size_t alignment)
@@ -355,9 +411,9 @@ uint64_t heap_cache_alloc(struct heap_cache *c, size_t bytes, size_t alignment)
     if (__builtin_expect(class >= CLASSES, 0))
         return heap_alloc(c->heap, bytes, alignment);
     struct local *l = local_of(c);
-    struct magazine *m = l ? l->bin[class].loaded : NULL;
-    if (__builtin_expect(m && m->n, 1))
-        return m->at[--m->n];
+    struct bin *b = l ? &l->bin[class] : NULL;
+    if (__builtin_expect(b && b->n, 1))
+        return b->loaded->at[--b->n];
     return alloc_slow(c, l, class);
 }
 
@@ -365,13 +421,13 @@ static __attribute__((noinline)) void free_slow(struct heap_cache *c, struct loc
                                                 uint64_t address)
 {
     struct bin *b = l ? &l->bin[class] : NULL;
-    if (b && b->spare && b->spare->n < b->spare->most)
-        swap(b);
-    else if (!b || !depot_give(&c->depot[class], b, class)) {
+    if (b && b->spare && b->spare->n < class_rounds(class))
+        bin_swap(b, class);
+    else if (!b || !depot_give(&c->depot[l->shard][class], b, class)) {
         heap_free(c->heap, address);
         return;
     }
-    b->loaded->at[b->loaded->n++] = address;
+    b->loaded->at[b->n++] = address;
 }
 
 void heap_cache_free(struct heap_cache *c, uint64_t address, size_t bytes, size_t alignment)
@@ -384,9 +440,9 @@ void heap_cache_free(struct heap_cache *c, uint64_t address, size_t bytes, size_
         return;
     }
     struct local *l = local_of(c);
-    struct magazine *m = l ? l->bin[class].loaded : NULL;
-    if (__builtin_expect(m && m->n < m->most, 1))
-        m->at[m->n++] = address;
+    struct bin *b = l ? &l->bin[class] : NULL;
+    if (__builtin_expect(b && b->n < b->most, 1))
+        b->loaded->at[b->n++] = address;
     else
         free_slow(c, l, class, address);
 }
@@ -395,20 +451,20 @@ void heap_cache_free(struct heap_cache *c, uint64_t address, size_t bytes, size_
 
 void heap_cache_trim(struct heap_cache *c)
 {
-    for (unsigned i = 0; i < CLASSES; i++)
-        depot_shed(c->heap, &c->depot[i], false);
+    for (unsigned i = 0; i < SHARDS * CLASSES; i++)
+        depot_shed(c->heap, depot_at(c, i), false);
 }
 
 void heap_cache_purge(struct heap_cache *c)
 {
     struct local *l = local_of(c);
-    for (unsigned i = 0; i < CLASSES; i++) {
-        if (l) {
-            magazine_unload(c->heap, l->bin[i].loaded);
-            magazine_unload(c->heap, l->bin[i].spare);
-        }
-        depot_shed(c->heap, &c->depot[i], true);
+    for (unsigned i = 0; l && i < CLASSES; i++) {
+        magazine_unload(c->heap, bin_loaded(&l->bin[i]));
+        magazine_unload(c->heap, l->bin[i].spare);
+        l->bin[i].n = 0;
     }
+    for (unsigned i = 0; i < SHARDS * CLASSES; i++)
+        depot_shed(c->heap, depot_at(c, i), true);
     heap_purge(c->heap);
 }
 
@@ -416,16 +472,17 @@ void heap_cache_purge(struct heap_cache *c)
 
 int heap_cache_open(struct heap_cache **out, struct heap *heap)
 {
-    struct heap_cache *c = calloc(1, sizeof *c);
+    struct heap_cache *c = aligned_alloc(LINE, sizeof *c);
     if (!c)
         return error_set(-TERRACE_ENOMEM, "no host memory to keep small allocations for reuse");
+    memset(c, 0, sizeof *c);
     c->heap = heap;
     c->process = getpid();
     c->users = 1;
     LIST_INIT(&c->locals);
     pthread_mutex_init(&c->lock, NULL);
-    for (unsigned i = 0; i < CLASSES; i++)
-        pthread_mutex_init(&c->depot[i].lock, NULL);
+    for (unsigned i = 0; i < SHARDS * CLASSES; i++)
+        pthread_mutex_init(&depot_at(c, i)->lock, NULL);
     *out = c;
     return 0;
 }
@@ -442,10 +499,11 @@ void heap_cache_close(struct heap_cache *c)
         bins_free(l); /* the rest is its thread's, which frees it some time */
     }
     pthread_mutex_unlock(&c->lock);
-    for (unsigned i = 0; i < CLASSES; i++) {
-        magazines_free(c->depot[i].full);
-        magazines_free(c->depot[i].empty);
-        pthread_mutex_destroy(&c->depot[i].lock);
+    for (unsigned i = 0; i < SHARDS * CLASSES; i++) {
+        struct depot *d = depot_at(c, i);
+        magazines_free(d->full);
+        magazines_free(d->empty);
+        pthread_mutex_destroy(&d->lock);
     }
     cache_leave(c);
 }

@@ -1,6 +1,7 @@
 /* hint.c - what callers say about the future: prefetch, demote, step.
  *
- * May call: core.h, mover.h, small.h. */
+ * May call: core.h, lease.h, mover.h, small.h. */
+#include "lease.h"
 #include "mover.h"
 #include "prefetch.h"
 #include "small.h"
@@ -34,8 +35,11 @@ int terrace_prefetch(terrace_tensor *t, terrace_tier which)
     if (!tier)
         return error_set(-TERRACE_ENOTSUP, "'%s' cannot be prefetched to a disk tier",
                          s ? small_name(s) : tensor_name(t));
+    if (lease_holds(t, tier))
+        return 0;
     manager_lock(m);
     t = small_group(t);
+    lease_close_locked(t);
     if (s) {
         small_wanted_locked(s);
         terrace_tier meant = small_tier_locked(s, which);
@@ -133,6 +137,7 @@ int terrace_demote(terrace_tensor *t, terrace_tier which)
     struct terrace *m = t->manager;
     struct tier *goal = memory_tier(m, which); /* NULL: a disk */
     manager_lock(m);
+    lease_close_locked(small_group(t));
     if (!t->small || small_demoted_locked(small_of(t)))
         demote_ask_locked(small_group(t), goal);
     manager_unlock(m);
@@ -145,6 +150,7 @@ int terrace_step(terrace *m)
     if (r)
         return r;
     manager_lock(m);
+    leases_drain_locked(m);
     m->stats.steps++;
     prefetch_step_locked(m);
     manager_unlock(m);

@@ -15,7 +15,7 @@
  * The thread holds the lock except while it seals, submits, waits and commits
  * disk space.
  *
- * May call: core.h, forked.h, seal.h, the backend's table. */
+ * May call: core.h, forked.h, lease.h, seal.h, the backend's table. */
 #include "mover.h"
 
 #include <assert.h>
@@ -24,8 +24,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "prefetch.h"
 #include "forked.h"
+#include "lease.h"
+#include "prefetch.h"
 #include "seal.h"
 #include "stable.h"
 #include "staging.h"
@@ -55,16 +56,15 @@ static int goal_prepare_locked(struct transfer *x)
 {
     struct copy *goal = x->other;
     struct room want = {.tensor = x->tensor};
-    struct grant grant;
     copy_set_locked(goal, COPY_FILLING);
-    int r = room_take_locked(copy_tier(goal), &want, &grant);
-    if (r == 0)
-        r = grant_fulfil_locked(copy_tier(goal), &grant, &goal->extent);
+    int r = room_take_locked(copy_tier(goal), &want, &goal->extent);
     if (r == 0) {
         goal->node.bytes = goal->extent->bytes;
         return 0;
     }
     copy_drop_locked(goal);
+    if (no_memory(r) && copy_tier(goal)->arena.ceiling < copy_tier(goal)->arena.limit)
+        r = -TERRACE_EBUDGET; /* nothing is wrong with this one */
     return transfer_redirect_locked(x) ? 0 : r;
 }
 
@@ -311,8 +311,10 @@ void lanes_poke_locked(struct terrace *m)
             manager_kick_locked(m, spill_tier(m));
 }
 
-bool being_written(const struct terrace_tensor *t)
+bool being_written(struct terrace_tensor *t)
 {
+    if (lease_is_open(t))
+        lease_close_locked(t);
     for (unsigned i = 0; i < t->manager->tiers; i++)
         if (copy_pinned_to_write(&t->copy[i]))
             return true;
@@ -351,9 +353,11 @@ static void follow_hints_locked(struct lane *lane)
 /* The copy to be written next, where nothing is foreseen. */
 static struct policy_node *dirty_on_credit(struct tier *tier)
 {
-    uint64_t ready = tier->arena.limit - tier->arena.used + policy_clean_bytes(&tier->policy);
-    struct policy_node *n = policy_dirty(&tier->policy);
-    return n && n->bytes <= tier->credit && ready + tier->draining < tier->arena.limit / 4 ? n : NULL;
+    uint64_t ready = arena_room(&tier->arena) + tier_clean_bytes(tier);
+    if (tier->credit == 0 || ready + tier->draining >= tier->arena.limit / 4)
+        return NULL;
+    struct policy_node *n = policy_dirty(tier_policy_locked(tier));
+    return n && n->bytes <= tier->credit ? n : NULL;
 }
 
 /* Writes back what will have to leave soon. */

@@ -6,7 +6,7 @@
  * needed, which raw clone() would bypass anyway. (Only address-stable memory has
  * some: forked.c.)
  *
- * May call: core.h, forked.h, mapped.h, seal.h, report.h, small.h. */
+ * May call: core.h, forked.h, lease.h, mapped.h, seal.h, report.h, small.h. */
 #include <errno.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -15,6 +15,7 @@
 #include <time.h>
 
 #include "forked.h"
+#include "lease.h"
 #include "mapped.h"
 #include "mover.h"
 #include "prefetch.h"
@@ -200,6 +201,7 @@ static int manager_init(struct terrace *m, const char *conf)
     pthread_mutex_init(&m->lock, NULL);
     pthread_cond_init(&m->changed, NULL);
     LIST_INIT(&m->all);
+    LIST_INIT(&m->logs);
     int r = settings_open(m, conf);
     if (r)
         return r;
@@ -266,6 +268,7 @@ static void destroy_all(struct terrace *m)
     for (t = LIST_FIRST(&m->all); t; t = next) {
         next = LIST_NEXT(t, all);
         t->doomed = true;
+        lease_close_locked(t);
         for (unsigned i = 0; i < m->tiers; i++)
             while (copy_unpin_locked(&t->copy[i]))
                 ;
@@ -279,6 +282,9 @@ void terrace_close(terrace *m)
     if (!m || !*m->alive)
         return; /* a child's copy of the parent's manager goes with the child */
     forks_close(m);
+    manager_lock(m);
+    leases_drain_locked(m);
+    manager_unlock(m);
     stable_stop(m);
     for (unsigned i = 0; i < m->tiers; i++)
         lane_stop(&m->tier[i]);
@@ -288,6 +294,7 @@ void terrace_close(terrace *m)
     mapped_close(m);
     smalls_close(m);
     destroy_all(m);
+    leases_end(m);
     forks_free(m);
     tiers_close(m);
     sealer_close(m->sealer);

@@ -88,6 +88,11 @@ struct lane *transfer_lane(const struct tier *a, const struct tier *b);
 bool transfer_redirect_locked(struct transfer *x);
 /* Blocks on disk for a write-back. Gives up the lock. Errors: ENOSPC, EIO. */
 int space_take_locked(struct transfer *x);
+/* Gives a copy on disk, which has no blocks or such as a forked child reads, other
+ * blocks, with its bytes where it is VALID; the child keeps the old ones. By no
+ * lane's thread. Gives up the lock; meanwhile nothing is read from or written to
+ * it. Errors: ENOSPC, EIO, ENOMEM. */
+int space_own_locked(struct copy *disk);
 /* Where a tensor's bytes go when they leave memory: the fastest disk, or NULL. */
 struct tier *spill_tier(struct terrace *m);
 /* The memory tier that takes what leaves this one, NULL: none does, a disk is next. */
@@ -112,7 +117,7 @@ struct lane *transfer_source_locked(const struct terrace_tensor *t, const struct
 /* Without one: the copy in a host tier by way of which they get there, or NULL. */
 struct copy *transfer_way(struct terrace_tensor *t, const struct tier *to);
 /* Whether a copy is being written by its holder: bytes brought now would be old ones. */
-bool being_written(const struct terrace_tensor *t);
+bool being_written(struct terrace_tensor *t);
 /* Queues a hint for the lane that would carry it out. */
 void lane_hint_locked(struct terrace_tensor *t, struct tier *memory);
 void lane_unhint_locked(struct terrace_tensor *t);

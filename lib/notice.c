@@ -11,14 +11,18 @@
  * are. As long as it may still turn out so, it is the last to be evicted, though
  * its next use, as walks go, seems the furthest of all.
  *
+ * Where pages are copied instead of moved (uffd_copy.c), that would cost too much:
+ * no uses are noticed there.
+ *
  * While memory suffices, or nothing repeats, or the policy follows no schedule,
  * nothing is taken back. What that costs a program is bounded: every block that
  * comes, which takes a millisecond or so, pays for a few to be taken back; and where
  * predictions come true, some are in every second.
  *
- * May call: core.h, prefetch.h, region.h. */
+ * May call: core.h, lease.h, prefetch.h, region.h. */
 #include "notice.h"
 
+#include "lease.h"
 #include "prefetch.h"
 #include "region.h"
 #include "stable.h"
@@ -49,6 +53,15 @@ static unsigned mode_of(const struct terrace_tensor *t)
     return TERRACE_READ | (t->changes ? TERRACE_WRITE : 0); /* as it was the last time */
 }
 
+static void use_locked(struct stable *s, struct terrace_tensor *t)
+{
+    struct terrace *m = t->manager;
+    if (s->uffd.copies)
+        return;
+    leases_drain_locked(m); /* those uses were before this one */
+    prefetch_used_locked(t, block_copy(t)->tier, mode_of(t), prefetch_time_locked(m, s->notice.waiting_since));
+}
+
 void notice_used_locked(struct stable *s, struct terrace_tensor *t)
 {
     struct notice *n = &s->notice;
@@ -58,13 +71,13 @@ void notice_used_locked(struct stable *s, struct terrace_tensor *t)
         n->credit = SAVED;
     if (!n->waiting_since)
         n->waiting_since = clock_ns();
-    prefetch_used_locked(block_copy(t), mode_of(t), n->waiting_since);
+    use_locked(s, t);
 }
 
 void notice_touched_locked(struct terrace_tensor *t)
 {
     if (policy_foresees(&t->region->tier->policy))
-        prefetch_used_locked(block_copy(t), mode_of(t), t->manager->stable->notice.waiting_since);
+        use_locked(t->manager->stable, t);
 }
 
 void notice_served_locked(struct stable *s, struct terrace *m)
@@ -123,7 +136,7 @@ void notice_mapped_locked(struct stable *s, struct terrace_tensor *t)
         n->calm = 0;
     if (n->keep > most)
         n->keep = most;
-    if (!t->doomed)
+    if (!t->doomed && !s->uffd.copies)
         put(t, &n->shown, &n->showing, NOTICE_SHOWN);
 }
 
@@ -163,10 +176,11 @@ static bool is_to_hide(struct notice *n, struct terrace_tensor *t)
            affordable(n, tier->manager->schedule.trusted);
 }
 
-void notice_take_back_locked(struct stable *s)
+void notice_take_back_locked(struct terrace *m)
 {
+    struct stable *s = m->stable;
     struct notice *n = &s->notice;
-    while (n->showing > n->keep) {
+    while (fork_gate_locked(m), n->showing > n->keep) {
         struct terrace_tensor *t = TAILQ_FIRST(&n->shown);
         take(n, t);
         if (is_to_hide(n, t) && stable_hide_locked(s, t))

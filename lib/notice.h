@@ -37,6 +37,6 @@ void notice_mapped_locked(struct stable *s, struct terrace_tensor *t);
 void notice_forget_locked(struct stable *s, struct terrace_tensor *t);
 /* Takes blocks back that were mapped some uses ago. By the service thread; gives
  * up the lock. */
-void notice_take_back_locked(struct stable *s);
+void notice_take_back_locked(struct terrace *m);
 
 #endif

@@ -174,21 +174,36 @@ bool policy_foresees(const struct policy *p)
     return p->schedule && p->schedule->line && (p->schedule->trusted || p->kind == POLICY_BELADY);
 }
 
+/* The one after which the node has its place, NULL: it is the first. Nearly always
+ * that is the last; where many come that were used long ago, they come in order, or
+ * before all others. */
+static struct policy_node *before_it(const struct policy_list *list, struct policy_node *added,
+                                     const struct policy_node *n)
+{
+    struct policy_node *first = TAILQ_FIRST(list), *last = TAILQ_LAST(list, policy_list);
+    if (!first || n->stamp == 0 || n->stamp < first->stamp)
+        return NULL;
+    if (last->stamp <= n->stamp)
+        return last;
+    struct policy_node *before = added ? added : last, *next;
+    while (before->stamp > n->stamp)
+        before = TAILQ_PREV(before, policy_list, link);
+    while ((next = TAILQ_NEXT(before, link))->stamp <= n->stamp)
+        before = next;
+    return before;
+}
+
 void policy_add(struct policy *p, struct policy_node *n, bool dirty)
 {
     struct policy_list *list = &p->list[n->hot][dirty];
-    struct policy_node *before = TAILQ_LAST(list, policy_list);
+    struct policy_node **added = &p->added[n->hot][dirty];
+    struct policy_node *before = before_it(list, *added, n);
     n->dirty = dirty;
     n->listed = true;
     p->bytes[n->hot][dirty] += n->bytes;
     if (p->schedule)
         rank_new(p, n);
-    if (n->stamp == 0) {
-        TAILQ_INSERT_HEAD(list, n, link);
-        return;
-    }
-    while (before && before->stamp > n->stamp) /* few steps: nearly always newest */
-        before = TAILQ_PREV(before, policy_list, link);
+    *added = n;
     if (before)
         TAILQ_INSERT_AFTER(list, before, n, link);
     else
@@ -200,6 +215,8 @@ void policy_remove(struct policy *p, struct policy_node *n)
     if (!n->listed)
         return;
     TAILQ_REMOVE(&p->list[n->hot][n->dirty], n, link);
+    if (p->added[n->hot][n->dirty] == n)
+        p->added[n->hot][n->dirty] = NULL;
     p->bytes[n->hot][n->dirty] -= n->bytes;
     n->listed = false;
     unrank(p, n);

@@ -47,6 +47,7 @@ struct policy {
     uint64_t evicted;              /* bytes evicted so far */
     struct policy_list list[2][2]; /* [hot][dirty], least recently used first */
     uint64_t bytes[2][2];
+    struct policy_node *added[2][2]; /* last, if it is still listed */
     /* With a schedule, every listed copy is also in one of these: */
     const struct schedule *schedule;
     uint32_t epoch;                   /* of the schedule when they were last sorted */

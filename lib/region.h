@@ -40,8 +40,10 @@ struct stable {
     bool stop;
     bool kicked;
     bool watched;     /* a lane looks for faults */
-    bool moving;      /* whole blocks, without the lock */
-    bool forking;     /* somebody wants to, and no whole block to move */
+    unsigned moving;  /* how often pages are being moved without the lock */
+    bool forking;     /* somebody wants to, and nothing to move */
+    pthread_mutex_t landing; /* the lane puts pages that it has read in place; or a fork is
+                              * under way. Taken after manager.lock */
     LIST_HEAD(, region) regions;
     unsigned regions_made;
     struct notice notice;
@@ -66,6 +68,21 @@ static inline char *block_address(const struct terrace_tensor *t)
 static inline XXH128_hash_t checksum(const void *p, size_t bytes)
 {
     return XXH3_128bits(p, bytes);
+}
+
+/* Around moving pages without the lock: a fork waits until that has ended. */
+static inline void moving_locked(struct terrace *m, bool begins)
+{
+    m->stable->moving += begins ? 1 : -1u;
+    if (m->stable->forking)
+        manager_changed_locked(m);
+}
+
+/* Lets a fork go first. */
+static inline void fork_gate_locked(struct terrace *m)
+{
+    while (m->stable->forking)
+        manager_wait(m);
 }
 
 /* There is something for the service thread to do. */

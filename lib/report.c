@@ -1,6 +1,6 @@
 /* report.c - what happened: statistics, and the report at close.
  *
- * May call: core.h, seal.h, small.h, staging.h. */
+ * May call: core.h, lease.h, seal.h, small.h, staging.h. */
 #include "report.h"
 
 #include <errno.h>
@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "lease.h"
 #include "seal.h"
 #include "small.h"
 #include "staging.h"
@@ -29,6 +30,7 @@ int terrace_stats(terrace *m, terrace_statistics *out)
     if (r)
         return r;
     manager_lock(m);
+    leases_drain_locked(m);
     terrace_statistics now = m->stats;
     manager_unlock(m);
     return hand_over(out, out ? out->size : 0, &now, sizeof now, "terrace_stats");
@@ -73,7 +75,8 @@ static void tier_snapshot(struct tier *tier, terrace_tier_statistics *out)
         .staging = tier->staging,
         .staging_state = staging_state_locked(tier),
     };
-    out->dirty = policy_dirty_bytes(&tier->policy) + tier->draining;
+    out->dirty = policy_dirty_bytes(&tier->policy) + tier->open_bytes[1] + tier->draining;
+    out->pinned = lease_pinned_bytes_locked(tier);
     struct copy *c;
     TAILQ_FOREACH(c, &tier->pinned, held) {
         if (!c->extent)

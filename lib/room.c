@@ -8,15 +8,18 @@
  * to a quarter of the tier: so write-back runs ahead exactly while memory is
  * short, and a job that fits writes nothing.
  *
- * May call: core.h, mapped.h, mover.h, small.h, stable.h. */
+ * May call: core.h, lease.h, mapped.h, mover.h, small.h, stable.h. */
 #include <stdio.h>
 #include <string.h>
 
+#include "lease.h"
 #include "mapped.h"
 #include "mover.h"
-#include "prefetch.h"
 #include "small.h"
 #include "stable.h"
+
+static const uint64_t RECOVERY_NS = 1000000000; /* until more is asked for again, at least */
+enum { PATIENCE = 20 };                          /* and this many times what the failure took */
 
 static void evict_locked(struct tier *tier, struct copy *c)
 {
@@ -26,7 +29,6 @@ static void evict_locked(struct tier *tier, struct copy *c)
     policy_remove(&tier->policy, &c->node);
     policy_evicted(&tier->policy, &c->node);
     copy_drop_locked(c);
-    prefetch_absent_locked(tier->manager);
 }
 
 static void earn_credit(struct tier *tier, uint64_t bytes)
@@ -59,7 +61,7 @@ static int no_room_locked(struct tier *tier, const struct room *want)
     const struct copy *top[NAMED] = {NULL};
     uint64_t sum = tier->staging;
     struct copy *c;
-    TAILQ_FOREACH(c, &tier->pinned, held) {
+    TAILQ_FOREACH(c, &tier_pinned_locked(tier)->pinned, held) {
         if (c->tensor == want->tensor || !c->extent)
             continue;
         sum += c->extent->bytes;
@@ -92,6 +94,30 @@ static int no_room_locked(struct tier *tier, const struct room *want)
                      bytes_text(tier->arena.limit, limit), bytes_text(sum, held), holders, variable);
 }
 
+/* The sentence for memory that others have taken, although the budget has room. */
+static int no_memory_locked(struct tier *tier, const struct room *want)
+{
+    bool device = tier->backend->tier_class == TERRACE_CLASS_DEVICE;
+    char need[BYTES_TEXT], used[BYTES_TEXT], limit[BYTES_TEXT], left[BYTES_TEXT], variable[NAME_TEXT];
+    uint64_t available = 0;
+    if (tier->backend->available)
+        tier->backend->available(tier->unit, &available);
+    tier_own_limit_name(tier, variable);
+    return error_set(device ? -TERRACE_EDEVMEM : -TERRACE_ENOMEM,
+                     "no memory for '%s' (%s) in %s (%.40s): others leave %s of it free, and all that terrace has "
+                     "there, %s of a budget of %s, is in use; release some, or lower %s",
+                     tensor_name(want->tensor), bytes_text(arena_round(&tier->arena, want->tensor->bytes), need),
+                     tier->name, tier->info.location, available ? bytes_text(available, left) : "too little",
+                     bytes_text(tier->arena.used, used), bytes_text(tier->arena.limit, limit), variable);
+}
+
+/* Whether it is not the budget that has no room for so many bytes. */
+static bool short_of_memory(const struct tier *tier, uint64_t bytes)
+{
+    const struct arena *a = &tier->arena;
+    return a->ceiling < a->limit && a->used + bytes <= a->limit;
+}
+
 /* Nothing more can leave: because write-backs failed, or because all is in use. */
 static int out_of_victims_locked(struct tier *tier, const struct room *want, uint64_t failures)
 {
@@ -99,10 +125,13 @@ static int out_of_victims_locked(struct tier *tier, const struct room *want, uin
     if (m->failures != failures)
         return error_set(m->failure, "no room for '%s' in %s: %s", tensor_name(want->tensor),
                          tier->name, m->failure_text);
+    if (short_of_memory(tier, arena_round(&tier->arena, want->tensor->bytes)))
+        return no_memory_locked(tier, want);
     return no_room_locked(tier, want);
 }
 
-int room_take_locked(struct tier *tier, struct room *want, struct grant *grant)
+/* Has the arena grant room below its ceiling. May give up the lock while it waits. */
+static int make_locked(struct tier *tier, struct room *want, struct grant *grant)
 {
     struct terrace *m = tier->manager;
     uint64_t bytes = arena_round(&tier->arena, want->tensor->bytes);
@@ -118,11 +147,16 @@ int room_take_locked(struct tier *tier, struct room *want, struct grant *grant)
         }
         if (r != -TERRACE_EBUDGET)
             break;
+        if (want->once && short_of_memory(tier, bytes)) {
+            r = -TERRACE_ENOMEM;
+            break;
+        }
         if (mapped_yield_locked(tier, bytes))
             continue;
         tier->sought++;
-        struct policy_node *n = want->when ? policy_victim_for(&tier->policy, clean_only, want->when)
-                                           : policy_victim(&tier->policy, clean_only);
+        struct policy *policy = tier_policy_locked(tier);
+        struct policy_node *n = want->when ? policy_victim_for(policy, clean_only, want->when)
+                                           : policy_victim(policy, clean_only);
         if (want->ahead && (n ? n->ahead : want->when != 0)) {
             r = -TERRACE_EAGAIN;
             break;
@@ -172,4 +206,55 @@ int room_take_locked(struct tier *tier, struct room *want, struct grant *grant)
     }
     tier->wanted -= bytes;
     return r;
+}
+
+/* ---- memory that is not to be had --------------------------------------- */
+
+bool tier_full_locked(struct tier *tier)
+{
+    struct arena *a = &tier->arena;
+    if (a->ceiling < a->limit && clock_ns() >= tier->full_until)
+        a->ceiling = a->limit;
+    return a->ceiling < a->limit;
+}
+
+void tier_filled_locked(struct tier *tier, uint64_t began)
+{
+    struct arena *a = &tier->arena;
+    uint64_t now = clock_ns(), rest = (now - began) * PATIENCE;
+    if (a->committed < a->ceiling)
+        a->ceiling = a->committed;
+    tier->full_until = now + (rest > RECOVERY_NS ? rest : RECOVERY_NS);
+    if (!tier->full_said) {
+        char variable[NAME_TEXT], used[BYTES_TEXT], limit[BYTES_TEXT];
+        tier_own_limit_name(tier, variable);
+        log_write(&tier->manager->log, TERRACE_LOG_WARN, "%s (%.60s) has no memory left at %s of its budget of %s: "
+                  "others use it; lower %s", tier->name, tier->info.location, bytes_text(a->committed, used),
+                  bytes_text(a->limit, limit), variable);
+    }
+    tier->full_said = true;
+}
+
+/* A commit that fails lowers the ceiling to what there is: from then on something
+ * of ours has to leave, whose memory is taken over. Each further failure lowers it
+ * again, so this ends. Before it is an error, more is asked for after all. Bytes that
+ * come ahead of use are not worth any of that. */
+int room_take_locked(struct tier *tier, struct room *want, struct extent **out)
+{
+    bool patient = !want->once && !want->ahead, last = false;
+    struct grant grant;
+    int r;
+    tier_full_locked(tier);
+    do {
+        r = make_locked(tier, want, &grant);
+        if (no_memory(r) && patient && !last) {
+            last = true;
+            tier->arena.ceiling = tier->arena.limit;
+            r = make_locked(tier, want, &grant);
+        }
+        if (r)
+            break;
+        r = grant_fulfil_locked(tier, &grant, out);
+    } while (no_memory(r) && patient);
+    return no_memory(r) && want->ahead ? -TERRACE_EAGAIN : r;
 }

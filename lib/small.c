@@ -22,7 +22,8 @@
  * cannot know of. So each group has a home, the one memory tier on which it is
  * used. A tensor that is wanted on another takes a slice of a group there, if it
  * has never been written; else it gets a group of its own, which may go anywhere,
- * and its bytes are copied there. Who reads it in its old slice meanwhile keeps
+ * and its bytes are copied there. Where the home has no memory, a group that nobody
+ * uses gets another. Who reads it in its old slice meanwhile keeps
  * that until the release; only if two threads acquire one tensor at the very
  * same time is it used where its group is. Where a group would be a large part of
  * the budget, small tensors are ordinary ones.
@@ -134,7 +135,7 @@ static uint64_t group_more(void *context, size_t bytes)
         if (t)
             t->index = n;
         if (t)
-            t->home = h->tier;
+            t->home = t->dealer = h->tier;
         else
             number_give_locked(a, n);
     }
@@ -422,7 +423,7 @@ static void slice_leave_locked(const struct small *s, struct terrace_tensor *g, 
         tensor_doom_locked(g);
         return;
     }
-    struct home *h = a->home[g->home];
+    struct home *h = a->home[g->dealer];
     uint64_t address = a->base + g->index * GROUP + offset;
     size_t bytes = s->bytes, alignment = (size_t)1 << s->align;
     if (g->live && !g->hot && g->cold) /* it was the last not to be demoted */
@@ -524,6 +525,29 @@ terrace_tier small_tier_locked(const struct small *s, terrace_tier which)
     return !g->alone && tier_matches(s->manager, g->home, which) ? g->home : which;
 }
 
+bool small_rehome_locked(const struct small *s, unsigned tier, uint32_t uses)
+{
+    struct terrace_tensor *g = s->group;
+    struct terrace *m = s->manager;
+    const struct small *other;
+    uint32_t busy = 0;
+    if (g->alone || g->home == tier)
+        return true;
+    for (unsigned i = 0; i < m->tiers; i++)
+        if (g->copy[i].pins)
+            return false;
+    LIST_FOREACH(other, &g->smalls, of_group) {
+        if (other->moving)
+            return false;
+        busy += other->busy;
+    }
+    if (busy != uses || g->busy != uses || !home_possible(&m->tier[tier]))
+        return false;
+    g->home = (unsigned char)tier;
+    m->smalls->latest = (unsigned char)tier;
+    return true;
+}
+
 /* The tier on which its group cannot serve it; -1: it can, or nothing does. */
 static int elsewhere_locked(const struct small *s, terrace_tier which)
 {
@@ -589,17 +613,19 @@ static int move_blank(struct small *s, unsigned tier)
     int r = 0;
     manager_lock(m);
     bool still = s->blank && !s->pins && !s->left && s->busy == 1 && !s->doomed && !s->group->alone;
-    struct terrace_tensor *was = s->group, *g = address || !still ? NULL : alone_new_locked(s);
-    if (still && !address && !g)
+    bool fits = address && a->number[(address - a->base) / GROUP].group->home == tier;
+    struct terrace_tensor *was = s->group, *g = fits || !still ? NULL : alone_new_locked(s);
+    if (still && !fits && !g)
         r = error_set(-TERRACE_ENOMEM, "no host memory to use '%s' on %s", small_name(s), m->tier[tier].name);
     if (still && r == 0) {
         uint32_t offset = s->offset;
         unlink_locked(s);
-        if (g)
+        if (g) {
             join_alone_locked(s, g);
-        else
+        } else {
             place_locked(a, s, address);
-        address = 0;
+            address = 0;
+        }
         if (h)
             a->latest = (unsigned char)tier;
         slice_leave_locked(s, was, offset);

@@ -69,6 +69,9 @@ void small_reap_locked(struct small *s);
 int small_prepare(terrace_tensor *t, terrace_tier which, unsigned mode);
 /* The tier that is meant for it, where a kind or class was named. */
 terrace_tier small_tier_locked(const struct small *s, terrace_tier which);
+/* Has its group live on another tier, where nobody but the `uses` of the caller, who
+ * has no pins, uses any tensor of it. False: it stays. */
+bool small_rehome_locked(const struct small *s, unsigned tier, uint32_t uses);
 /* The slice that it has left, if that is what is held at the address. */
 struct small_left *small_left_at_locked(const struct small *s, const void *address);
 /* A pin has been taken back: of a slice that it has left, or of its own. */

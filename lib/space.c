@@ -4,9 +4,17 @@
  * there, with the bytes still in memory. Before that, blocks go that nobody
  * needs: first contents out of date, then copies of what is in memory anyway.
  *
- * May call: core.h, forked.h, mover.h. */
+ * What is to be written in place, while a forked child reads what is there, is
+ * first copied to other blocks: by a buffer, so that it takes none of the budget.
+ *
+ * May call: core.h, forked.h, lease.h, mover.h. */
+#include <stdlib.h>
+
 #include "forked.h"
+#include "lease.h"
 #include "mover.h"
+
+enum { PIECE = 256 << 10 };
 
 /* Frees disk blocks that are not needed: out of date, or of tensors that are
  * in memory anyway (and are dirty again by that). */
@@ -23,6 +31,7 @@ static void reclaim_locked(struct tier *disk, bool duplicates)
             spare |= tier_is_memory(&m->tier[i]) && t->copy[i].state == COPY_VALID;
         if (!spare || t->transfer || fork_reads_still_locked(c))
             continue;
+        lease_close_locked(t);
         copy_drop_locked(c);
     }
 }
@@ -62,4 +71,77 @@ int space_take_locked(struct transfer *x)
         arena_purge(&disk->arena, &grant);
         grant_fulfil_locked(disk, &grant, &none);
     }
+}
+
+/* ---- copying on disk ---------------------------------------------------- */
+
+/* A piece on its way. */
+struct haul {
+    struct raw raw;
+    struct terrace *manager;
+    bool ended;
+};
+
+static void haul_ended_locked(struct raw *raw)
+{
+    struct haul *h = (struct haul *)raw;
+    h->ended = true;
+    manager_changed_locked(h->manager);
+}
+
+static int haul_locked(struct tier *disk, int op, uint64_t address, void *host, size_t bytes)
+{
+    struct haul h = {.manager = disk->manager,
+                     .raw = {.address = address, .host = host, .bytes = bytes, .op = op,
+                             .done_locked = haul_ended_locked}};
+    lane_raw_locked(disk->lane, &h.raw, PRIORITY_DEMAND);
+    while (!h.ended)
+        manager_wait(disk->manager);
+    if (h.raw.error)
+        return error_set(h.raw.error, "%s", h.raw.text);
+    disk->in_bytes += op == TERRACE_IO_WRITE ? bytes : 0;
+    disk->out_bytes += op == TERRACE_IO_READ ? bytes : 0;
+    return 0;
+}
+
+static uint64_t least(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+static int duplicate_locked(struct tier *disk, uint64_t from, uint64_t to, uint64_t bytes)
+{
+    size_t chunk = disk->info.io_chunk;
+    void *buffer = aligned_alloc(disk->info.page, PIECE);
+    int r = buffer ? 0 : error_set(-TERRACE_ENOMEM, "no host memory to copy what a forked child reads");
+    for (uint64_t at = 0, n; r == 0 && at < bytes; at += n) {
+        n = least(least(PIECE, bytes - at), least(chunk - (from + at) % chunk, chunk - (to + at) % chunk));
+        r = haul_locked(disk, TERRACE_IO_READ, from + at, buffer, n);
+        if (r == 0)
+            r = haul_locked(disk, TERRACE_IO_WRITE, to + at, buffer, n);
+    }
+    free(buffer);
+    return r;
+}
+
+int space_own_locked(struct copy *disk)
+{
+    struct tier *tier = copy_tier(disk);
+    struct copy own = {.tensor = disk->tensor, .tier = disk->tier};
+    struct transfer x = {.tensor = disk->tensor, .other = &own,
+                         .bytes = round_up(disk->tensor->bytes, tier->info.page)};
+    int r = space_take_locked(&x);
+    if (r == 0 && disk->state == COPY_VALID)
+        r = duplicate_locked(tier, disk->extent->address, own.extent->address, x.bytes);
+    if (r == 0 && !fork_keeps_locked(disk)) { /* the child is gone, or there was none */
+        struct extent *old = disk->extent;
+        disk->extent = NULL;
+        if (old)
+            arena_free(&tier->arena, old);
+    }
+    if (r == 0)
+        disk->extent = own.extent;
+    else if (own.extent)
+        arena_free(&tier->arena, own.extent);
+    return r;
 }

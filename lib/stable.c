@@ -28,10 +28,12 @@
  *
  * What a forked child finds in a region: forked.c.
  *
- * Where userfaultfd is refused, or TERRACE_STABLE=file: mapped.c.
+ * Where the kernel cannot move pages, or TERRACE_STABLE=copy, they are copied to
+ * the same effect: uffd_copy.c. Where userfaultfd is refused, or
+ * TERRACE_STABLE=file: mapped.c.
  *
- * May call: core.h, fine.h, forked.h, mapped.h, mover.h, notice.h, prefetch.h,
- * region.h, uffd.h, libxxhash. */
+ * May call: core.h, fine.h, forked.h, lease.h, mapped.h, mover.h, notice.h,
+ * prefetch.h, region.h, uffd.h, libxxhash. */
 #include "stable.h"
 
 #include <errno.h>
@@ -47,6 +49,7 @@
 
 #include "fine.h"
 #include "forked.h"
+#include "lease.h"
 #include "mapped.h"
 #include "mover.h"
 #include "prefetch.h"
@@ -103,17 +106,19 @@ void stable_recall_locked(struct copy *c)
 
 /* ---- moving pages ------------------------------------------------------ */
 
-static int try_to_move(const struct uffd *u, char *to, char *from, size_t bytes)
+typedef int move_fn(const struct uffd *u, void *to, void *from, size_t bytes, size_t *moved);
+
+static int try_to_move(const struct uffd *u, move_fn *there, move_fn *back, char *to, char *from, size_t bytes)
 {
-    size_t moved, more = 1, back;
-    int e = uffd_move(u, to, from, bytes, &moved);
+    size_t moved, more = 1;
+    int e = there(u, to, from, bytes, &moved);
     while (e == EBUSY && more) { /* perhaps they are shared with a child */
         fork_unshare(from + moved, bytes - moved);
-        e = uffd_move(u, to + moved, from + moved, bytes - moved, &more);
+        e = there(u, to + moved, from + moved, bytes - moved, &more);
         moved += more;
     }
     if (e && moved)
-        while (uffd_move(u, from, to, moved, &back) && back < moved)
+        while (back(u, from, to, moved, &more) && more < moved)
             usleep(100); /* pages in use by somebody's I/O for a moment */
     return e;
 }
@@ -121,26 +126,12 @@ static int try_to_move(const struct uffd *u, char *to, char *from, size_t bytes)
 /* Moves a block's pages between arena and region, all or none. Without the lock.
  * The kernel refuses pages of a huge page whose first one was copied away while
  * a child had it: then the block gets a new one. */
-static int move_pages(const struct uffd *u, char *to, char *from, size_t bytes)
+static int move_pages(const struct uffd *u, move_fn *there, move_fn *back, char *to, char *from, size_t bytes)
 {
-    int e = try_to_move(u, to, from, bytes);
+    int e = try_to_move(u, there, back, to, from, bytes);
     if (e == EBUSY && madvise(from, bytes, MADV_COLLAPSE) == 0)
-        e = try_to_move(u, to, from, bytes);
+        e = try_to_move(u, there, back, to, from, bytes);
     return e;
-}
-
-static void moving_locked(struct stable *s, struct terrace *m, bool moving)
-{
-    s->moving = moving;
-    if (s->forking)
-        manager_changed_locked(m);
-}
-
-/* Lets a fork go first. */
-static void fork_gate_locked(struct terrace *m)
-{
-    while (m->stable->forking)
-        manager_wait(m);
 }
 
 /* Nobody waits for the block any more. */
@@ -173,13 +164,13 @@ static void map_locked(struct stable *s, struct terrace_tensor *t)
     }
     bool clean = copy_backed_locked(c) && !t->blank, watch = clean && !t->changes;
     t->busy++;
-    moving_locked(s, m, true);
+    moving_locked(m, true);
     manager_unlock(m);
     if (watch && !t->summed)
         t->sum = checksum(copy_address(c), t->bytes);
-    int e = move_pages(&s->uffd, block_address(t), copy_address(c), c->extent->bytes);
+    int e = move_pages(&s->uffd, uffd_place, uffd_take, block_address(t), copy_address(c), c->extent->bytes);
     manager_lock(m);
-    moving_locked(s, m, false);
+    moving_locked(m, false);
     t->busy--;
     if (e) { /* in use by somebody's I/O, or the address space is changing: again */
         work_locked(m);
@@ -204,11 +195,11 @@ static int take_back_locked(struct stable *s, struct terrace_tensor *t)
     struct terrace *m = t->manager;
     struct copy *c = block_copy(t);
     t->busy++;
-    moving_locked(s, m, true);
+    moving_locked(m, true);
     manager_unlock(m);
-    int e = move_pages(&s->uffd, copy_address(c), block_address(t), c->extent->bytes);
+    int e = move_pages(&s->uffd, uffd_take, uffd_place, copy_address(c), block_address(t), c->extent->bytes);
     manager_lock(m);
-    moving_locked(s, m, false);
+    moving_locked(m, false);
     t->busy--;
     t->mapped = e != 0;
     return e;
@@ -219,7 +210,6 @@ bool stable_hide_locked(struct stable *s, struct terrace_tensor *t)
     struct terrace *m = t->manager;
     t->leaving = true;
     copy_settle_locked(block_copy(t));
-    fork_gate_locked(m);
     int e = take_back_locked(s, t);
     t->leaving = false;
     t->changes &= e || t->summed;
@@ -392,12 +382,13 @@ static void look_ahead_locked(struct region *r, size_t i)
     }
 }
 
-static void fault_locked(struct stable *s, uint64_t address)
+static void fault_locked(struct terrace *m, uint64_t address)
 {
+    struct stable *s = m->stable;
+    fork_gate_locked(m);
     struct region *r = region_at_locked(s, address);
     if (!r)
         return;
-    struct terrace *m = r->tier->manager;
     size_t i = (address - (uintptr_t)r->base) / r->block_bytes;
     struct terrace_tensor *t = block_locked(r, i);
     m->stats.faults++;
@@ -466,7 +457,7 @@ void stable_faults_locked(struct terrace *m, bool first)
     do {
         n = uffd_faults(&s->uffd, address, FAULTS);
         for (int i = 0; i < n; i++)
-            fault_locked(s, address[i]);
+            fault_locked(m, address[i]);
     } while (n == FAULTS);
 }
 
@@ -492,12 +483,12 @@ static void *service(void *arg)
         int n = fds[0].fd >= 0 && fds[0].revents ? uffd_faults(&s->uffd, address, FAULTS) : 0;
         manager_lock(m);
         for (int i = 0; i < n; i++)
-            fault_locked(s, address[i]);
+            fault_locked(m, address[i]);
         while (fork_gate_locked(m), !TAILQ_EMPTY(&s->leaving))
             unmap_locked(s, TAILQ_FIRST(&s->leaving));
         serve_all_locked(m, s);
         fine_serve_all_locked(s);
-        notice_take_back_locked(s);
+        notice_take_back_locked(m);
     }
     manager_unlock(m);
     return NULL;
@@ -516,10 +507,12 @@ void stable_fork_begins_locked(struct terrace *m)
     s->forking = true;
     while (s->moving)
         manager_wait(m);
+    pthread_mutex_lock(&s->landing);
 }
 
 void stable_fork_ended_locked(struct terrace *m)
 {
+    pthread_mutex_unlock(&m->stable->landing);
     m->stable->forking = false;
     manager_changed_locked(m);
 }
@@ -584,6 +577,9 @@ static int accept_zones(const struct stable *s, const struct tier *tier)
     return r;
 }
 
+/* The values of TERRACE_STABLE, in the order of options.def. */
+enum { STABLE_AUTO, STABLE_USERFAULTFD, STABLE_COPY, STABLE_FILE };
+
 /* Notes and logs what serves stable memory, and why. */
 static void serves_locked(struct terrace *m, const char *what, const char *reason)
 {
@@ -605,8 +601,10 @@ static int stable_open_locked(struct terrace *m)
     TAILQ_INIT(&s->paged);
     LIST_INIT(&s->slabs);
     notice_init(m, &s->notice);
-    char reason[200];
-    int r = uffd_open(&s->uffd, reason, sizeof reason);
+    pthread_mutex_init(&s->landing, NULL);
+    char reason[400];
+    bool copy = m->options.value[OPT_STABLE].number == STABLE_COPY;
+    int r = uffd_open(&s->uffd, copy, reason, sizeof reason);
     if (r)
         goto free_state;
     s->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -631,6 +629,7 @@ static int stable_open_locked(struct terrace *m)
 close_uffd:
     uffd_close(&s->uffd);
 free_state:
+    pthread_mutex_destroy(&s->landing);
     free(s);
     return r;
 }
@@ -742,6 +741,7 @@ void stable_close(struct terrace *m)
     manager_unlock(m);
     uffd_close(&s->uffd);
     close(s->event);
+    pthread_mutex_destroy(&s->landing);
     free(s);
 }
 
@@ -771,12 +771,11 @@ static int evictable_check(const struct tier *tier, size_t bytes)
 /* Finds out, the first time, what is to serve it. */
 static bool by_file(struct terrace *m)
 {
-    enum { AUTO, USERFAULTFD, BY_FILE };
     uint64_t asked = m->options.value[OPT_STABLE].number;
     manager_lock(m);
-    if (!m->stable_engine && asked == BY_FILE)
+    if (!m->stable_engine && asked == STABLE_FILE)
         serves_locked(m, "file mapping: TERRACE_STABLE=file", "");
-    else if (!m->stable_engine && asked == AUTO && stable_open_locked(m) == -TERRACE_ENOTSUP)
+    else if (!m->stable_engine && asked == STABLE_AUTO && stable_open_locked(m) == -TERRACE_ENOTSUP)
         serves_locked(m, "file mapping: ", terrace_last_error());
     bool file = m->stable_engine && !m->stable;
     manager_unlock(m);
@@ -814,6 +813,8 @@ void *terrace_malloc(terrace *m, size_t bytes, terrace_tier which, const terrace
         free(r);
         return NULL;
     }
+    if (m->stable->uffd.copies && tier->backend->adopt) /* its pages are new ones: on the tier's node */
+        (void)tier->backend->adopt(tier->unit, (uintptr_t)r->base, r->reserved);
     return r->base;
 }
 
@@ -860,7 +861,7 @@ static int pin_range_locked(struct region *r, size_t from, size_t to)
     struct terrace *m = r->tier->manager;
     uint64_t held = (to - from) * r->block_bytes;
     struct copy *c;
-    TAILQ_FOREACH(c, &r->tier->pinned, held)
+    TAILQ_FOREACH(c, &tier_pinned_locked(r->tier)->pinned, held)
         held += c->extent ? c->extent->bytes : 0;
     if (held + r->tier->staging > r->tier->arena.limit - r->tier->arena.limit / 8)
         return error_set(-TERRACE_EBUDGET, "terrace_advise: pinning this would leave less than an eighth "

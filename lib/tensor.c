@@ -1,14 +1,16 @@
 /* tensor.c - creating, opening, destroying tensors, and waiting for them.
  *
- * May call: core.h, mover.h, small.h, the backend's attach and detach. */
+ * May call: core.h, lease.h, mover.h, small.h, the backend's attach and detach. */
 #include <stdlib.h>
 #include <string.h>
 
+#include "lease.h"
 #include "mover.h"
+#include "prefetch.h"
 #include "small.h"
 #include "stable.h"
 
-enum { PAGE = 4096, MOST_ALIGNMENT = 2 << 20 };
+enum { PAGE = 4096, MOST_ALIGNMENT = 2 << 20, LINE = 64 };
 
 const char *tensor_name(const struct terrace_tensor *t)
 {
@@ -93,9 +95,12 @@ static int tensor_new(struct terrace *m, size_t bytes, const terrace_tensor_attr
     int r = tensor_attr_check(attr);
     if (r)
         return r;
-    struct terrace_tensor *t = calloc(1, sizeof *t + m->tiers * sizeof t->copy[0]);
+    struct terrace_tensor *t;
+    size_t handle = (sizeof *t + m->tiers * sizeof t->copy[0] + LINE - 1) / LINE * LINE;
+    t = aligned_alloc(LINE, handle); /* what is used most is in its first line */
     if (!t)
         return error_set(-TERRACE_ENOMEM, "no host memory for a tensor's handle");
+    memset(t, 0, handle);
     t->manager = m;
     t->bytes = bytes;
     t->file_tier = -1;
@@ -122,6 +127,9 @@ static void tensor_publish(struct terrace_tensor *t)
 {
     struct terrace *m = t->manager;
     manager_lock(m);
+    leases_drain_locked(m);
+    if (!LIST_EMPTY(&m->all))
+        atomic_store_explicit(&LIST_FIRST(&m->all)->lease.beside, t, memory_order_relaxed);
     LIST_INSERT_HEAD(&m->all, t, all);
     schedule_created(&m->schedule, &t->item, t->label, t->bytes);
     m->stats.tensors++;
@@ -211,6 +219,9 @@ int terrace_tensor_open(terrace *m, const char *path, uint64_t offset, size_t by
     t->file_valid = true;
     t->file_tier = (signed char)(disk - m->tier);
     tensor_publish(t);
+    manager_lock(m);
+    prefetch_absent_locked(m);
+    manager_unlock(m);
     *out = t;
     return 0;
 }
@@ -233,6 +244,7 @@ void tensor_reap_locked(struct terrace_tensor *t)
     if (!t->doomed || t->busy || t->transfer || t->leaving || t->faulted || pinned(t))
         return;
     lane_unhint_locked(t);
+    leases_drain_locked(m); /* no log speaks of it any more */
     for (unsigned i = 0; i < m->tiers; i++)
         copy_drop_locked(&t->copy[i]);
     LIST_REMOVE(t, all);
@@ -257,6 +269,7 @@ void tensor_reap_locked(struct terrace_tensor *t)
 void tensor_doom_locked(struct terrace_tensor *t)
 {
     t->doomed = true;
+    lease_close_locked(t);
     if (t->transfer)
         t->transfer->stale = true; /* a write-back need not be finished */
     t->manager->releases++;
@@ -289,6 +302,7 @@ int terrace_wait(terrace_tensor *t)
     struct small *s = small_of(t);
     manager_lock(m);
     t = small_group(t);
+    lease_close_locked(t);
     t->busy++;
     if (s)
         s->busy++;

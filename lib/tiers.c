@@ -34,6 +34,13 @@ void tier_limit_name(const struct tier *tier, char name[NAME_TEXT])
         *c = (char)toupper((unsigned char)*c);
 }
 
+void tier_own_limit_name(const struct tier *tier, char name[NAME_TEXT])
+{
+    char kind[NAME_TEXT];
+    tier_limit_name(tier, kind);
+    snprintf(name, NAME_TEXT, "%.34s_%.4s", kind, strchr(tier->name, ':') + 1);
+}
+
 /* ---- names ------------------------------------------------------------- */
 
 bool tier_matches(const struct terrace *m, int index, terrace_tier which)
@@ -281,6 +288,7 @@ static int tier_open(struct terrace *m, const terrace_backend *backend, int inde
                           .info.node = -1, .memory = backend->tier_class != TERRACE_CLASS_DISK};
     snprintf(tier->name, sizeof tier->name, "%s:%d", backend->name, index);
     TAILQ_INIT(&tier->pinned);
+    TAILQ_INIT(&tier->open);
     int r = backend->open(&m->host, index, &tier->info, &tier->unit);
     if (r)
         return r;

@@ -10,12 +10,13 @@
  * memory tier goes to the next slower one that has room, else to disk; where
  * there is no direct route to a disk, it waits for room.
  *
- * May call: core.h, mover.h. */
+ * May call: core.h, lease.h, mover.h. */
+#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "lease.h"
 #include "mover.h"
-#include "prefetch.h"
 
 /* ---- routes ------------------------------------------------------------ */
 
@@ -79,11 +80,12 @@ struct tier *tier_below(const struct tier *tier)
 }
 
 /* Whether the tier has room for the copy without a write. */
-static bool has_room_locked(const struct tier *tier, uint64_t bytes)
+static bool has_room_locked(struct tier *tier, uint64_t bytes)
 {
     const struct arena *a = &tier->arena;
     bytes = arena_round(a, bytes);
-    return bytes <= a->limit && a->used + bytes <= a->limit + policy_clean_bytes(&tier->policy);
+    tier_full_locked(tier);
+    return bytes <= a->ceiling && a->used + bytes <= a->ceiling + tier_clean_bytes(tier);
 }
 
 /* Where the bytes of a copy go; NULL: nowhere. */
@@ -109,6 +111,7 @@ static int transfer_start_locked(struct transfer init)
 {
     struct terrace_tensor *t = init.tensor = init.copy->tensor;
     struct transfer *x = malloc(sizeof *x);
+    assert(!lease_is_open(t));
     if (!x)
         return error_set(-TERRACE_ENOMEM, "no host memory to move '%s'", tensor_name(t));
     *x = init;
@@ -294,14 +297,13 @@ static void writeback_finish_locked(struct transfer *x)
         c->wrote = true;
         /* Who waits for room gets it here: on a full disk the next write-back may
          * take the blocks of what is still in memory, which is then dirty again. */
-        bool wanted = tier->arena.limit - tier->arena.used < tier->wanted;
+        bool wanted = arena_room(&tier->arena) < tier->wanted;
         if ((x->drop || wanted) && !c->pins && !(x->tensor->flags & TERRACE_ATTR_UNMOVABLE)) {
             if (!x->drop) {
                 stats->evictions++;
                 policy_evicted(&tier->policy, &c->node);
             }
             copy_drop_locked(c);
-            prefetch_absent_locked(tier->manager);
         }
     }
     stats->writeback_bytes += x->next;

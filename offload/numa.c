@@ -182,6 +182,13 @@ static int numa_adopt(void *unit, uint64_t address, uint64_t bytes)
     return numa_memory_adopt(&u->memory, address, bytes);
 }
 
+static int numa_available(void *unit, uint64_t *bytes)
+{
+    struct numa_unit *u = unit;
+
+    return u->memory.node >= 0 && numa_nodes_available(u->memory.node, bytes) ? 0 : -TERRACE_ENOTSUP;
+}
+
 static int numa_submit(void *unit, terrace_io *const *list, unsigned n)
 {
     struct numa_unit *u = unit;
@@ -277,5 +284,6 @@ static const terrace_backend numa_backend = {
     .wake = numa_wake,
     .explain = numa_explain,
     .adopt = numa_adopt,
+    .available = numa_available,
 };
 TERRACE_BACKEND_BUILTIN(numa_backend);

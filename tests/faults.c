@@ -73,6 +73,11 @@ REAL(void *, calloc, size_t n, size_t bytes)
     return fails(FAULT_ALLOCATE) ? NULL : __real_calloc(n, bytes);
 }
 
+REAL(void *, aligned_alloc, size_t alignment, size_t bytes)
+{
+    return fails(FAULT_ALLOCATE) ? NULL : __real_aligned_alloc(alignment, bytes);
+}
+
 REAL(void *, realloc, void *old, size_t bytes)
 {
     return fails(FAULT_ALLOCATE) ? NULL : __real_realloc(old, bytes);
@@ -177,6 +182,24 @@ REAL(unsigned, io_uring_peek_batch_cqe, struct io_uring *ring, struct io_uring_c
     return n;
 }
 
+static _Atomic uint64_t features_missing;
+
+void fault_kernel_lacks(uint64_t features)
+{
+    atomic_store(&features_missing, features);
+}
+
+REAL(int, ioctl, int fd, unsigned long request, ...)
+{
+    va_list args;
+    va_start(args, request);
+    void *argument = va_arg(args, void *);
+    va_end(args);
+    if (request == UFFDIO_API && ((struct uffdio_api *)argument)->features & atomic_load(&features_missing))
+        return errno = EINVAL, -1;
+    return __real_ioctl(fd, request, argument);
+}
+
 static atomic_bool copying;
 
 void fault_copy_then_drop(bool on)
@@ -184,15 +207,15 @@ void fault_copy_then_drop(bool on)
     atomic_store(&copying, on);
 }
 
-/* Out of a region its pages are ordinary memory to the arena; into one,
- * UFFDIO_COPY is the way. */
-REAL(int, uffd_move, const struct uffd *u, void *to, void *from, size_t bytes, size_t *moved)
+/* Out of a region its pages are ordinary memory to the arena, where UFFDIO_COPY
+ * puts them. */
+REAL(int, uffd_take, const struct uffd *u, void *to, void *from, size_t bytes, size_t *moved)
 {
     struct uffdio_copy c = {.dst = (uintptr_t)to, .src = (uintptr_t)from, .len = bytes};
     if (!atomic_load(&copying))
-        return __real_uffd_move(u, to, from, bytes, moved);
+        return __real_uffd_take(u, to, from, bytes, moved);
     *moved = 0;
-    if (ioctl(u->fd, UFFDIO_COPY, &c))
+    if (__real_ioctl(u->fd, UFFDIO_COPY, &c))
         return errno;
     madvise(from, bytes, MADV_DONTNEED);
     *moved = bytes;

@@ -4,12 +4,13 @@
  * tier, or the whole library), with the linker's --wrap for every symbol in
  * tests/faults.wrap, which is to say with
  *
- *   -Wl,--wrap=malloc -Wl,--wrap=calloc -Wl,--wrap=realloc -Wl,--wrap=strdup
+ *   -Wl,--wrap=malloc -Wl,--wrap=calloc -Wl,--wrap=aligned_alloc
+ *   -Wl,--wrap=realloc -Wl,--wrap=strdup
  *   -Wl,--wrap=strndup -Wl,--wrap=mmap -Wl,--wrap=open -Wl,--wrap=openat
  *   -Wl,--wrap=fallocate -Wl,--wrap=pread -Wl,--wrap=pwrite -Wl,--wrap=eventfd
  *   -Wl,--wrap=pthread_create -Wl,--wrap=io_uring_queue_init
  *   -Wl,--wrap=io_uring_submit -Wl,--wrap=io_uring_wait_cqe_timeout
- *   -Wl,--wrap=io_uring_peek_batch_cqe -Wl,--wrap=uffd_move
+ *   -Wl,--wrap=io_uring_peek_batch_cqe -Wl,--wrap=ioctl -Wl,--wrap=uffd_take
  *
  * Calls made by those objects, the test's own included, are counted; calls
  * made inside shared libraries are not seen. A sweep looks like
@@ -28,10 +29,11 @@
 #define TERRACE_TESTS_FAULTS_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 enum fault_call {
     FAULT_NONE,
-    FAULT_ALLOCATE,     /* malloc, calloc, realloc, strdup, strndup: NULL and errno */
+    FAULT_ALLOCATE,     /* malloc, calloc, aligned_alloc, realloc, strdup, strndup: NULL and errno */
     FAULT_MMAP,
     FAULT_OPEN,         /* open, openat */
     FAULT_FALLOCATE,
@@ -53,8 +55,11 @@ enum { FAULT_SHORT = -1 };
 /* The nth (from 1) call of this kind from now on fails with an errno. */
 void fault_arm(enum fault_call call, unsigned nth, int error);
 
-/* Instead of being moved, pages are copied, then dropped where they were: wrong
- * where somebody writes to them meanwhile. */
+/* The kernel's userfaultfd is one without these UFFD_FEATUREs. */
+void fault_kernel_lacks(uint64_t features);
+
+/* Instead of being moved out of a region, pages are copied, then dropped where
+ * they were: wrong where somebody writes to them meanwhile. */
 void fault_copy_then_drop(bool on);
 
 /* Ends it; true: it struck. */

@@ -4,6 +4,7 @@
  * addresses are plain pointers. "simdev:0" stands for a device's memory, whose
  * addresses the CPU cannot use. Both are copied to and from by a queue that can
  * be held (nothing completes until it is let go) and counts what it was asked.
+ * Either can have less memory than its capacity, or refuse some at random.
  * A test program that includes this file has them in every manager it opens;
  * name the tiers wanted in TERRACE_TIERS ("simdev:0,numa:0,simnode:0,simdisk:0").
  * Nothing here is hardware. */
@@ -11,6 +12,7 @@
 #define TERRACE_TESTS_SIMNODE_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
@@ -29,6 +31,12 @@ struct simnode {
     bool woken;
     bool held;                        /* nothing completes */
     uint64_t read_bytes, written_bytes; /* from the node, to it */
+    uint64_t room;                    /* bytes that it commits at most; 0: no end */
+    uint64_t committed;
+    uint64_t steals;                  /* bytes that others take of what is decommitted next */
+    unsigned refuse_one_in;           /* commits, at random; 0: none */
+    uint32_t random;
+    unsigned refused;                 /* commits */
 };
 static struct simnode simnode = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
 static struct simnode simdev = {.shift = 1ull << 62, .lock = PTHREAD_MUTEX_INITIALIZER,
@@ -62,6 +70,7 @@ static int simnode_describe(terrace_unit_info *info)
 static int simnode_open(const terrace_host *host, int index, terrace_unit_info *info, void **unit)
 {
     (void)host, (void)index;
+    simnode.committed = 0;
     *unit = &simnode;
     return simnode_describe(info);
 }
@@ -69,6 +78,7 @@ static int simnode_open(const terrace_host *host, int index, terrace_unit_info *
 static int simdev_open(const terrace_host *host, int index, terrace_unit_info *info, void **unit)
 {
     (void)host, (void)index;
+    simdev.committed = 0;
     *unit = &simdev;
     return simnode_describe(info);
 }
@@ -97,13 +107,38 @@ static void simnode_release(void *unit, uint64_t base, uint64_t bytes)
 
 static int simnode_commit(void *unit, uint64_t address, uint64_t bytes)
 {
-    (void)unit, (void)address, (void)bytes;
-    return 0;
+    struct simnode *n = unit;
+    (void)address;
+    pthread_mutex_lock(&n->lock);
+    n->random = n->random * 1664525 + 1013904223;
+    bool full = (n->room && n->committed + bytes > n->room) ||
+                (n->refuse_one_in && (n->random >> 8) % n->refuse_one_in == 0);
+    n->committed += full ? 0 : bytes;
+    n->refused += full;
+    pthread_mutex_unlock(&n->lock);
+    return !full ? 0 : n->shift ? -TERRACE_EDEVMEM : -TERRACE_ENOMEM;
 }
 
 static void simnode_decommit(void *unit, uint64_t address, uint64_t bytes)
 {
+    struct simnode *n = unit;
+    pthread_mutex_lock(&n->lock);
+    uint64_t stolen = bytes < n->steals ? bytes : n->steals;
+    n->committed -= bytes;
+    n->room -= stolen;
+    n->steals -= stolen;
+    pthread_mutex_unlock(&n->lock);
     madvise(simnode_at(unit, address), bytes, MADV_DONTNEED);
+}
+
+static int simnode_available(void *unit, uint64_t *bytes)
+{
+    struct simnode *n = unit;
+    pthread_mutex_lock(&n->lock);
+    *bytes = n->room - n->committed;
+    int r = n->room ? 0 : -TERRACE_ENOTSUP;
+    pthread_mutex_unlock(&n->lock);
+    return r;
 }
 
 static int simnode_submit(void *unit, terrace_io *const *list, unsigned n)
@@ -161,6 +196,17 @@ static void simnode_explain(void *unit, const terrace_io *io, char *buf, size_t 
     snprintf(buf, len, "copying %zu bytes of the simulated node", io->bytes);
 }
 
+/* Bytes this process asked the node to take in. */
+static atomic_size_t simnode_adopted;
+
+static int simnode_adopt(void *unit, uint64_t address, uint64_t bytes)
+{
+    (void)unit;
+    (void)address;
+    atomic_fetch_add(&simnode_adopted, bytes);
+    return 0;
+}
+
 static const terrace_backend simnode_backend = {
     .abi = TERRACE_BACKEND_ABI,
     .size = sizeof(terrace_backend),
@@ -178,6 +224,8 @@ static const terrace_backend simnode_backend = {
     .wait = simnode_wait,
     .wake = simnode_wake,
     .explain = simnode_explain,
+    .adopt = simnode_adopt,
+    .available = simnode_available,
 };
 static const terrace_backend simdev_backend = {
     .abi = TERRACE_BACKEND_ABI,
@@ -195,6 +243,7 @@ static const terrace_backend simdev_backend = {
     .wait = simnode_wait,
     .wake = simnode_wake,
     .explain = simnode_explain,
+    .available = simnode_available,
 };
 
 /* As TERRACE_BACKEND_BUILTIN, which may stand once in a file: the disk's is there. */
@@ -207,6 +256,30 @@ static inline void simnode_hold(struct simnode *d, bool held)
     d->held = held;
     pthread_cond_signal(&d->changed);
     pthread_mutex_unlock(&d->lock);
+}
+
+/* Leaves it so many bytes; 0: all. */
+static inline void simnode_leave(struct simnode *d, uint64_t room)
+{
+    pthread_mutex_lock(&d->lock);
+    d->room = room;
+    pthread_mutex_unlock(&d->lock);
+}
+
+/* Has one in `n` commits fail, at random; 0: none. */
+static inline void simnode_refuse(struct simnode *d, unsigned n)
+{
+    pthread_mutex_lock(&d->lock);
+    d->refuse_one_in = n;
+    pthread_mutex_unlock(&d->lock);
+}
+
+static inline unsigned simnode_refused(struct simnode *d)
+{
+    pthread_mutex_lock(&d->lock);
+    unsigned n = d->refused;
+    pthread_mutex_unlock(&d->lock);
+    return n;
 }
 
 /* Waits until `n` copies lie in the queue of what is held; false after 5 s. */

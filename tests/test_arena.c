@@ -495,6 +495,24 @@ Test(arena, where_the_step_fails_the_need_alone_is_tried)
     finish(&a, &e, 1);
 }
 
+Test(arena, under_a_ceiling_what_is_cached_is_used_again)
+{
+    struct arena a = open_arena(16 * MIB);
+    struct extent *e[2] = {get(&a, 1 * MIB), get(&a, 1 * MIB)};
+    struct grant grant;
+    a.ceiling = a.committed;
+    cr_assert_eq(arena_take(&a, PAGE, 0, &grant), -TERRACE_EBUDGET);
+    arena_free(&a, e[1]);
+    e[1] = get(&a, MIB / 2 + PAGE);
+    cr_assert_eq(a.committed, 2 * MIB);
+    arena_free(&a, e[0]);
+    e[0] = get(&a, MIB + MIB / 4); /* nothing cached is that long */
+    cr_assert_leq(a.committed, 2 * MIB);
+    cr_assert_eq(arena_room(&a), 2 * MIB - a.used);
+    a.ceiling = a.limit;
+    finish(&a, e, 2);
+}
+
 /* ---- grants under way ---------------------------------------------------- */
 
 Test(arena, again_while_another_grant_holds_the_room)

@@ -12,8 +12,10 @@
 
 #include "manager.h"
 #include "simdisk.h"
+#include "writers.h"
 
 enum { BLOCK = 2 * MIB, LIMIT = 16 * MIB, BLOCKS = 32, TEXT = 4096 };
+enum { PAGE = 4 * KIB, PAGES = BLOCKS * (BLOCK / PAGE) };
 
 static char folder[64];
 static char *said; /* by a child that fails */
@@ -93,15 +95,6 @@ static void expect_clean_end(pid_t pid)
 {
     int status = status_of(pid);
     cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0, "status 0x%x: %s", (unsigned)status, said);
-}
-
-/* The same, or it came upon a part that children do not have: pages that were
- * only on disk, of a block held page by page. What it saw until then was right. */
-static void expect_no_wrong_end(pid_t pid)
-{
-    int status = status_of(pid);
-    bool absent = WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV;
-    cr_assert(absent || (WIFEXITED(status) && WEXITSTATUS(status) == 0), "status 0x%x: %s", (unsigned)status, said);
 }
 
 /* A gate that one side opens for the other. */
@@ -366,81 +359,305 @@ Test(forked, blocks_kept_for_a_child_come_back_when_it_is_gone)
     terrace_close(m);
 }
 
+/* ---- single pages ------------------------------------------------------------ */
+
+/* Memory used at random: most of its pages are only on disk, one by one. */
+struct pages {
+    terrace *m;
+    unsigned char *p;
+    uint64_t random;
+    uint64_t *seed; /* of what is in each page: a child's copy says what was */
+};
+
+static size_t any_page(struct pages *s)
+{
+    return writers_random(&s->random) % PAGES;
+}
+
+static void pages_change(struct pages *s, unsigned n)
+{
+    while (n--) {
+        size_t i = any_page(s);
+        s->seed[i] = s->random;
+        pattern_fill(s->p + i * PAGE, PAGE, s->seed[i]);
+    }
+}
+
+static bool pages_are(const struct pages *s)
+{
+    for (size_t i = 0; i < PAGES; i++)
+        if (!pattern_is(s->p + i * PAGE, PAGE, s->seed[i])) {
+            snprintf(said, TEXT, "page %zu is another", i);
+            return false;
+        }
+    return true;
+}
+
+static void pages_leave(const struct pages *s)
+{
+    assert_ok(terrace_advise(s->m, s->p, (size_t)PAGES * PAGE, TERRACE_ADVISE_DONTNEED, host_of(s->m)));
+}
+
+static struct pages pages_of(terrace *m)
+{
+    struct pages s = {.m = m, .p = stable_of(m, (size_t)PAGES * PAGE), .random = 1};
+    s.seed = malloc(PAGES * sizeof *s.seed);
+    for (size_t i = 0; i < PAGES; i++) {
+        s.seed[i] = i;
+        pattern_fill(s.p + i * PAGE, PAGE, i);
+    }
+    pages_leave(&s);
+    pages_change(&s, 2 * LIMIT / PAGE);
+    return s;
+}
+
+static void pages_end(struct pages *s)
+{
+    free(s->seed);
+    terrace_close(s->m);
+}
+
+Test(forked, single_pages_on_disk_are_there_too)
+{
+    struct pages s = pages_of(open_disk(""));
+    struct gate go = gate_of();
+    enum { CHANGES = 3000 };
+    for (int round = 0; round < 3; round++) {
+        pid_t pid = child();
+        if (pid == 0) {
+            gate_pass(go);
+            _exit(pages_are(&s) ? 0 : 1);
+        }
+        uint64_t filled = stats_of(s.m).fill_bytes;
+        pages_change(&s, CHANGES);
+        pages_leave(&s);
+        pages_change(&s, CHANGES);
+        pages_leave(&s);
+        cr_assert_leq(stats_of(s.m).fill_bytes - filled, 4ull * CHANGES * PAGE, "it comes by whole blocks");
+        gate_open(go);
+        expect_clean_end(pid);
+        cr_assert(pages_are(&s), "%s", said);
+        pages_change(&s, CHANGES); /* nobody reads now */
+    }
+    cr_assert(pages_are(&s), "%s", said);
+    pages_end(&s);
+}
+
+Test(forked, several_children_have_single_pages_each_of_its_own_time)
+{
+    enum { CHILDREN = 4 };
+    struct pages s = pages_of(open_disk(""));
+    struct gate go[CHILDREN];
+    pid_t pid[CHILDREN];
+    for (int n = 0; n < CHILDREN; n++) {
+        go[n] = gate_of();
+        pid[n] = child();
+        if (pid[n] == 0) {
+            gate_pass(go[n]);
+            _exit(pages_are(&s) ? 0 : 1);
+        }
+        pages_change(&s, 1500);
+        pages_leave(&s);
+    }
+    static const int order[CHILDREN] = {2, 0, 3, 1};
+    for (int n = 0; n < CHILDREN; n++) {
+        pages_change(&s, 1500);
+        pages_leave(&s);
+        gate_open(go[order[n]]);
+        expect_clean_end(pid[order[n]]);
+    }
+    cr_assert(pages_are(&s), "%s", said);
+    pages_end(&s);
+}
+
+Test(forked, a_childs_child_has_single_pages_too)
+{
+    struct pages s = pages_of(open_disk(""));
+    struct gate go = gate_of(), ready = gate_of();
+    pid_t pid = child();
+    if (pid == 0) {
+        pages_change(&s, 100); /* its own */
+        if (fork() == 0) {
+            gate_open(ready);
+            gate_pass(go);
+            snprintf(said, TEXT, "%s", pages_are(&s) ? "fine" : "wrong");
+            gate_open(ready);
+        }
+        _exit(0);
+    }
+    expect_clean_end(pid);
+    gate_pass(ready);
+    for (int round = 0; round < 2; round++) {
+        pages_change(&s, 3000);
+        pages_leave(&s);
+    }
+    gate_open(go);
+    gate_pass(ready);
+    cr_assert_str_eq(said, "fine");
+    cr_assert(pages_are(&s), "%s", said);
+    pages_end(&s);
+}
+
+Test(forked, single_pages_outlive_the_parent)
+{
+#ifdef __SANITIZE_THREAD__
+    cr_skip_test("this sanitizer has no threads in children of a process with threads");
+#endif
+    struct gate go = gate_of(), done = gate_of();
+    pid_t parent = child();
+    if (parent == 0) {
+        struct pages s = pages_of(open_disk(""));
+        if (fork() == 0) {
+            gate_pass(go);
+            snprintf(said, TEXT, "%s", pages_are(&s) ? "fine" : "wrong");
+            gate_open(done);
+            _exit(0);
+        }
+        pages_change(&s, 3000);
+        pages_leave(&s);
+        pages_change(&s, 3000);
+        raise(SIGKILL);
+    }
+    int status = status_of(parent);
+    cr_assert(WIFSIGNALED(status), "status 0x%x", (unsigned)status);
+    gate_open(go);
+    gate_pass(done);
+    cr_assert_str_eq(said, "fine");
+}
+
+struct reader {
+    struct pages s;
+    atomic_bool stop;
+};
+
+static void *read_anywhere(void *arg)
+{
+    struct reader *r = arg;
+    while (!atomic_load(&r->stop))
+        (void)__atomic_load_n((uint64_t *)(r->s.p + any_page(&r->s) * PAGE), __ATOMIC_RELAXED);
+    return NULL;
+}
+
+/* A page that was on its way to memory until just before the fork. */
+Test(forked, what_was_written_last_is_there)
+{
+    enum { READERS = 3, FORKS = 150 };
+    struct pages s = pages_of(open_disk(""));
+    struct reader r[READERS];
+    pthread_t thread[READERS];
+    for (unsigned n = 0; n < READERS; n++) {
+        r[n] = (struct reader){.s = {.p = s.p, .random = n + 100}};
+        cr_assert_eq(pthread_create(&thread[n], NULL, read_anywhere, &r[n]), 0);
+    }
+    for (int n = 0; n < FORKS; n++) {
+        size_t i = any_page(&s);
+        __atomic_store_n((uint64_t *)(s.p + i * PAGE), s.random, __ATOMIC_RELAXED);
+        pid_t pid = child();
+        if (pid == 0)
+            _exit(*(volatile uint64_t *)(s.p + i * PAGE) == s.random ? 0 : 1);
+        expect_clean_end(pid);
+    }
+    for (unsigned n = 0; n < READERS; n++) {
+        atomic_store(&r[n].stop, true);
+        pthread_join(thread[n], NULL);
+    }
+    pages_end(&s);
+}
+
 /* ---- under load -------------------------------------------------------------- */
 
 struct load {
     unsigned char *p;
+    bool at_random;
     atomic_bool stop;
     unsigned seed;
     uint64_t rounds;
 };
 
-/* Writes its part of every block, one number per round. */
+/* The page that comes at a place in a round: each comes once. */
+static size_t page_at(size_t i, bool at_random)
+{
+    if (!at_random)
+        return i;
+    i = (i ^ i >> 7) * 0x9e3779b1 % PAGES;
+    return (i ^ i >> 5) * 0x85ebca6b % PAGES;
+}
+
+/* Writes its part of every page, one number per round. */
 static void *load_run(void *arg)
 {
     struct load *l = arg;
     while (!atomic_load(&l->stop) || l->rounds < 3) {
         l->rounds++;
-        for (size_t i = 0; i < BLOCKS; i++)
-            for (size_t at = 0; at < BLOCK; at += 4096)
-                *(volatile uint64_t *)(l->p + i * BLOCK + at + l->seed * 8) = l->rounds;
+        for (size_t i = 0; i < PAGES; i++)
+            *(volatile uint64_t *)(l->p + page_at(i, l->at_random) * PAGE + l->seed * 8) = l->rounds;
     }
     return NULL;
 }
 
 /* In a snapshot each writer is in one round, or between two: its numbers fall
  * by one at most once, and are never 0. */
-static bool snapshot(const unsigned char *p, unsigned writers)
+static bool snapshot(const unsigned char *p, unsigned writers, bool at_random)
 {
     for (unsigned w = 0; w < writers; w++) {
         uint64_t first = *(const uint64_t *)(p + w * 8), last = first;
-        for (size_t i = 0; i < BLOCKS; i++)
-            for (size_t at = 0; at < BLOCK; at += 4096) {
-                uint64_t now = *(const uint64_t *)(p + i * BLOCK + at + w * 8);
-                bool fine = now == last || (last == first && now == first - 1);
-                if (!fine || now == 0) {
-                    snprintf(said, TEXT, "writer %u, block %zu, %zu: %llu after %llu, first %llu", w, i, at,
-                             (unsigned long long)now, (unsigned long long)last, (unsigned long long)first);
-                    return false;
-                }
-                last = now;
+        for (size_t i = 0; i < PAGES; i++) {
+            uint64_t now = *(const uint64_t *)(p + page_at(i, at_random) * PAGE + w * 8);
+            bool fine = now == last || (last == first && now == first - 1);
+            if (!fine || now == 0) {
+                snprintf(said, TEXT, "writer %u, place %zu, page %zu: %llu after %llu, first %llu", w, i,
+                         page_at(i, at_random), (unsigned long long)now, (unsigned long long)last,
+                         (unsigned long long)first);
+                return false;
             }
+            last = now;
+        }
     }
     return true;
 }
 
-Test(forked, many_forks_while_everything_is_written_and_evicted)
+static void fork_under_load(bool at_random)
 {
-    enum { WRITERS = 2, FORKS = 25 };
+    enum { LOADS = 2, FORKS = 25 };
     terrace *m = open_disk("");
     unsigned char *p = stable_of(m, (size_t)BLOCKS * BLOCK);
-    struct load l[WRITERS];
-    pthread_t thread[WRITERS];
+    struct load l[LOADS];
+    pthread_t thread[LOADS];
     for (size_t at = 0; at < (size_t)BLOCKS * BLOCK; at += 4096)
-        for (unsigned w = 0; w < WRITERS; w++)
+        for (unsigned w = 0; w < LOADS; w++)
             *(uint64_t *)(p + at + w * 8) = 1;
-    for (unsigned w = 0; w < WRITERS; w++) {
-        l[w] = (struct load){.p = p, .seed = w, .rounds = 1};
+    for (unsigned w = 0; w < LOADS; w++) {
+        l[w] = (struct load){.p = p, .at_random = at_random, .seed = w, .rounds = 1};
         cr_assert_eq(pthread_create(&thread[w], NULL, load_run, &l[w]), 0);
     }
     for (int n = 0; n < FORKS; n++) {
         pid_t pid = child();
         if (pid == 0)
-            _exit(snapshot(p, WRITERS) ? 0 : 1);
+            _exit(snapshot(p, LOADS, at_random) ? 0 : 1);
         if (n % 3 == 0) { /* some at the same time */
             pid_t other = child();
             if (other == 0)
-                _exit(snapshot(p, WRITERS) ? 0 : 1);
-            expect_no_wrong_end(other);
+                _exit(snapshot(p, LOADS, at_random) ? 0 : 1);
+            expect_clean_end(other);
         }
-        expect_no_wrong_end(pid);
+        expect_clean_end(pid);
     }
-    for (unsigned w = 0; w < WRITERS; w++)
+    for (unsigned w = 0; w < LOADS; w++)
         atomic_store(&l[w].stop, true);
-    for (unsigned w = 0; w < WRITERS; w++)
+    for (unsigned w = 0; w < LOADS; w++)
         pthread_join(thread[w], NULL);
-    cr_assert(snapshot(p, WRITERS), "%s", said);
+    cr_assert(snapshot(p, LOADS, at_random), "%s", said);
     terrace_close(m);
+}
+
+Test(forked, many_forks_while_everything_is_written_and_evicted)
+{
+    fork_under_load(false);
+}
+
+Test(forked, many_forks_while_pages_are_written_at_random)
+{
+    fork_under_load(true);
 }
 
 Test(forked, programs_are_started_meanwhile)

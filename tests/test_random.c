@@ -45,6 +45,7 @@ static struct world {
     unsigned nodes; /* memory tiers, the first ones */
     struct slot slot[SLOTS];
     bool faults; /* transfers may fail */
+    bool refusals; /* memory may not be had */
     atomic_bool stop;
     char failure[1024];
     atomic_ullong done, missed; /* operations; those that were refused for want of room */
@@ -84,6 +85,8 @@ __attribute__((format(printf, 1, 2))) static bool fail(const char *format, ...)
 
 static bool is_fault(int r)
 {
+    if (w.refusals && (r == -TERRACE_ENOMEM || r == -TERRACE_EDEVMEM || r == -TERRACE_EBUDGET))
+        return true;
     return w.faults && (r == -TERRACE_EIO || r == -TERRACE_ENOSPC);
 }
 
@@ -411,6 +414,12 @@ static void run(const char *tiers, const char *conf, unsigned long operations)
     snprintf(nodes, sizeof nodes, "%s;limit_simnode=%llu;limit_simdev=%llu", conf,
              (unsigned long long)bytes / 10, (unsigned long long)bytes / 20);
     w.m = open_with(tiers, bytes / 10, nodes);
+    if (w.refusals) {
+        simnode_leave(&simnode, bytes / 20);
+        simnode_leave(&simdev, bytes / 40);
+        simnode_refuse(&simnode, 4);
+        simnode_refuse(&simdev, 4);
+    }
     w.nodes = 1 + (strstr(tiers, "simnode") != NULL) + (strstr(tiers, "simdev") != NULL);
     w.host = host_of(w.m);
     w.disk = disk_of(w.m);
@@ -422,7 +431,10 @@ static void run(const char *tiers, const char *conf, unsigned long operations)
         cr_assert(pthread_create(&k[i].thread, NULL, work, &k[i]) == 0);
     for (int i = 0; i < THREADS; i++)
         pthread_join(k[i].thread, NULL);
-    w.faults = false;
+    bool refusals = w.refusals;
+    w.faults = w.refusals = false;
+    simnode_refuse(&simnode, 0);
+    simnode_refuse(&simdev, 0);
     pthread_mutex_lock(&simdisk.lock);
     simdisk.blocks = 0;
     pthread_mutex_unlock(&simdisk.lock);
@@ -435,9 +447,12 @@ static void run(const char *tiers, const char *conf, unsigned long operations)
     }
     terrace_statistics s = stats_of(w.m);
     cr_expect(s.evictions > 0 && s.fill_bytes > 0 && s.writeback_bytes > 0);
+    if (refusals) /* something else serves, or leaves */
+        cr_expect_lt(w.missed, w.done / 20);
     expect_all(self);
     cr_assert(!w.stop, "seed %lu: %s", seed, w.failure);
-    fprintf(stderr, "%llu done, %llu refused, %llu evictions, %llu prefetches, %llu errors\n", w.done, w.missed,
+    fprintf(stderr, "%llu done, %llu refused, %u commits refused, %llu evictions, %llu prefetches, %llu errors\n", w.done,
+            w.missed, simnode_refused(&simnode) + simnode_refused(&simdev),
             (unsigned long long)s.evictions, (unsigned long long)s.prefetches, (unsigned long long)s.io_errors);
     terrace_close(w.m);
     for (size_t i = 0; i < SLOTS; i++)
@@ -470,6 +485,13 @@ Test(random, nodes_with_failures, .timeout = 240)
 {
     w.faults = true;
     run(NODES, "log=off", 150000);
+}
+
+/* There is half the memory that the budgets count on, and any commit may fail. */
+Test(random, nodes_without_memory, .timeout = 240)
+{
+    w.refusals = true;
+    run(EVERY, "log=off", 150000);
 }
 
 Test(random, nodes_nearly_full, .timeout = 240)

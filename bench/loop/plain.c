@@ -123,7 +123,7 @@ EXPORT int terrace_tensor_create(terrace *m, size_t bytes, const terrace_tensor_
     t->name = m->names++;
     m->s.tensors++;
     m->s.tensor_bytes += bytes;
-    trace(m, "new %lu %zu\n", t->name, whole);
+    trace(m, "new %lu %zu %zu\n", t->name, whole, bytes);
     *out = t;
     return 0;
 }

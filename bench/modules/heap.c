@@ -1,6 +1,7 @@
 /* heap.c - terrace's own allocation of addresses, for bench/alloc: thread caches
- * over a heap of groups of 4 MiB (bench_alloc), the range allocator over a tier
- * (bench_range_alloc), and how much memory a trace of large tensors takes. */
+ * over a heap of groups of 4 MiB, and from one granule on the range allocator over
+ * a tier (bench_alloc); that by itself (bench_range_alloc); and how much memory a
+ * trace of large tensors takes. */
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -12,7 +13,7 @@
 
 #define EXPORT __attribute__((visibility("default")))
 
-enum { GROUP = 4 << 20, GROUPS = 4096 };
+enum { GROUP = 4 << 20, GROUPS = 4096, GRANULE = 2 << 20 };
 
 static struct heap *heap;
 static struct heap_cache *cache;
@@ -67,7 +68,7 @@ static void no_release(void *unit, uint64_t address, uint64_t bytes)
 
 static const terrace_backend numbers = {
     .reserve = numbers_reserve, .release = no_release, .commit = no_commit, .decommit = no_decommit};
-static const terrace_unit_info pages_and_granules = {.page = 4096, .granule = 2 << 20};
+static const terrace_unit_info pages_and_granules = {.page = 4096, .granule = GRANULE};
 static struct arena range;
 
 static void must(bool well)
@@ -89,16 +90,6 @@ EXPORT void bench_open(void)
     must(arena_open(&range, &numbers, NULL, &pages_and_granules, UINT64_C(64) << 30) == 0);
 }
 
-EXPORT void *bench_alloc(size_t bytes)
-{
-    return (void *)(uintptr_t)heap_cache_alloc(cache, bytes, 16);
-}
-
-EXPORT void bench_free(void *p, size_t bytes)
-{
-    heap_cache_free(cache, (uintptr_t)p, bytes, 16);
-}
-
 EXPORT void *bench_range_alloc(size_t bytes)
 {
     struct grant grant;
@@ -115,6 +106,21 @@ EXPORT void bench_range_free(void *p, size_t bytes)
     pthread_mutex_lock(&lock);
     arena_free(&range, p);
     pthread_mutex_unlock(&lock);
+}
+
+EXPORT void *bench_alloc(size_t bytes)
+{
+    if (bytes >= GRANULE)
+        return bench_range_alloc(bytes);
+    return (void *)(uintptr_t)heap_cache_alloc(cache, bytes, 16);
+}
+
+EXPORT void bench_free(void *p, size_t bytes)
+{
+    if (bytes >= GRANULE)
+        bench_range_free(p, bytes);
+    else
+        heap_cache_free(cache, (uintptr_t)p, bytes, 16);
 }
 
 /* ---- fragmentation --------------------------------------------------------- */
