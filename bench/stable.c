@@ -1,9 +1,9 @@
 /* stable.c - passes over memory larger than what may be held of it.
  *
- * usage: stable terrace|swap|mmap SIZE BUDGET FOLDER, sizes in MiB
+ * usage: stable terrace|terrace+step|swap|mmap SIZE BUDGET FOLDER, sizes in MiB
  *
- * The memory is terrace_malloc()'s with BUDGET as the host tier's limit; or
- * anonymous, for the kernel to swap; or a shared mapping of an unnamed file in
+ * The memory is terrace_malloc()'s with BUDGET as the host tier's limit, with or
+ * without a terrace_step() after each pass; or anonymous, for the kernel to swap; or a shared mapping of an unnamed file in
  * FOLDER. bench/stable.py runs one of each, every one under the same memory
  * limit of the kernel, and compares.
  *
@@ -37,6 +37,7 @@ struct memory {
     unsigned char *p;
     size_t pages;
     bool file;
+    bool steps;  /* passes are marked */
 };
 
 struct walker {
@@ -134,6 +135,8 @@ static struct result pass(const struct memory *memory, char order, bool write, u
         r.sum += w[i].sum;
     }
     cursor = first + r.visits;
+    if (memory->steps)
+        terrace_step(memory->m);
     r.seconds = now() - start;
     return r;
 }
@@ -182,6 +185,7 @@ static void memory_open(struct memory *memory, const char *kind, const char *bud
 {
     size_t bytes = memory->pages * PAGE;
     if (*kind == 't') {
+        memory->steps = strchr(kind, '+') != NULL;
         char conf[512];
         terrace_tier host;
         snprintf(conf, sizeof conf, "limit_host=%sM;nvme_path=\"%s\"", budget, folder);
@@ -206,7 +210,7 @@ static void memory_open(struct memory *memory, const char *kind, const char *bud
 int main(int argc, char **argv)
 {
     if (argc != 5 || !strchr("tsm", *argv[1])) {
-        fprintf(stderr, "usage: stable terrace|swap|mmap SIZE BUDGET FOLDER (sizes in MiB)\n");
+        fprintf(stderr, "usage: stable terrace|terrace+step|swap|mmap SIZE BUDGET FOLDER (sizes in MiB)\n");
         return 2;
     }
     struct memory memory = {.pages = strtoul(argv[2], NULL, 10) * (MIB / PAGE)};

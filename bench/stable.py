@@ -2,7 +2,7 @@
 """stable.py - address-stable memory next to kernel swap and mmap.
 
 usage: bench/stable.py [--size MIB] [--budget MIB] [--runs N] [--quick]
-                       [--only NAME,...] [--peers NAME,...] [--json FILE]
+                       [--only NAME,...] [--peers NAME,...] [--steps] [--json FILE]
 
 Each has the same memory: a memory cgroup (v1 or v2) of BUDGET, and SIZE of
 bytes to go through. terrace's own limit is that less 24 MiB, for what is not
@@ -117,7 +117,7 @@ class Program:
             if kind == "swap":
                 self.swap = SwapFile(folder, args.size + 64)
             self.process = subprocess.Popen(
-                [tool("stable"), kind, str(args.size), str(args.budget - BESIDES), folder],
+                [tool("stable"), kind + "+step" * (args.steps and kind == "terrace"), str(args.size), str(args.budget - BESIDES), folder],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                 preexec_fn=self.group.enter)
             if self.process.stdout.readline().strip() != "ready":
@@ -199,6 +199,7 @@ def main():
     parser.add_argument("--quick", action="store_true", help="512 MiB in 128, passes of 3 s")
     parser.add_argument("--only", default="", help="names of passes that begin so, by commas")
     parser.add_argument("--peers", default="swap,mmap")
+    parser.add_argument("--steps", action="store_true", help="terrace_step() after every pass")
     parser.add_argument("--json", default=os.path.join(BUILD, "bench", "stable.json"))
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # swap file and groups go then, too

@@ -140,7 +140,8 @@ typedef struct terrace_statistics {
     uint64_t steps;            /* terrace_step() calls */
     uint64_t acquires;         /* successful, each entry of a list counted */
     uint64_t hits;             /* of these: without waiting for room or bytes */
-    uint64_t stall_ns;         /* time acquires spent waiting, summed over threads */
+    uint64_t stall_ns;         /* time acquires spent waiting, summed over threads, and that
+                                * somebody waited for blocks of stable memory */
     uint64_t prefetches;       /* migrations started by a hint or NOWAIT */
     uint64_t prefetch_hits;    /* of these: finished before they were acquired */
     uint64_t evictions;        /* copies dropped from a tier to make room */
@@ -152,7 +153,7 @@ typedef struct terrace_statistics {
     uint64_t wasted_bytes;     /* written back, then changed before they were dropped */
     uint64_t io_errors;        /* migrations that failed */
     uint64_t corrupt;          /* of these: checksum or authentication mismatches */
-    uint64_t faults;           /* of stable memory: touches of pages that were not there */
+    uint64_t faults;           /* of stable memory: touches of pages that were not at their place */
 } terrace_statistics;
 
 /* One tier. Strings are owned by the manager and valid until terrace_close(). */

@@ -103,8 +103,11 @@ struct terrace_tensor {
     struct region *region; /* NULL: not one */
     TAILQ_ENTRY(terrace_tensor) work, fault; /* in stable.leaving, stable.faulted */
     size_t index;       /* in region.block, or a group's number */
-    XXH128_hash_t sum;  /* of its bytes when it was mapped */
-    bool summed;
+    TAILQ_ENTRY(terrace_tensor) noticed; /* in notice.shown or notice.hidden */
+    unsigned char notice;
+    XXH128_hash_t sum;  /* of its bytes when that was last looked at */
+    bool summed;        /* there is one */
+    bool loose;         /* it was mapped since then, and may have been changed */
     bool changes;       /* it had been changed when that was last looked at: it will be */
     bool mapped;        /* its pages are at its stable address */
     bool leaving;       /* and are to be taken back */
@@ -134,6 +137,9 @@ struct terrace_tensor {
     struct copy copy[];    /* one per tier */
 };
 
+/* terrace_tensor.notice */
+enum { NOTICE_NONE, NOTICE_SHOWN, NOTICE_HIDDEN };
+
 struct lane;
 struct lease_log;
 struct stable;
@@ -162,6 +168,7 @@ struct tier {
     uint64_t in_bytes, out_bytes;
     uint64_t draining;  /* memory tiers: bytes being written down */
     uint64_t wanted;    /* memory tiers: bytes that acquires are waiting for */
+    uint64_t sought;    /* memory tiers: how often something had to leave */
     uint64_t ahead;     /* memory tiers: bytes brought, or coming, ahead of use */
     unsigned coming;    /* memory tiers: fills under way that were started ahead of use */
     uint64_t credit;    /* memory tiers: bytes that may be written back ahead */

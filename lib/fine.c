@@ -158,6 +158,7 @@ static struct fine *fine_of(struct terrace_tensor *t)
     if (!t->fine && (t->fine = calloc(1, sizeof *t->fine)) != NULL) {
         t->fine->block = t;
         memset(t->fine->hole, t->blank ? 0xff : 0, sizeof t->fine->hole);
+        t->summed = false; /* single pages of it may change on the disk */
     }
     return t->fine;
 }
@@ -633,9 +634,10 @@ static struct terrace_tensor *neighbour(const struct terrace_tensor *t, int way)
     return i < t->region->blocks ? t->region->block[i] : NULL;
 }
 
-static bool is_whole(const struct terrace_tensor *t)
+static bool is_whole(struct terrace_tensor *t)
 {
-    return t && (t->mapped || t->faulted);
+    bool was = t && t->notice != NOTICE_NONE && block_copy(t)->state == COPY_VALID; /* mapped until just now */
+    return was || (t && (t->mapped || t->faulted));
 }
 
 /* A walk over whole blocks has come to this one. */

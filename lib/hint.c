@@ -93,9 +93,10 @@ static void demote_locked(struct terrace_tensor *t)
         struct copy *c = &t->copy[i];
         if (c->state != COPY_VALID || !tier_is_memory(&m->tier[i]))
             continue;
-        if (t->mapped || t->transfer)
+        bool out = stable_is_out(t);
+        if (out || t->transfer)
             t->demoted = true; /* once it has been taken back, or that has ended */
-        if (t->mapped)
+        if (out)
             stable_recall_locked(c);
         else if (!t->transfer)
             demote_copy_locked(c, goal);

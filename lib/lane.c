@@ -378,7 +378,7 @@ static void write_ahead_locked(struct lane *lane)
             struct copy *c = copy_of(n);
             if (c->tensor->failed_at && c->tensor->failed_at == m->failures)
                 break; /* it has just failed: leave it to those in need */
-            if (c->tensor->mapped) {
+            if (stable_is_out(c->tensor)) {
                 stable_recall_locked(c);
                 continue;
             }

@@ -131,7 +131,7 @@ static void rank(struct policy *p, struct policy_node *n)
         return;
     }
     unsigned mode = schedule_next_mode(s, n->item);
-    n->next = n->item->next;
+    n->next = n->current ? s->now : n->item->next;
     n->unread = n->item->dies || (mode & TERRACE_OVERWRITE);
     n->rank = RANK_EXPECTED;
     RB_INSERT(policy_tree, &p->expected[n->dirty][n->unread], n);
@@ -158,6 +158,15 @@ static void rank_all(struct policy *p)
             rank_unknown(p, n);
         }
     }
+}
+
+void policy_current(struct policy *p, struct policy_node *n, bool current)
+{
+    bool listed = n->rank != RANK_NONE;
+    n->current = current;
+    unrank(p, n);
+    if (listed)
+        rank_new(p, n);
 }
 
 bool policy_foresees(const struct policy *p)

@@ -26,6 +26,7 @@ struct policy_node {
     bool listed;
     bool dirty;       /* leaving costs a write */
     bool hot;         /* has proven that it is used again */
+    bool current;     /* in use, as far as can be told: the last to leave */
     bool ahead;       /* brought ahead of its use, which has not come yet */
     unsigned char rank;
     bool unread;      /* its bytes will not be read again */
@@ -63,6 +64,8 @@ void policy_follow(struct policy *p, const struct schedule *s);
 void policy_arrived(struct policy *p, struct policy_node *n, bool ahead);
 /* The copy is in use: it gets the newest stamp. */
 void policy_used(struct policy *p, struct policy_node *n);
+/* The copy is in use, or no longer, though it may be evicted. */
+void policy_current(struct policy *p, struct policy_node *n, bool current);
 /* The copy may be evicted from now on; its place follows from its stamp. */
 void policy_add(struct policy *p, struct policy_node *n, bool dirty);
 /* The copy may not be evicted (in use, being written), or is gone. */

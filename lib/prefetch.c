@@ -1,9 +1,9 @@
 /* prefetch.c - what the schedule expects is carried out: bytes are brought ahead
  * of their use, and what will have to leave is written before that.
  *
- * Every acquire is a use in the schedule. While its expectations come true, a
- * lane brings what is absent in the order of use, as soon as what leaves for it
- * is used later (see policy.c), and writes down what leaves next, so that there
+ * Every acquire is a use in the schedule, and so is the fault of a block of stable
+ * memory. While its expectations come true, a lane brings what is absent in the
+ * order of use, as soon as what leaves for it is used later (see policy.c), and writes down what leaves next, so that there
  * is always some room that costs nothing. How early it begins follows from the
  * lane's measured rate and from the computing time until the use.
  *
@@ -13,7 +13,7 @@
  * comes ahead, and is kept ready to leave, as keeps that busy: every byte more
  * is one that could have stayed, and is read and written once more in each step.
  *
- * May call: core.h, lease.h, mover.h. */
+ * May call: core.h, lease.h, mover.h, region.h. */
 #include "prefetch.h"
 
 #include <errno.h>
@@ -26,6 +26,7 @@
 
 #include "lease.h"
 #include "mover.h"
+#include "region.h"
 
 enum {
     LOOKS = 512,       /* uses ahead that are looked at */
@@ -57,21 +58,37 @@ static void look_locked(struct terrace *m)
     m->there_epoch = m->schedule.epoch;
 }
 
-void prefetch_used_locked(struct terrace_tensor *t, unsigned tier, unsigned mode, uint64_t ns)
+/* Whether there is something to look for. */
+static bool follows(const struct terrace *m)
 {
-    struct terrace *m = t->manager;
-    struct schedule *s = &m->schedule;
-    if (t->region || atomic_load_explicit(&m->unheeded, memory_order_relaxed))
-        return; /* a region's are not seen, but for faults */
-    m->used_ns = ns ? ns : m->used_ns;
-    schedule_use(s, &t->item, tier, mode, ns);
-    if (m->there_epoch != s->epoch)
-        look_locked(m); /* something else is expected */
-    if (!m->absent || s->now < m->look_again || !s->line || m->looking)
+    bool foresees = false;
+    if (!m->absent || m->schedule.now < m->look_again)
+        return false;
+    for (unsigned i = 0; i < m->tiers; i++)
+        foresees |= policy_foresees(&m->tier[i].policy);
+    return foresees;
+}
+
+void prefetch_poke_locked(struct terrace *m)
+{
+    if (m->looking || !follows(m))
         return;
     m->looking = true;
     for (unsigned i = 0; i < m->tiers; i++)
         manager_kick_locked(m, &m->tier[i]);
+}
+
+void prefetch_used_locked(struct terrace_tensor *t, unsigned tier, unsigned mode, uint64_t ns)
+{
+    struct terrace *m = t->manager;
+    struct schedule *s = &m->schedule;
+    if (atomic_load_explicit(&m->unheeded, memory_order_relaxed))
+        return;
+    m->used_ns = ns ? ns : m->used_ns;
+    schedule_use(s, &t->item, tier, mode, ns);
+    if (m->there_epoch != s->epoch)
+        look_locked(m); /* something else is expected */
+    prefetch_poke_locked(m);
 }
 
 void prefetch_step_locked(struct terrace *m)
@@ -101,7 +118,10 @@ static struct lane *lane_for(const struct copy *c)
 {
     struct copy *from;
     struct terrace_tensor *t = c->tensor;
-    if (c->state != COPY_ABSENT || t->transfer || t->doomed || t->blank || t->hinted || being_written(t))
+    if (t->region && t->region->paged)
+        return NULL;
+    if (c->state != COPY_ABSENT || t->transfer || t->doomed || t->blank || t->raws ||
+        t->hinted || being_written(t))
         return NULL;
     return transfer_source_locked(t, copy_tier(c), &from);
 }
@@ -207,7 +227,7 @@ void prefetch_follow_locked(struct lane *lane)
     uint64_t when = 0;
     leases_drain_locked(m);
     m->looking = false;
-    if (!m->absent || !m->schedule.line || !m->prefetch_limit || m->schedule.now < m->look_again)
+    if (!m->prefetch_limit || !follows(m))
         return;
     look_at_stalls(m);
     while ((c = next_locked(lane, &when)) != NULL)

@@ -16,8 +16,10 @@ void prefetch_save(struct terrace *m);
 /* The time of a use for the schedule, 0: it wants none. at: by clock_ns(), when that
  * was or when the caller began to wait for it; 0: now. */
 uint64_t prefetch_time_locked(const struct terrace *m, uint64_t at);
-/* The tensor was acquired on the tier, at that time, or 0. */
+/* The tensor was acquired on the tier, or the block touched, at that time, or 0. */
 void prefetch_used_locked(struct terrace_tensor *t, unsigned tier, unsigned mode, uint64_t ns);
+/* Something can leave that could not before. */
+void prefetch_poke_locked(struct terrace *m);
 void prefetch_step_locked(struct terrace *m);
 /* Something left that may be expected to be used. */
 void prefetch_absent_locked(struct terrace *m);

@@ -1,10 +1,11 @@
 /* region.h - what the files of address-stable memory share: its regions, the
  * state of the service, and the lists that connect the two.
- * May call: core.h, uffd.h. */
+ * May call: core.h, notice.h, uffd.h. */
 #ifndef TERRACE_LIB_REGION_H
 #define TERRACE_LIB_REGION_H
 
 #include "core.h"
+#include "notice.h"
 #include "uffd.h"
 
 enum { PAGE = 4096, BLOCK_PAGES = 512 };
@@ -19,8 +20,10 @@ struct region {
     size_t block_bytes;
     size_t blocks;
     char *label;
+    unsigned number;  /* in the order of creation */
     int role;
     bool dying;
+    bool paged;       /* of late, single pages were touched: no whole blocks come ahead as foreseen */
     size_t last;      /* block of the last fault */
     long stride;      /* from the one before it, in blocks */
     unsigned run;     /* faults at this stride so far */
@@ -42,6 +45,8 @@ struct stable {
     pthread_mutex_t landing; /* the lane puts pages that it has read in place; or a fork is
                               * under way. Taken after manager.lock */
     LIST_HEAD(, region) regions;
+    unsigned regions_made;
+    struct notice notice;
     TAILQ_HEAD(, terrace_tensor) faulted; /* somebody waits for the block */
     TAILQ_HEAD(, terrace_tensor) leaving; /* to be taken back: blocks and slabs */
     TAILQ_HEAD(, fine) paged;             /* somebody waits for single pages */

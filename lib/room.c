@@ -153,6 +153,7 @@ static int make_locked(struct tier *tier, struct room *want, struct grant *grant
         }
         if (mapped_yield_locked(tier, bytes))
             continue;
+        tier->sought++;
         struct policy *policy = tier_policy_locked(tier);
         struct policy_node *n = want->when ? policy_victim_for(policy, clean_only, want->when)
                                            : policy_victim(policy, clean_only);
@@ -160,7 +161,7 @@ static int make_locked(struct tier *tier, struct room *want, struct grant *grant
             r = -TERRACE_EAGAIN;
             break;
         }
-        bool mapped = n && copy_of(n)->tensor->mapped;
+        bool mapped = n && stable_is_out(copy_of(n)->tensor);
         if (mapped && n->dirty && copy_of(n)->tensor->failed_at > failures) {
             clean_only = true; /* every one that cannot be written down has been tried */
             continue;

@@ -18,9 +18,13 @@
  * for transfers at once, and leaves to the service what concerns whole blocks.
  *
  * Whether a program changed a block is found out by comparing checksums (XXH3,
- * 128 bits): one taken before it is mapped, one after it was taken back. An
- * unchanged block leaves without a write. Where that found a change, the block
- * is taken to change the next time, and no checksum is spent on it then.
+ * 128 bits) before it leaves: that of its bytes now, and that of before, which is
+ * kept from the time before or taken when it is mapped. An unchanged block leaves
+ * without a write. Where that found a change, the block is taken to change the next
+ * time, and no checksum is spent on it then.
+ *
+ * That blocks in memory are used is seen where they are taken back from time to
+ * time: notice.c.
  *
  * What a forked child finds in a region: forked.c.
  *
@@ -28,7 +32,8 @@
  * the same effect: uffd_copy.c. Where userfaultfd is refused, or
  * TERRACE_STABLE=file: mapped.c.
  *
- * May call: core.h, fine.h, forked.h, lease.h, mapped.h, mover.h, region.h, uffd.h, libxxhash. */
+ * May call: core.h, fine.h, forked.h, lease.h, mapped.h, mover.h, notice.h,
+ * prefetch.h, region.h, uffd.h, libxxhash. */
 #include "stable.h"
 
 #include <errno.h>
@@ -47,6 +52,7 @@
 #include "lease.h"
 #include "mapped.h"
 #include "mover.h"
+#include "prefetch.h"
 #include "region.h"
 
 #ifndef MADV_COLLAPSE
@@ -135,6 +141,7 @@ static void served_locked(struct stable *s, struct terrace_tensor *t)
     if (t->faulted) { /* else its region is being freed */
         TAILQ_REMOVE(&s->faulted, t, fault);
         t->faulted = false;
+        notice_served_locked(s, t->manager);
         copy_unpin_locked(c);
     }
     copy_settle_locked(c);
@@ -159,7 +166,7 @@ static void map_locked(struct stable *s, struct terrace_tensor *t)
     t->busy++;
     moving_locked(m, true);
     manager_unlock(m);
-    if (watch)
+    if (watch && !t->summed)
         t->sum = checksum(copy_address(c), t->bytes);
     int e = move_pages(&s->uffd, uffd_place, uffd_take, block_address(t), copy_address(c), c->extent->bytes);
     manager_lock(m);
@@ -171,14 +178,59 @@ static void map_locked(struct stable *s, struct terrace_tensor *t)
         return;
     }
     t->mapped = true;
-    t->summed = watch;
+    t->summed = t->loose = watch;
     if (clean && !watch)
         copy_written_locked(c); /* taken to change again */
     t->blank = false;
     m->stats.prefetch_hits += c->node.ahead;
     copy_not_ahead_locked(c);
     policy_used(policy, &c->node);
+    notice_mapped_locked(s, t);
     served_locked(s, t);
+}
+
+/* Moves a block's pages back into the arena. Gives up the lock. */
+static int take_back_locked(struct stable *s, struct terrace_tensor *t)
+{
+    struct terrace *m = t->manager;
+    struct copy *c = block_copy(t);
+    t->busy++;
+    moving_locked(m, true);
+    manager_unlock(m);
+    int e = move_pages(&s->uffd, uffd_take, uffd_place, copy_address(c), block_address(t), c->extent->bytes);
+    manager_lock(m);
+    moving_locked(m, false);
+    t->busy--;
+    t->mapped = e != 0;
+    return e;
+}
+
+bool stable_hide_locked(struct stable *s, struct terrace_tensor *t)
+{
+    struct terrace *m = t->manager;
+    t->leaving = true;
+    copy_settle_locked(block_copy(t));
+    int e = take_back_locked(s, t);
+    t->leaving = false;
+    t->changes &= e || t->summed;
+    copy_settle_locked(block_copy(t));
+    manager_changed_locked(m);
+    demote_pending_locked(t);
+    return !e && !t->doomed;
+}
+
+/* Whether a block that has been taken back is as it was. Gives up the lock. */
+static bool same_locked(struct terrace_tensor *t)
+{
+    struct terrace *m = t->manager;
+    t->busy++;
+    manager_unlock(m);
+    XXH128_hash_t now = checksum(copy_address(block_copy(t)), t->bytes);
+    manager_lock(m);
+    t->busy--;
+    bool same = XXH128_isEqual(now, t->sum);
+    t->sum = now;
+    return same;
 }
 
 /* Takes a block's pages back into the arena, for eviction. */
@@ -192,26 +244,22 @@ static void unmap_locked(struct stable *s, struct terrace_tensor *t)
     struct copy *c = block_copy(t);
     bool same = false;
     TAILQ_REMOVE(&s->leaving, t, work);
-    t->busy++;
-    moving_locked(m, true);
-    manager_unlock(m);
-    int e = move_pages(&s->uffd, uffd_take, uffd_place, copy_address(c), block_address(t), c->extent->bytes);
-    if (!e && t->summed)
-        same = XXH128_isEqual(checksum(copy_address(c), t->bytes), t->sum);
-    manager_lock(m);
-    moving_locked(m, false);
-    t->busy--;
+    notice_forget_locked(s, t);
+    int e = t->mapped ? take_back_locked(s, t) : 0;
+    if (!e && t->loose)
+        same = same_locked(t);
     t->leaving = false;
     copy_tier(c)->draining -= c->node.bytes;
     if (e) {
         policy_used(&copy_tier(c)->policy, &c->node); /* others are tried before it */
     } else {
-        t->mapped = false;
+        t->loose = false;
         t->changes = t->summed && !same;
         if (!same)
             copy_written_locked(c);
     }
     copy_settle_locked(c);
+    prefetch_poke_locked(m);
     manager_changed_locked(m);
     demote_pending_locked(t);
     lanes_poke_locked(m);
@@ -284,11 +332,31 @@ static struct region *region_at_locked(const struct stable *s, uint64_t address)
     return NULL;
 }
 
+static struct terrace_tensor *block_new_locked(struct region *r, size_t i)
+{
+    struct terrace *m = r->tier->manager;
+    struct terrace_tensor *t = tensor_for_block(m, r, i, r->block_bytes);
+    char name[256];
+    if (r->label)
+        snprintf(name, sizeof name, "%.200s/%zu", r->label, i);
+    else
+        snprintf(name, sizeof name, "stable memory %u/%zu", r->number, i);
+    if (t)
+        schedule_created(&m->schedule, &t->item, name, r->block_bytes);
+    return t;
+}
+
 static struct terrace_tensor *block_locked(struct region *r, size_t i)
 {
     if (!r->block[i])
-        r->block[i] = tensor_for_block(r->tier->manager, r, i, r->block_bytes);
+        r->block[i] = block_new_locked(r, i);
     return r->block[i];
+}
+
+/* The schedule knows better when the block is to come. */
+static bool is_foreseen(const struct region *r, const struct terrace_tensor *t)
+{
+    return policy_foresees(&r->tier->policy) && t->item.next != SCHEDULE_UNKNOWN;
 }
 
 /* Follows the pattern of faults; fills ahead of a walk that keeps its stride. */
@@ -309,7 +377,7 @@ static void look_ahead_locked(struct region *r, size_t i)
         if (next < 0 || (size_t)next >= r->blocks)
             return;
         struct terrace_tensor *t = r->block[next];
-        if (t && !t->blank && block_copy(t)->state == COPY_ABSENT)
+        if (t && !t->blank && block_copy(t)->state == COPY_ABSENT && !is_foreseen(r, t))
             lane_hint_locked(t, r->tier);
     }
 }
@@ -324,9 +392,16 @@ static void fault_locked(struct terrace *m, uint64_t address)
     size_t i = (address - (uintptr_t)r->base) / r->block_bytes;
     struct terrace_tensor *t = block_locked(r, i);
     m->stats.faults++;
-    if (t && (t->faulted || fine_fault_locked(s, t, (unsigned)((address - (uintptr_t)block_address(t)) / PAGE))))
+    if (t && !t->faulted)
+        notice_touched_locked(t);
+    if (t && t->faulted)
         return;
+    if (t && fine_fault_locked(s, t, (unsigned)((address - (uintptr_t)block_address(t)) / PAGE))) {
+        r->paged = true;
+        return;
+    }
     if (t) {
+        r->paged &= block_copy(t)->state != COPY_ABSENT;
         look_ahead_locked(r, i);
         block_fault_locked(s, t);
     } else {
@@ -347,6 +422,7 @@ void block_fault_locked(struct stable *s, struct terrace_tensor *t)
     t->error = 0; /* an old one says nothing about the fill to come */
     t->faulted = true;
     TAILQ_INSERT_TAIL(&s->faulted, t, fault);
+    notice_used_locked(s, t);
     work_locked(t->manager);
 }
 
@@ -413,6 +489,7 @@ static void *service(void *arg)
             unmap_locked(s, TAILQ_FIRST(&s->leaving));
         serve_all_locked(m, s);
         fine_serve_all_locked(s);
+        notice_take_back_locked(m);
     }
     manager_unlock(m);
     return NULL;
@@ -524,6 +601,7 @@ static int stable_open_locked(struct terrace *m)
     TAILQ_INIT(&s->leaving);
     TAILQ_INIT(&s->paged);
     LIST_INIT(&s->slabs);
+    notice_init(m, &s->notice);
     pthread_mutex_init(&s->landing, NULL);
     char reason[400];
     uint64_t asked = m->options.value[OPT_STABLE].number;
@@ -604,9 +682,12 @@ static void block_retire_locked(struct stable *s, struct terrace_tensor *t)
     t->busy++;
     t->doomed = true;
     lane_unhint_locked(t);
-    if (t->faulted)
+    if (t->faulted) {
         TAILQ_REMOVE(&s->faulted, t, fault);
+        notice_served_locked(s, t->manager);
+    }
     t->faulted = false;
+    notice_forget_locked(s, t);
     fine_retire_locked(s, t);
     if (t->transfer)
         t->transfer->stale = true;
@@ -723,8 +804,10 @@ void *terrace_malloc(terrace *m, size_t bytes, terrace_tier which, const terrace
     int e = stable_open_locked(m);
     if (e == 0)
         e = uffd_watch(&m->stable->uffd, r->base, r->reserved);
-    if (e == 0)
+    if (e == 0) {
         LIST_INSERT_HEAD(&m->stable->regions, r, link);
+        r->number = m->stable->regions_made++;
+    }
     manager_unlock(m);
     if (e) {
         munmap(r->mapping, r->reserved + tier->info.granule);

@@ -15,8 +15,13 @@ void stable_changed_locked(struct terrace *m);
 bool stable_kicked_locked(struct terrace *m);
 bool stable_work_locked(const struct terrace *m); /* it was, and still is to be woken */
 void stable_kick(struct terrace *m);
-/* The block's pages are at its stable address: has them taken back, so that
- * the copy can be evicted like any other. Counts as draining until then. */
+/* The block's pages are at its stable address, or were and may have been changed
+ * there: before it can be evicted like any other, it is to be recalled. Counts as
+ * draining until then. */
+static inline bool stable_is_out(const struct terrace_tensor *t)
+{
+    return t->mapped || t->loose;
+}
 void stable_recall_locked(struct copy *c);
 void stable_stop(struct terrace *m);  /* ends the service thread */
 void stable_close(struct terrace *m); /* gives all regions back; the lanes have stopped */
@@ -28,6 +33,9 @@ void stable_faults_locked(struct terrace *m, bool first);
 
 /* Somebody waits for the whole block. */
 struct stable;
+/* Takes a mapped block's pages back into the arena, where it stays; by the service
+ * thread, which gives up the lock. False: that cannot be done now. */
+bool stable_hide_locked(struct stable *s, struct terrace_tensor *t);
 void block_fault_locked(struct stable *s, struct terrace_tensor *t);
 
 /* A fork: between begin and end, with the lock held throughout, no page moves. */

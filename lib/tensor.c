@@ -248,7 +248,7 @@ void tensor_reap_locked(struct terrace_tensor *t)
     for (unsigned i = 0; i < m->tiers; i++)
         copy_drop_locked(&t->copy[i]);
     LIST_REMOVE(t, all);
-    if (!t->region && !t->slab)
+    if (!t->slab)
         schedule_gone(&m->schedule, &t->item);
     if (!t->region && !t->group && !t->slab) {
         m->stats.tensors--;

@@ -307,6 +307,24 @@ Test(foresight, the_furthest_next_use_leaves_first)
     schedule_free(&schedule);
 }
 
+/* In use, as of a walk that is under way: though its next use is the furthest. */
+Test(foresight, what_is_in_use_leaves_last)
+{
+    foresee(POLICY_AUTO, 50, READ);
+    for (int i = 0; i < 20; i++)
+        use(i, READ);
+    add_all(0, 20, false);
+    policy_current(&sim.policy, &sim.node[19], true);
+    policy_current(&sim.policy, &sim.node[18], true);
+    cr_assert_eq(take(false), 17);
+    policy_current(&sim.policy, &sim.node[18], false);
+    cr_assert_eq(take(false), 18);
+    for (int i = 16; i >= 0; i--)
+        cr_assert_eq(take(false), i);
+    cr_assert_eq(take(false), 19);
+    schedule_free(&schedule);
+}
+
 Test(foresight, lru_and_none_do_not_look_ahead)
 {
     for (int k = 0; k < 2; k++) {
