@@ -69,7 +69,6 @@ struct frame {
     bool summed;
     bool behind;         /* an older frame of this page is still being written */
     bool same;           /* outcome of the last comparison */
-    bool placed;         /* READING, but at its place already; under stable.landing */
 };
 
 struct slab {
@@ -77,6 +76,7 @@ struct slab {
     struct terrace_tensor *tensor;
     struct tier *tier;
     unsigned used, live; /* frames given out; of them not dead */
+    uint64_t placed;     /* a bit per frame: its page has been at its place, also while READING; under stable.landing */
     bool recalled;       /* its pages have been taken back, as far as that could be done */
     struct frame frame[SLAB_PAGES];
 };
@@ -389,7 +389,7 @@ static void read_landed(struct raw *raw)
     (void)uffd_place(&s->uffd, page_address(t, io->first->page), raw->host, (size_t)io->n * PAGE, &moved);
     io->moved = (unsigned)(moved / PAGE);
     for (unsigned i = 0; i < io->moved; i++)
-        io->first[i].placed = true;
+        slab_of(io->first)->placed |= UINT64_C(1) << io->first[i].index;
     pthread_mutex_unlock(&s->landing);
 }
 
@@ -1056,13 +1056,18 @@ bool fine_rests_locked(struct stable *s, struct terrace_tensor *t)
 /* Where a child finds a page. */
 enum place { NOWHERE, IN_PLACE, IN_FRAME, IN_BASE, ON_DISK };
 
+static bool is_placed(struct frame *f)
+{
+    return slab_of(f)->placed >> f->index & 1;
+}
+
 static enum place page_place(struct terrace_tensor *t, unsigned page)
 {
-    const struct frame *f = t->fine->frame[page];
+    struct frame *f = t->fine->frame[page];
     const struct copy *disk = disk_copy(t);
     if (f && (f->state == FRAME_HELD || f->state == FRAME_WRITING))
         return IN_FRAME;
-    if (f ? f->state == FRAME_MAPPED || f->placed : bit(t->fine->hole, page))
+    if (f ? f->state == FRAME_MAPPED || is_placed(f) : bit(t->fine->hole, page))
         return IN_PLACE; /* a hole: zeros */
     if (block_copy(t)->state == COPY_VALID)
         return IN_BASE;

@@ -652,25 +652,25 @@ static struct region *region_new(struct tier *tier, size_t bytes, const terrace_
     size_t granule = tier->info.granule;
     size_t block = bytes < granule ? (bytes + PAGE - 1) / PAGE * PAGE : granule;
     size_t blocks = (bytes + block - 1) / block;
+    size_t mapped = block * blocks + granule;
+    void *mapping = mmap(NULL, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (mapping == MAP_FAILED)
+        goto no_memory;
     struct region *r = calloc(1, sizeof *r + blocks * sizeof r->block[0]);
     if (!r)
-        goto no_memory;
-    *r = (struct region){.tier = tier, .bytes = bytes, .block_bytes = block, .blocks = blocks,
+        goto unmap;
+    *r = (struct region){.tier = tier, .bytes = bytes, .block_bytes = block, .blocks = blocks, .mapping = mapping,
                          .reserved = block * blocks, .role = attr ? attr->role : 0};
     if (attr && attr->label && !(r->label = strdup(attr->label)))
         goto free_region;
-    r->mapping = mmap(NULL, r->reserved + granule, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (r->mapping == MAP_FAILED)
-        goto free_label;
-    r->base = (char *)(((uintptr_t)r->mapping + granule - 1) / granule * granule);
-    madvise(r->mapping, r->reserved + granule, MADV_DONTFORK);
-    madvise(r->mapping, r->reserved + granule, MADV_HUGEPAGE); /* else a fault leaves a page table in the huge page's place */
+    r->base = (char *)(((uintptr_t)mapping + granule - 1) / granule * granule);
+    madvise(mapping, mapped, MADV_DONTFORK);
+    madvise(mapping, mapped, MADV_HUGEPAGE); /* else a fault leaves a page table in the huge page's place */
     return r;
-free_label:
-    free(r->label);
 free_region:
     free(r);
+unmap:
+    munmap(mapping, mapped);
 no_memory:
     error_set(-TERRACE_ENOMEM, "no host memory or address space for %zu bytes of stable memory", bytes);
     return NULL;
