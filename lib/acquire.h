@@ -6,8 +6,6 @@
 #include "core.h"
 #include "small.h"
 
-enum { WRITES = TERRACE_WRITE | TERRACE_OVERWRITE };
-
 /* One entry of the list on its way. */
 struct entry {
     struct terrace_tensor *tensor; /* that migrates */

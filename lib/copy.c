@@ -1,7 +1,7 @@
 /* copy.c - the states and pins of one tensor's copy in one tier.
  *
- * May call: core.h, forked.h, lease.h, prefetch.h, the policy, the arena. Everything here runs under the
- * manager's lock and never blocks. */
+ * May call: core.h, forked.h, lease.h, prefetch.h, the policy, the arena. Everything
+ * here runs under the manager's lock and never blocks. */
 #include <assert.h>
 #include <stdlib.h>
 

@@ -36,6 +36,7 @@
 #include "terrace_backend.h"
 
 enum { MAX_TIERS = 16, NAME_TEXT = 40 };
+enum { WRITES = TERRACE_WRITE | TERRACE_OVERWRITE }; /* modes that change the bytes */
 
 /* terrace_tier values: a tier's index, or these plus a kind's (the index of a
  * tier of that kind) or a class. */

@@ -62,7 +62,6 @@ enum {
     SPARSE_CYCLES = 3000, /* where they are closer than that: about a microsecond */
     PREFETCH = 8,        /* uses ahead whose tensors are fetched into the cache */
     MODES = TERRACE_READ | TERRACE_WRITE | TERRACE_OVERWRITE,
-    WRITES = TERRACE_WRITE | TERRACE_OVERWRITE,
 };
 
 /* ---- the word ---------------------------------------------------------- */
@@ -176,7 +175,7 @@ static struct lease_log *log_make_locked(struct terrace *m)
 {
     pthread_once(&once, key_make);
     logs_sweep();
-    struct lease_log *log = no_ends ? NULL : aligned_alloc(64, (sizeof *log + 63) / 64 * 64);
+    struct lease_log *log = no_ends ? NULL : aligned_alloc(64, round_up(sizeof *log, 64));
     if (!log)
         return NULL;
     memset(log, 0, sizeof *log);

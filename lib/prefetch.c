@@ -3,9 +3,10 @@
  *
  * Every acquire is a use in the schedule, and so is the fault of a block of stable
  * memory. While its expectations come true, a lane brings what is absent in the
- * order of use, as soon as what leaves for it is used later (see policy.c), and writes down what leaves next, so that there
- * is always some room that costs nothing. How early it begins follows from the
- * lane's measured rate and from the computing time until the use.
+ * order of use, as soon as what leaves for it is used later (see policy.c), and
+ * writes down what leaves next, so that there is always some room that costs
+ * nothing. How early it begins follows from the lane's measured rate and from the
+ * computing time until the use.
  *
  * What is there ahead of its use takes room from what could have stayed. While
  * computing takes longer than moving that pays: it covers for phases that need

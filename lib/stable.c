@@ -604,9 +604,9 @@ static int stable_open_locked(struct terrace *m)
     notice_init(m, &s->notice);
     pthread_mutex_init(&s->landing, NULL);
     char reason[400];
-    uint64_t asked = m->options.value[OPT_STABLE].number;
-    int r = uffd_open(&s->uffd, asked == STABLE_AUTO ? UFFD_MOVES : asked == STABLE_COPY ? UFFD_COPIES :
-                      UFFD_MOVES_OR_COPIES, reason, sizeof reason);
+    static const enum uffd_how how[] = {[STABLE_AUTO] = UFFD_MOVES, [STABLE_USERFAULTFD] = UFFD_MOVES_OR_COPIES,
+                                        [STABLE_COPY] = UFFD_COPIES};
+    int r = uffd_open(&s->uffd, how[m->options.value[OPT_STABLE].number], reason, sizeof reason);
     if (r)
         goto free_state;
     s->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

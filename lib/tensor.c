@@ -96,7 +96,7 @@ static int tensor_new(struct terrace *m, size_t bytes, const terrace_tensor_attr
     if (r)
         return r;
     struct terrace_tensor *t;
-    size_t handle = (sizeof *t + m->tiers * sizeof t->copy[0] + LINE - 1) / LINE * LINE;
+    size_t handle = round_up(sizeof *t + m->tiers * sizeof t->copy[0], LINE);
     t = aligned_alloc(LINE, handle); /* what is used most is in its first line */
     if (!t)
         return error_set(-TERRACE_ENOMEM, "no host memory for a tensor's handle");
@@ -132,6 +132,8 @@ static void tensor_publish(struct terrace_tensor *t)
         atomic_store_explicit(&LIST_FIRST(&m->all)->lease.beside, t, memory_order_relaxed);
     LIST_INSERT_HEAD(&m->all, t, all);
     schedule_created(&m->schedule, &t->item, t->label, t->bytes);
+    if (t->file_valid)
+        prefetch_absent_locked(m);
     m->stats.tensors++;
     m->stats.tensor_bytes += t->bytes;
     manager_unlock(m);
@@ -219,9 +221,6 @@ int terrace_tensor_open(terrace *m, const char *path, uint64_t offset, size_t by
     t->file_valid = true;
     t->file_tier = (signed char)(disk - m->tier);
     tensor_publish(t);
-    manager_lock(m);
-    prefetch_absent_locked(m);
-    manager_unlock(m);
     *out = t;
     return 0;
 }
