@@ -203,6 +203,22 @@ typedef struct terrace_backend {
 
     /* How many bytes could be committed now, as far as that can be told. Errors: ENOTSUP. */
     int (*available)(void *unit, uint64_t *bytes);
+
+    /* ---- streams: queues of work of the tier's own; all four or none. `stream`
+     * is what terrace_acquire() and terrace_release() are given, NULL the
+     * runtime's default one. By any thread; none of them blocks. They set the
+     * failure sentence by host->fail. ---- */
+
+    /* Marks the end of what has been put into the stream by now. The event is the
+     * core's until forget. Errors: EINVAL (no stream of this unit), EBUSY (it is
+     * being captured), EDEVICE, ENOMEM. */
+    int (*record)(void *unit, void *stream, void **event);
+    /* 1: all that was before the mark has been done; 0: not yet; or how the device failed. */
+    int (*passed)(void *unit, void *event);
+    /* What is put into the stream from now on waits for that. NULL: only checks that
+     * the stream can be used. Errors: as record. */
+    int (*follow)(void *unit, void *stream, void *event);
+    void (*forget)(void *unit, void *event);
 } terrace_backend;
 
 /* Built-in backends announce themselves to the core with this, once per file,
