@@ -5,7 +5,7 @@
  * are kept for the next write-back; in memory it goes when the transfer that
  * uses it has ended). At most one transfer per tensor is under way. A copy in a
  * memory tier is on the policy's lists exactly when it is VALID, not pinned, in no
- * transfer and not open (see lease.h): copy_settle() sees to it.
+ * transfer, used by no stream and not open (see lease.h): copy_settle() sees to it.
  *
  * Locking: manager.lock protects everything below but the fields marked
  * otherwise; it is the core's only lock. It is never held across a backend
@@ -67,6 +67,7 @@ struct copy {
     struct terrace_tensor *tensor;
     struct extent *extent; /* NULL where ABSENT */
     struct pin *pins;
+    struct use *uses;       /* by streams that go on; newest first */
     struct policy_node node;
     TAILQ_ENTRY(copy) held; /* in tier.pinned or tier.open */
     struct seal *seals;     /* disk: checksum or authentication of every piece */
@@ -142,6 +143,7 @@ struct terrace_tensor {
 enum { NOTICE_NONE, NOTICE_SHOWN, NOTICE_HIDDEN };
 
 struct lane;
+struct use;
 struct lease_log;
 struct stable;
 struct smalls;
@@ -160,6 +162,9 @@ struct tier {
     struct arena arena;
     struct policy policy;
     TAILQ_HEAD(, copy) pinned; /* for others: tier_pinned_locked() */
+    TAILQ_HEAD(, use) uses;    /* by streams; oldest first */
+    bool uses_sought;          /* somebody waits for one to end */
+    bool uses_more;            /* all that were asked for had ended: others may have, too */
     TAILQ_HEAD(, copy) open;   /* those that are acquired without the lock */
     uint64_t opened;           /* how many these are */
     uint64_t open_bytes[2];    /* clean, dirty */

@@ -12,10 +12,10 @@
  * is written from the lane's staging memory, which belongs to the host tier's
  * budget; it is read straight into the tensor's pages and decrypted there.
  *
- * The thread holds the lock except while it seals, submits, waits and commits
- * disk space.
+ * The thread holds the lock except while it seals, submits, waits, commits disk
+ * space and asks what streams have done.
  *
- * May call: core.h, forked.h, lease.h, seal.h, the backend's table. */
+ * May call: core.h, forked.h, lease.h, seal.h, stream.h, the backend's table. */
 #include "mover.h"
 
 #include <assert.h>
@@ -30,6 +30,7 @@
 #include "seal.h"
 #include "stable.h"
 #include "staging.h"
+#include "stream.h"
 
 struct piece {
     terrace_io io;
@@ -318,7 +319,7 @@ bool being_written(struct terrace_tensor *t)
     for (unsigned i = 0; i < t->manager->tiers; i++)
         if (copy_pinned_to_write(&t->copy[i]))
             return true;
-    return false;
+    return stream_writes_locked(t);
 }
 
 /* Starts the fills that were hinted at, in order, while there is room. */
@@ -472,6 +473,11 @@ static void lane_turn_locked(struct lane *lane)
     }
     bool rest = lane->stop && lane->in_flight == 0;
     int watch = lane->watching || lane->stop ? -1 : stable_descriptor_locked(m, disk);
+    struct stream_poll poll;
+    int64_t look = stream_poll_locked(disk, &poll);
+    if (look >= 0 && (lane->patience < 0 || look < lane->patience))
+        lane->patience = look;
+    rest &= look < 0;
     int64_t patience = lane->again ? 0 : lane->patience; /* work may have come while the lock was given up */
     if (lane->in_flight && !busy)
         measure(lane, true);
@@ -484,8 +490,10 @@ static void lane_turn_locked(struct lane *lane)
         n = disk->backend->wait(disk->unit, lane->done, lane->depth, patience);
     for (int i = 0; i < n; i++)
         piece_check(lane, lane->done[i]->user);
+    stream_poll(disk, &poll);
     manager_lock(m);
     lane->sleeping = false;
+    stream_polled_locked(disk, &poll);
     if (lane->watching)
         stable_faults_locked(m, watch >= 0);
     if (!taken)
@@ -501,7 +509,7 @@ static void *lane_main(void *arg)
     struct lane *lane = arg;
     struct terrace *m = lane->tier->manager;
     manager_lock(m);
-    while (!lane->stop || lane->in_flight)
+    while (!lane->stop || lane->in_flight || !TAILQ_EMPTY(&lane->tier->uses))
         lane_turn_locked(lane);
     manager_unlock(m);
     return NULL;

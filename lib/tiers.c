@@ -129,6 +129,9 @@ int backend_copy(const terrace_backend *from, terrace_backend *to)
     to->size = sizeof *to;
     bool complete = to->name && to->count && to->open && to->close && to->reserve && to->release &&
                     to->commit && to->decommit && to->submit && to->wait && to->wake && to->explain;
+    bool streams = to->record && to->passed && to->follow && to->forget;
+    if (!streams)
+        to->record = NULL;
     if (!complete || to->tier_class <= 0 || to->tier_class >= CLASSES)
         return error_set(-TERRACE_EINVAL, "backend '%s' lacks a required function or has no class",
                          to->name ? to->name : "(unnamed)");
@@ -289,6 +292,7 @@ static int tier_open(struct terrace *m, const terrace_backend *backend, int inde
     snprintf(tier->name, sizeof tier->name, "%s:%d", backend->name, index);
     TAILQ_INIT(&tier->pinned);
     TAILQ_INIT(&tier->open);
+    TAILQ_INIT(&tier->uses);
     int r = backend->open(&m->host, index, &tier->info, &tier->unit);
     if (r)
         return r;

@@ -298,7 +298,7 @@ static void writeback_finish_locked(struct transfer *x)
         /* Who waits for room gets it here: on a full disk the next write-back may
          * take the blocks of what is still in memory, which is then dirty again. */
         bool wanted = arena_room(&tier->arena) < tier->wanted;
-        if ((x->drop || wanted) && !c->pins && !(x->tensor->flags & TERRACE_ATTR_UNMOVABLE)) {
+        if ((x->drop || wanted) && !c->pins && !c->uses && !(x->tensor->flags & TERRACE_ATTR_UNMOVABLE)) {
             if (!x->drop) {
                 stats->evictions++;
                 policy_evicted(&tier->policy, &c->node);

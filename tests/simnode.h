@@ -15,6 +15,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -164,8 +165,18 @@ static int simnode_wait(void *unit, terrace_io **done, unsigned max, int64_t tim
     struct simnode *d = unit;
     unsigned n = 0;
     pthread_mutex_lock(&d->lock);
-    while (timeout_ns && !d->woken && (d->held || d->queued == 0))
-        pthread_cond_wait(&d->changed, &d->lock);
+    struct timespec end;
+    clock_gettime(CLOCK_REALTIME, &end);
+    int64_t ns = end.tv_nsec + (timeout_ns > 0 ? timeout_ns : 0);
+    end.tv_sec += ns / 1000000000;
+    end.tv_nsec = ns % 1000000000;
+    bool late = timeout_ns == 0;
+    while (!late && !d->woken && (d->held || d->queued == 0)) {
+        if (timeout_ns < 0)
+            pthread_cond_wait(&d->changed, &d->lock);
+        else
+            late = pthread_cond_timedwait(&d->changed, &d->lock, &end) != 0;
+    }
     d->woken = false;
     while (!d->held && d->queued && n < max) {
         terrace_io *io = d->queue[0];
@@ -207,6 +218,131 @@ static int simnode_adopt(void *unit, uint64_t address, uint64_t bytes)
     return 0;
 }
 
+/* ---- streams of the simulated device ------------------------------------- */
+
+/* What is put into one lies there until the test, in the device's place, runs it:
+ * work that changes memory, and waits for events. */
+enum { SIMSTREAM_OPS = 4096 };
+struct simstream_event;
+struct simstream {
+    bool known, capturing;
+    unsigned put, done; /* of op */
+    struct {
+        void (*work)(void *);
+        void *arg;
+        struct simstream *other; /* waits until that has done so many */
+        unsigned until;
+    } op[SIMSTREAM_OPS];
+};
+struct simstream_event {
+    struct simstream *stream;
+    unsigned until;
+};
+static struct simstream simstream_default = {.known = true};
+static pthread_mutex_t simstream_lock = PTHREAD_MUTEX_INITIALIZER;
+static bool simdev_lost;
+static unsigned simstream_events; /* that there are */
+
+static struct simstream *simstream_of(void *stream, int *error)
+{
+    struct simstream *s = stream ? stream : &simstream_default;
+    *error = simdev_lost ? -TERRACE_EDEVICE : !s->known ? -TERRACE_EINVAL : s->capturing ? -TERRACE_EBUSY : 0;
+    return s;
+}
+
+static int simstream_record(void *unit, void *stream, void **event)
+{
+    struct simstream_event *e = malloc(sizeof *e);
+    int r;
+    (void)unit;
+    pthread_mutex_lock(&simstream_lock);
+    struct simstream *s = simstream_of(stream, &r);
+    *e = (struct simstream_event){s, s->put};
+    simstream_events += r == 0;
+    pthread_mutex_unlock(&simstream_lock);
+    if (r)
+        free(e);
+    else
+        *event = e;
+    return r;
+}
+
+static int simstream_passed(void *unit, void *event)
+{
+    const struct simstream_event *e = event;
+    (void)unit;
+    pthread_mutex_lock(&simstream_lock);
+    int r = simdev_lost ? -TERRACE_EDEVICE : e->stream->done >= e->until;
+    pthread_mutex_unlock(&simstream_lock);
+    return r;
+}
+
+static int simstream_follow(void *unit, void *stream, void *event)
+{
+    const struct simstream_event *e = event;
+    int r;
+    (void)unit;
+    pthread_mutex_lock(&simstream_lock);
+    struct simstream *s = simstream_of(stream, &r);
+    if (r == 0 && e) {
+        s->op[s->put].other = e->stream;
+        s->op[s->put++].until = e->until;
+    }
+    pthread_mutex_unlock(&simstream_lock);
+    return r;
+}
+
+static void simstream_forget(void *unit, void *event)
+{
+    (void)unit;
+    free(event);
+    pthread_mutex_lock(&simstream_lock);
+    simstream_events--;
+    pthread_mutex_unlock(&simstream_lock);
+}
+
+static inline void simstream_launch(struct simstream *s, void (*work)(void *), void *arg)
+{
+    pthread_mutex_lock(&simstream_lock);
+    s->op[s->put].work = work;
+    s->op[s->put++].arg = arg;
+    pthread_mutex_unlock(&simstream_lock);
+}
+
+/* The device works through the stream; false: it stands before a wait. */
+static inline bool simstream_run(struct simstream *s)
+{
+    bool goes = true;
+    pthread_mutex_lock(&simstream_lock);
+    while (goes && s->done < s->put) {
+        unsigned i = s->done;
+        goes = !s->op[i].other || s->op[i].other->done >= s->op[i].until;
+        if (goes && s->op[i].work) {
+            pthread_mutex_unlock(&simstream_lock);
+            s->op[i].work(s->op[i].arg);
+            pthread_mutex_lock(&simstream_lock);
+        }
+        s->done += goes;
+    }
+    pthread_mutex_unlock(&simstream_lock);
+    return goes;
+}
+
+static inline void simdev_lose(void)
+{
+    pthread_mutex_lock(&simstream_lock);
+    simdev_lost = true;
+    pthread_mutex_unlock(&simstream_lock);
+}
+
+static inline unsigned simstream_events_now(void)
+{
+    pthread_mutex_lock(&simstream_lock);
+    unsigned n = simstream_events;
+    pthread_mutex_unlock(&simstream_lock);
+    return n;
+}
+
 static const terrace_backend simnode_backend = {
     .abi = TERRACE_BACKEND_ABI,
     .size = sizeof(terrace_backend),
@@ -244,6 +380,10 @@ static const terrace_backend simdev_backend = {
     .wake = simnode_wake,
     .explain = simnode_explain,
     .available = simnode_available,
+    .record = simstream_record,
+    .passed = simstream_passed,
+    .follow = simstream_follow,
+    .forget = simstream_forget,
 };
 
 /* As TERRACE_BACKEND_BUILTIN, which may stand once in a file: the disk's is there. */
