@@ -219,6 +219,13 @@ typedef struct terrace_backend {
      * the stream can be used. Errors: as record. */
     int (*follow)(void *unit, void *stream, void *event);
     void (*forget)(void *unit, void *event);
+
+    /* What acquire gives instead of the address where a tier's memory is used by
+     * handles (a cl_mem): one for a committed part of a reservation, which stays as
+     * it is until unview. `flags` are the tensor's. By any thread. Both or none.
+     * Errors: ENOTSUP, EDEVMEM, EDEVICE; view sets the failure sentence. */
+    int (*view)(void *unit, uint64_t address, uint64_t bytes, unsigned flags, void **handle);
+    void (*unview)(void *unit, void *handle);
 } terrace_backend;
 
 /* Built-in backends announce themselves to the core with this, once per file,
