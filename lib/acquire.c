@@ -16,7 +16,7 @@
  *
  * A small tensor is acquired by pinning its group: there `tensor` is the group.
  *
- * May call: acquire.h, core.h, lease.h, mover.h, prefetch.h, small.h, stream.h. */
+ * May call: acquire.h, core.h, lease.h, mover.h, prefetch.h, small.h, stream.h, view.h. */
 #include <stdlib.h>
 
 #include "acquire.h"
@@ -25,6 +25,7 @@
 #include "prefetch.h"
 #include "small.h"
 #include "stream.h"
+#include "view.h"
 
 enum { SHORT_LIST = 16 };
 
@@ -249,7 +250,7 @@ static void succeed_locked(struct request *q)
         c->tensor->demoted = false;
         if (c->tensor->transfer)
             c->tensor->transfer->drop = false;
-        e->address = (char *)copy_address(c) + (e->small ? e->small->offset : 0);
+        e->address = (char *)view_address(c) + (e->small ? e->small->offset : 0);
         stats->acquires++;
         stats->hits += e->hit;
     }
@@ -322,8 +323,12 @@ static int try_locked(struct request *q, bool *retry)
     if (r)
         return r;
     r = stream_check_locked(q);
-    if (r == 0)
-        r = present_all_locked(q);
+    do { /* until nothing is missing: making a view gives up the lock */
+        if (r >= 0)
+            r = present_all_locked(q);
+        if (r == 0)
+            r = view_make_locked(q);
+    } while (r > 0);
     if (r == 0) {
         succeed_locked(q);
         r = stream_follow_locked(q);
@@ -380,6 +385,8 @@ static bool succeed_at_once_locked(struct request *q)
         if (e->tensor->transfer && (mode_locked(e) & WRITES))
             return false;
         if (excluded_locked(e, &by_caller) || stream_excludes_locked(e->copy, mode_locked(e), q->stream))
+            return false;
+        if (copy_tier(e->copy)->backend->view && !e->copy->view)
             return false;
         if (tier_has_streams(copy_tier(e->copy)) && q->stream != TERRACE_HOST_SYNC)
             return false;
@@ -538,7 +545,7 @@ static struct copy *pinned_at_locked(struct terrace_tensor *t, const void *addre
 {
     for (unsigned i = 0; i < t->manager->tiers; i++) {
         struct copy *c = &t->copy[i];
-        if (c->pins && c->state == COPY_VALID && copy_address(c) == address)
+        if (c->pins && c->state == COPY_VALID && view_address(c) == address)
             return c;
     }
     return NULL;

@@ -1,6 +1,6 @@
 /* copy.c - the states and pins of one tensor's copy in one tier.
  *
- * May call: core.h, forked.h, lease.h, prefetch.h, the policy, the arena. Everything
+ * May call: core.h, forked.h, lease.h, prefetch.h, view.h, the policy, the arena. Everything
  * here runs under the manager's lock and never blocks. */
 #include <assert.h>
 #include <stdlib.h>
@@ -9,6 +9,7 @@
 #include "lease.h"
 #include "mover.h"
 #include "prefetch.h"
+#include "view.h"
 
 static bool holds_bytes(unsigned state)
 {
@@ -89,6 +90,7 @@ void copy_drop_locked(struct copy *c)
     copy_set_locked(c, COPY_ABSENT);
     c->wrote = false;
     c->hollow = 0;
+    view_drop_locked(c);
     if (c->extent && !fork_keeps_locked(c)) {
         arena_free(&tier->arena, c->extent);
         tier->manager->releases++; /* room for those who wait for a release */

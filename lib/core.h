@@ -67,6 +67,7 @@ struct copy {
     struct terrace_tensor *tensor;
     struct extent *extent; /* NULL where ABSENT */
     struct pin *pins;
+    struct view *view;      /* what stands for its address, or NULL */
     struct use *uses;       /* by streams that go on; newest first */
     struct policy_node node;
     TAILQ_ENTRY(copy) held; /* in tier.pinned or tier.open */
@@ -144,6 +145,7 @@ enum { NOTICE_NONE, NOTICE_SHOWN, NOTICE_HIDDEN };
 
 struct lane;
 struct use;
+struct view;
 struct lease_log;
 struct stable;
 struct smalls;
@@ -162,6 +164,7 @@ struct tier {
     struct arena arena;
     struct policy policy;
     TAILQ_HEAD(, copy) pinned; /* for others: tier_pinned_locked() */
+    struct view *views;        /* dropped, to be ended */
     TAILQ_HEAD(, use) uses;    /* by streams; oldest first */
     bool uses_sought;          /* somebody waits for one to end */
     bool uses_more;            /* all that were asked for had ended: others may have, too */

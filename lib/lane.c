@@ -15,7 +15,7 @@
  * The thread holds the lock except while it seals, submits, waits, commits disk
  * space and asks what streams have done.
  *
- * May call: core.h, forked.h, lease.h, seal.h, stream.h, the backend's table. */
+ * May call: core.h, forked.h, lease.h, seal.h, stream.h, view.h, the backend's table. */
 #include "mover.h"
 
 #include <assert.h>
@@ -31,6 +31,7 @@
 #include "stable.h"
 #include "staging.h"
 #include "stream.h"
+#include "view.h"
 
 struct piece {
     terrace_io io;
@@ -478,6 +479,7 @@ static void lane_turn_locked(struct lane *lane)
     if (look >= 0 && (lane->patience < 0 || look < lane->patience))
         lane->patience = look;
     rest &= look < 0;
+    struct view *views = views_dropped_locked(disk);
     int64_t patience = lane->again ? 0 : lane->patience; /* work may have come while the lock was given up */
     if (lane->in_flight && !busy)
         measure(lane, true);
@@ -485,6 +487,7 @@ static void lane_turn_locked(struct lane *lane)
     manager_unlock(m);
     if (watch >= 0)
         lane->watching = disk->backend->watch(disk->unit, watch) == 0;
+    views_end(disk, views);
     bool taken = submit(lane, sealed);
     if (taken && !rest)
         n = disk->backend->wait(disk->unit, lane->done, lane->depth, patience);

@@ -14,6 +14,7 @@
 #include "budget.h"
 #include "mover.h"
 #include "staging.h"
+#include "view.h"
 
 extern const terrace_backend *const __start_terrace_backends[] __attribute__((visibility("hidden")));
 extern const terrace_backend *const __stop_terrace_backends[] __attribute__((visibility("hidden")));
@@ -132,6 +133,8 @@ int backend_copy(const terrace_backend *from, terrace_backend *to)
     bool streams = to->record && to->passed && to->follow && to->forget;
     if (!streams)
         to->record = NULL;
+    if (!to->unview)
+        to->view = NULL;
     if (!complete || to->tier_class <= 0 || to->tier_class >= CLASSES)
         return error_set(-TERRACE_EINVAL, "backend '%s' lacks a required function or has no class",
                          to->name ? to->name : "(unnamed)");
@@ -423,6 +426,7 @@ void tiers_close(struct terrace *m)
         lane_close(&m->tier[i]);
     staging_close(m);
     for (unsigned i = 0; i < m->tiers; i++) {
+        views_end(&m->tier[i], m->tier[i].views);
         arena_close(&m->tier[i].arena);
         m->tier[i].backend->close(m->tier[i].unit);
     }

@@ -46,7 +46,7 @@ static struct simnode simdev = {.shift = 1ull << 62, .lock = PTHREAD_MUTEX_INITI
 /* Where the bytes at an address of a tier are. */
 static void *simnode_at(const struct simnode *n, uint64_t address)
 {
-    return (void *)(uintptr_t)(address - n->shift);
+    return (void *)(uintptr_t)((address & ~(1ull << 61)) - n->shift);
 }
 
 static int simnode_count(const terrace_host *host)
@@ -301,6 +301,23 @@ static void simstream_forget(void *unit, void *event)
     pthread_mutex_unlock(&simstream_lock);
 }
 
+/* Views: an address of the device stands for itself. */
+static atomic_int simdev_views;
+
+static int simdev_view(void *unit, uint64_t address, uint64_t bytes, unsigned flags, void **handle)
+{
+    (void)unit, (void)bytes, (void)flags;
+    *handle = (void *)(uintptr_t)(address | 1ull << 61); /* nobody takes it for the address */
+    atomic_fetch_add(&simdev_views, 1);
+    return 0;
+}
+
+static void simdev_unview(void *unit, void *handle)
+{
+    (void)unit, (void)handle;
+    atomic_fetch_sub(&simdev_views, 1);
+}
+
 static inline void simstream_launch(struct simstream *s, void (*work)(void *), void *arg)
 {
     pthread_mutex_lock(&simstream_lock);
@@ -384,6 +401,8 @@ static const terrace_backend simdev_backend = {
     .passed = simstream_passed,
     .follow = simstream_follow,
     .forget = simstream_forget,
+    .view = simdev_view,
+    .unview = simdev_unview,
 };
 
 /* As TERRACE_BACKEND_BUILTIN, which may stand once in a file: the disk's is there. */
