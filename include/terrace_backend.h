@@ -101,6 +101,9 @@ typedef struct terrace_unit_info {
 
 enum { TERRACE_IO_READ = 1 /* tier to host memory */, TERRACE_IO_WRITE = 2 /* host memory to tier */ };
 
+/* As a stream of record: the copies to the tier. */
+#define TERRACE_STREAM_COPIES ((void *)-2)
+
 /* One copy. The caller owns it and leaves it alone from submit until wait
  * returns it. */
 typedef struct terrace_io {
@@ -209,8 +212,9 @@ typedef struct terrace_backend {
      * runtime's default one. By any thread; none of them blocks. They set the
      * failure sentence by host->fail. ---- */
 
-    /* Marks the end of what has been put into the stream by now. The event is the
-     * core's until forget. Errors: EINVAL (no stream of this unit), EBUSY (it is
+    /* Marks the end of what has been put into the stream by now, or, with
+     * TERRACE_STREAM_COPIES, of the copies to the tier that submit has taken by now.
+     * The event is the core's until forget. Errors: EINVAL (no stream of this unit), EBUSY (it is
      * being captured), EDEVICE, ENOMEM. */
     int (*record)(void *unit, void *stream, void **event);
     /* 1: all that was before the mark has been done; 0: not yet; or how the device failed. */
