@@ -19,6 +19,7 @@ BUILD = build
 PREFIX = /usr/local
 DESTDIR =
 TEST_TIMEOUT = 300
+CUDA = /usr/local/cuda
 
 BINDIR = $(PREFIX)/bin
 LIBDIR = $(PREFIX)/lib
@@ -71,6 +72,8 @@ JEMALLOC_PREFIX =
 # The thread sanitizer would see little of what jemalloc does, and fails where a
 # process forks while it holds as many locks as jemalloc takes for a fork.
 heap_jemalloc_CFLAGS = $(if $(findstring thread,$(SANITIZE)),-DTERRACE_WITHOUT_JEMALLOC,@$(JEMALLOC)/cflags)
+# Where NVIDIA's cuda.h is, our declarations of the driver are compared with it.
+cuda_check_CFLAGS = -isystem $(CUDA)/include
 OPENMP = -fopenmp
 gpt_CFLAGS = -O3 -march=native $(OPENMP)
 gpt_LIBS = $(OPENMP) -lm
