@@ -70,7 +70,7 @@ static int node_of(const struct cuda_unit *u, const char *bus)
     if (cuda.device_attribute(&node, CUDA_NODE, u->device) == CUDA_OK && node >= 0)
         return node;
     snprintf(path, sizeof path, "/sys/bus/pci/devices/%.40s/numa_node", bus);
-    return *bus && read_line(path, line, sizeof line) ? atoi(line) : -1;
+    return *bus && read_line(path, line, sizeof line) ? (int)strtol(line, NULL, 10) : -1;
 }
 
 static void describe_location(const struct cuda_unit *u, const char *bus, terrace_unit_info *info)

@@ -65,7 +65,7 @@ void cuda_text(cuda_result r, char *buf, size_t len)
 
 static const char *symbols(void *library)
 {
-    struct cuda_driver found;
+    struct cuda_driver found = {0};
     const char *missing = NULL;
 #define CUDA_FIND(name, symbol, parameters) *(void **)&found.name = dlsym(library, #symbol);
 #define CUDA_NEED(name, symbol, parameters)                                                \
