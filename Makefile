@@ -176,7 +176,7 @@ $(TESTS): $(BUILD)/%: $(BUILD)/obj/%.o $(TEST_MAIN) $(LIB_OBJ) $(JEMALLOC)/libs
 # A CUDA driver that is simulated over host memory: see tests/sim/sim.h. A program
 # linked with it has it loaded under the name that dlopen() is asked for.
 WITH_SIM_CUDA = $(SIM_CUDA) -Wl,-rpath,'$$ORIGIN/sim'
-SIM_CUDA_TESTS = test_sim $(filter test_cuda%,$(TEST_SRC:tests/%.c=%))
+SIM_CUDA_TESTS = $(patsubst tests/%.c,%,$(wildcard tests/test_sim*.c tests/test_cuda*.c))
 $(foreach test,$(SIM_CUDA_TESTS),$(eval $(test)_LIBS = $$(WITH_SIM_CUDA)))
 $(SIM_CUDA_TESTS:%=$(BUILD)/tests/%): $(SIM_CUDA)
 

@@ -134,11 +134,32 @@ bool cuda_memory_holds(struct cuda_unit *u, uint64_t address, uint64_t bytes)
     return true;
 }
 
+/* Memory at a multiple of the granule: a little more, where there is no other way. */
+static cuda_result allocate(const struct cuda_unit *u, uint64_t bytes, struct cuda_range *range)
+{
+    cuda_result r = cuda.memory_alloc(&range->given, bytes);
+    if (r == CUDA_OK && range->given % u->granule) {
+        (void)CUDA_UNDO(cuda.memory_free(range->given));
+        r = cuda.memory_alloc(&range->given, bytes + u->granule);
+    }
+    range->base = (range->given + u->granule - 1) / u->granule * u->granule;
+    return r;
+}
+
+static cuda_result reserve(const struct cuda_unit *u, uint64_t bytes, struct cuda_range *range)
+{
+    cuda_address address = 0;
+    if (!u->virtual_memory)
+        return allocate(u, bytes, range);
+    cuda_result r = cuda.reserve(&address, bytes, u->granule, 0, 0);
+    range->base = address;
+    return r;
+}
+
 int cuda_reserve(void *unit, uint64_t bytes, unsigned flags, uint64_t *base)
 {
     struct cuda_unit *u = unit;
     struct cuda_scope scope;
-    cuda_address address = 0;
     uint64_t size = (bytes + u->granule - 1) / u->granule * u->granule;
     (void)flags;
     if (bytes == 0 || bytes > UINT64_C(1) << 56)
@@ -151,7 +172,7 @@ int cuda_reserve(void *unit, uint64_t bytes, unsigned flags, uint64_t *base)
                              u->index);
     cuda_result r = cuda_enter(u->context, &scope);
     if (r == CUDA_OK) {
-        r = u->virtual_memory ? cuda.reserve(&address, size, u->granule, 0, 0) : cuda.memory_alloc(&address, size);
+        r = reserve(u, size, range);
         cuda_leave(&scope);
     }
     if (r) {
@@ -160,7 +181,7 @@ int cuda_reserve(void *unit, uint64_t bytes, unsigned flags, uint64_t *base)
         return cuda_fail(u, r, "reserving %llu bytes", (unsigned long long)size);
     }
     pthread_mutex_lock(&u->lock);
-    *base = range->base = address;
+    *base = range->base;
     range->bytes = size;
     range->next = u->ranges;
     u->ranges = range;
@@ -314,7 +335,7 @@ static void range_free(struct cuda_unit *u, struct cuda_range *range)
         if (is_there(range, g))
             empty_locked(u, range, g);
     pthread_mutex_unlock(&u->mapping);
-    if (!(u->virtual_memory ? CUDA_UNDO(cuda.unreserve(range->base, range->bytes)) : CUDA_UNDO(cuda.memory_free(range->base))))
+    if (!(u->virtual_memory ? CUDA_UNDO(cuda.unreserve(range->base, range->bytes)) : CUDA_UNDO(cuda.memory_free(range->given))))
         u->host->log(u->host->context, TERRACE_LOG_DEBUG, "cuda:%d keeps a range", u->index);
     free(range);
 }

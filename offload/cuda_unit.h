@@ -31,6 +31,7 @@ typedef _Atomic uint32_t cuda_granule;
 struct cuda_range {
     struct cuda_range *next;
     uint64_t base, bytes;
+    cuda_address given; /* what the driver gave, where it is memory: base is that or behind it */
     cuda_granule granule[]; /* none where it is memory */
 };
 

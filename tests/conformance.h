@@ -28,6 +28,16 @@ static struct {
     unsigned fds, threads;
 } t;
 
+/* A committed range. */
+static uint64_t conform_range(uint64_t bytes)
+{
+    uint64_t base = 0;
+    cr_assert_eq(t.b->reserve(t.unit, bytes, 0, &base), 0, "%s", stub.sentence);
+    cr_assert_eq(base % t.info.granule, 0);
+    cr_assert_eq(t.b->commit(t.unit, base, bytes), 0, "%s", stub.sentence);
+    return base;
+}
+
 /* ---- set up and taken down around every test ----------------------------- */
 
 static void conform_open(const struct conformance *c)
@@ -42,6 +52,7 @@ static void conform_open(const struct conformance *c)
     if (t.b->tier_class == TERRACE_CLASS_DEVICE) { /* what its runtime starts with the first use stays */
         t.info = (terrace_unit_info){.size = sizeof t.info};
         cr_assert_eq(t.b->open(&stub_host, 0, &t.info, &t.unit), 0, "%s", stub.sentence);
+        t.b->release(t.unit, conform_range(t.info.granule), t.info.granule);
         t.b->close(t.unit);
     }
     t.fds = fds_open();
@@ -62,16 +73,6 @@ static void conform_close(void)
         if (stub_folder[i][0])
             cr_assert_eq(entries_in(stub_folder[i]), 0, "files left in %s", stub_folder[i]);
     folders_remove();
-}
-
-/* A committed range. */
-static uint64_t conform_range(uint64_t bytes)
-{
-    uint64_t base = 0;
-    cr_assert_eq(t.b->reserve(t.unit, bytes, 0, &base), 0, "%s", stub.sentence);
-    cr_assert_eq(base % t.info.granule, 0);
-    cr_assert_eq(t.b->commit(t.unit, base, bytes), 0, "%s", stub.sentence);
-    return base;
 }
 
 static terrace_io conform_io(int op, uint64_t address, void *host, size_t bytes)

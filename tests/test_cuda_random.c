@@ -3,7 +3,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
-#include "sim/sim.h"
+#include "sim_books.h"
 
 static void *seen(void *at)
 {
@@ -21,7 +21,7 @@ static void run_on_device(const char *tiers, const char *conf, unsigned long ope
 {
     run(tiers, conf, operations);
     cr_assert_eq(sim_leaks(stderr), 0);
-    cr_assert_eq(sim_misuses(), 0, "%s", sim_misuse(0));
+    cr_assert_null(sim_complaint(), "%s", sim_complaint());
 }
 
 Test(cuda_random, device, .timeout = 240) { run_on_device(CUDA, "log=error", 100000); }

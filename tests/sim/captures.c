@@ -25,7 +25,7 @@ int capture_begin(struct context *context, uint64_t handle, int mode)
     if (!r && (stream->capture || mode < CAPTURE_GLOBAL || mode > CAPTURE_RELAXED))
         r = SIM_EINVAL;
     if (!r) {
-        *capture = (struct capture){.thread = (uint64_t)pthread_self(), .mode = mode, .streams = 1,
+        *capture = (struct capture){.thread = (uint64_t)pthread_self(), .mode = mode,
                                     .origin = stream};
         stream->capture = capture;
         unsafe += mode == CAPTURE_GLOBAL;
@@ -50,9 +50,22 @@ static void forget_capture(void *object, void *capture)
         event->capture = &ended; /* until it is recorded again */
 }
 
-static int end_locked(struct stream *stream, uint64_t *handle)
+static void over_locked(struct capture *capture)
 {
-    struct capture *capture = stream->capture;
+    unsafe -= capture->mode == CAPTURE_GLOBAL;
+    object_each_locked(OBJECT_EVENT, forget_capture, capture);
+    object_each_locked(OBJECT_STREAM, leave_capture, capture);
+    free(capture);
+}
+
+void capture_leave_locked(struct stream *stream)
+{
+    if (stream->capture && stream->capture->origin == stream)
+        over_locked(stream->capture);
+}
+
+static int end_locked(struct capture *capture, uint64_t *handle)
+{
     struct graph *graph = capture->invalid ? NULL : calloc(1, sizeof *graph);
     int r = capture->invalid ? SIM_EINVALIDATED : graph ? SIM_OK : SIM_ENOMEM;
     *handle = 0;
@@ -60,10 +73,7 @@ static int end_locked(struct stream *stream, uint64_t *handle)
         graph->nodes = capture->nodes;
         graph->handle = *handle = object_add_locked(OBJECT_GRAPH, graph);
     }
-    unsafe -= capture->mode == CAPTURE_GLOBAL;
-    object_each_locked(OBJECT_EVENT, forget_capture, capture);
-    object_each_locked(OBJECT_STREAM, leave_capture, capture);
-    free(capture);
+    over_locked(capture);
     return r;
 }
 
@@ -78,7 +88,7 @@ int capture_end(struct context *context, uint64_t handle, uint64_t *graph)
     else if (!r && capture->mode != CAPTURE_RELAXED && capture->thread != (uint64_t)pthread_self())
         r = SIM_ETHREAD;
     else if (!r)
-        r = end_locked(stream, graph);
+        r = end_locked(stream->capture, graph);
     engine_unlock();
     return r;
 }
@@ -169,7 +179,6 @@ bool capture_joined_locked(struct stream *stream, struct capture *capture)
 {
     if (capture == &ended || (stream->capture && stream->capture != capture))
         return false;
-    capture->streams += !stream->capture;
     stream->capture = capture;
     return true;
 }

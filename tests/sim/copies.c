@@ -140,6 +140,10 @@ int call_put(struct context *context, uint64_t handle, int kind, void (*function
         return SIM_EINVAL;
     engine_lock();
     int r = stream_find_locked(context, handle, &stream);
+    if (!r && kind == SIM_KERNEL && stream->context != context) {
+        misuse_locked("a kernel is launched in a stream of another context");
+        r = SIM_EHANDLE;
+    }
     if (!r)
         r = stream_put_locked(stream, &(struct work){.kind = kind,
                                                      .call = {.function = function, .arg = arg, .ns = ns}});

@@ -87,14 +87,17 @@ CUresult cuGetErrorString(CUresult error, const char **text)
 
 /* ---- finding functions --------------------------------------------------------------------- */
 
+SIM_EXPORT CUresult cuGetProcAddress(const char *base, void **function, int version, cuuint64_t flags);
+
 static const struct function {
-    const char *base, *name;
+    const char *base;
     int version;
     void (*function)(void);
 } functions[] = {
-#define FUNCTION(base, version, name, parameters) {#base, #name, version, (void (*)(void))name},
+#define FUNCTION(base, version, name, parameters) {#base, version, (void (*)(void))name},
     SIM_CUDA_FUNCTIONS(FUNCTION)
 #undef FUNCTION
+    {"cuGetProcAddress", 11030, (void (*)(void))cuGetProcAddress},
 };
 enum { FUNCTIONS = sizeof functions / sizeof functions[0] };
 
@@ -131,6 +134,14 @@ CUresult cuGetProcAddress_v2(const char *base, void **function, int version, cuu
                   : later ? CU_GET_PROC_ADDRESS_VERSION_NOT_SUFFICIENT
                           : CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND;
     return entry_leave(SIM_OK);
+}
+
+/* The form of version 11.3, which cannot say why there is no function. */
+CUresult cuGetProcAddress(const char *base, void **function, int version, cuuint64_t flags)
+{
+    CUdriverProcAddressQueryResult status;
+    CUresult r = cuGetProcAddress_v2(base, function, version, flags, &status);
+    return r ? r : status ? CUDA_ERROR_NOT_FOUND : CUDA_SUCCESS;
 }
 
 /* ---- old forms ------------------------------------------------------------------------------- */

@@ -28,7 +28,7 @@ CUresult cuMemAlloc_v2(CUdeviceptr *address, size_t bytes)
 CUresult cuMemFree_v2(CUdeviceptr address)
 {
     ENTER(ENTRY_CONTEXT | ENTRY_CLEANUP | ENTRY_UNSAFE);
-    return entry_leave(memory_free(context_current(), address));
+    return entry_leave(memory_free(address));
 }
 
 CUresult cuMemGetAddressRange_v2(CUdeviceptr *base, size_t *bytes, CUdeviceptr address)

@@ -42,13 +42,14 @@ int context_retain(struct device *device, struct context **out)
     return SIM_OK;
 }
 
-/* What a context ends with goes with it. */
+/* What belongs to a context ends with it. */
 static void end_locked(struct context *context)
 {
-    if (context->null)
-        stream_drain_locked(context);
-    streams_leave_locked(context);
-    events_leave_locked(context);
+    stream_drain_locked(context);
+    unsigned left = streams_leave_locked(context) + events_leave_locked(context);
+    if (left)
+        misuse_locked("the last release of the context of device %d takes %u streams and events with it",
+                      context->device->id, left);
     memset(context->peers, 0, sizeof context->peers);
 }
 

@@ -184,7 +184,7 @@ enum { ACCESS_NONE, ACCESS_READ = 1, ACCESS_WRITE = 2, ACCESS_BOTH = 3 };
 enum place { PLACE_DEVICE, PLACE_HOST, PLACE_NODE };
 
 int memory_alloc(struct context *context, uint64_t bytes, uint64_t *address);
-int memory_free(struct context *context, uint64_t address);
+int memory_free(uint64_t address);
 int memory_info(int device, uint64_t *free, uint64_t *total);
 int memory_range(uint64_t address, uint64_t *base, uint64_t *bytes);
 /* Of which kind an address is: a device's, pinned host memory, none; and whose. */

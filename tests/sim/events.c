@@ -50,16 +50,26 @@ int event_destroy(uint64_t handle)
     return event ? SIM_OK : SIM_EHANDLE;
 }
 
-static void leave_if_of(void *object, void *context)
+struct leaving {
+    const struct context *context;
+    unsigned n;
+};
+
+static void leave_if_of(void *object, void *arg)
 {
     struct event *event = object;
-    if (event->context == context)
-        leave_locked(event);
+    struct leaving *leaving = arg;
+    if (event->context != leaving->context)
+        return;
+    leave_locked(event);
+    leaving->n++;
 }
 
-void events_leave_locked(struct context *context)
+unsigned events_leave_locked(const struct context *context)
 {
-    object_each_locked(OBJECT_EVENT, leave_if_of, context);
+    struct leaving leaving = {context, 0};
+    object_each_locked(OBJECT_EVENT, leave_if_of, &leaving);
+    return leaving.n;
 }
 
 static int record_locked(struct event *event, struct stream *stream)

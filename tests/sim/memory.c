@@ -70,7 +70,7 @@ int memory_alloc(struct context *context, uint64_t bytes, uint64_t *address)
     return r;
 }
 
-int memory_free(struct context *context, uint64_t address)
+int memory_free(uint64_t address)
 {
     if (!address)
         return SIM_OK;
@@ -82,9 +82,10 @@ int memory_free(struct context *context, uint64_t address)
                       (unsigned long long)address);
         r = SIM_EINVAL;
     } else {
+        uint64_t bytes = area->bytes;
         if (!area->ordered)
-            stream_settle_locked(context, SIM_SYNC_FREE);
-        use_wait_locked(area->base, area->bytes, "freeing");
+            stream_settle_locked(&area->device->context, SIM_SYNC_FREE);
+        use_wait_locked(address, bytes, "freeing");
         area = area_at_locked(address); /* the lock was given up meanwhile */
         if (area && area->base == address)
             memory_remove_locked(area);

@@ -37,8 +37,8 @@ struct capture {
     uint64_t thread;
     int mode; /* CAPTURE_... */
     bool invalid;
-    unsigned nodes, streams;
-    struct stream *origin;
+    unsigned nodes;
+    struct stream *origin; /* where it began */
 };
 enum { CAPTURE_GLOBAL, CAPTURE_THREAD, CAPTURE_RELAXED };
 
@@ -110,14 +110,14 @@ int stream_do_locked(struct stream *stream, const struct work *work);
 int stream_query(struct context *context, uint64_t handle);
 int stream_wait(struct context *context, uint64_t handle);
 int stream_wait_all(struct context *context);
-/* Waits for all work of the device where the setting SYNC has this bit. */
+/* Waits for all work of the device, NULL: of all, where the setting SYNC has this bit. */
 void stream_settle_locked(struct context *context, int64_t bit);
 /* The same in any case. */
 int stream_drain_locked(struct context *context);
 /* What each queue waits for, for people. */
 const char *stream_stuck_locked(void);
 void stream_drop_locked(struct stream *stream); /* a reference */
-void streams_leave_locked(struct context *context); /* destroys those of a context */
+unsigned streams_leave_locked(const struct context *context); /* destroys all; how many */
 
 /* ---- work.c ------------------------------------------------------------------ */
 
@@ -153,7 +153,7 @@ int event_wait(uint64_t event);
 int event_follow(struct context *context, uint64_t stream, uint64_t event);
 int event_elapsed(float *ms, uint64_t from, uint64_t to);
 void mark_drop_locked(struct mark *mark);
-void events_leave_locked(struct context *context);
+unsigned events_leave_locked(const struct context *context); /* destroys all; how many */
 
 /* ---- captures.c -------------------------------------------------------------------- */
 
@@ -168,6 +168,8 @@ int capture_refuse_locked(struct stream *stream);
 int capture_refuse_unsafe_locked(void);
 /* Refuses the default stream while one that is ordered with it is captured. */
 int capture_refuse_default_locked(const struct context *context);
+/* Ends, without a graph, a capture that began in a stream that goes. */
+void capture_leave_locked(struct stream *stream);
 bool capture_joined_locked(struct stream *stream, struct capture *capture);
 
 /* ---- memory.c, pools.c -------------------------------------------------------------- */

@@ -157,6 +157,7 @@ int stream_create(struct context *context, bool blocking, int priority, uint64_t
 
 static void leave_locked(struct stream *stream)
 {
+    capture_leave_locked(stream);
     object_remove_locked(stream->handle);
     stream->destroyed = true;
     engine.counts.streams--;
@@ -175,16 +176,26 @@ int stream_destroy(uint64_t handle)
     return stream ? SIM_OK : SIM_EHANDLE;
 }
 
-static void leave_if_of(void *object, void *context)
+struct leaving {
+    const struct context *context;
+    unsigned n;
+};
+
+static void leave_if_of(void *object, void *arg)
 {
     struct stream *stream = object;
-    if (stream->context == context)
-        leave_locked(stream);
+    struct leaving *leaving = arg;
+    if (stream->context != leaving->context)
+        return;
+    leave_locked(stream);
+    leaving->n++;
 }
 
-void streams_leave_locked(struct context *context)
+unsigned streams_leave_locked(const struct context *context)
 {
-    object_each_locked(OBJECT_STREAM, leave_if_of, context);
+    struct leaving leaving = {context, 0};
+    object_each_locked(OBJECT_STREAM, leave_if_of, &leaving);
+    return leaving.n;
 }
 
 int stream_find_locked(struct context *context, uint64_t handle, struct stream **out)
@@ -380,6 +391,7 @@ int stream_wait_all(struct context *context)
 
 void stream_settle_locked(struct context *context, int64_t bit)
 {
-    if (context && (engine.settings.sync & bit))
-        stream_drain_locked(context);
+    for (int i = 0; (engine.settings.sync & bit) && i < MAX_DEVICES; i++)
+        if (!context || context->device->id == i)
+            stream_drain_locked(&engine.devices[i].context);
 }

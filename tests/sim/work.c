@@ -85,15 +85,16 @@ static void move_bytes(char *to, const char *from, uint64_t bytes, int direction
         memmove(to, from, bytes);
 }
 
-/* When a copy that begins now ends: each direction has one engine. */
+/* When a copy that begins now ends: each direction has an engine, or all have one. */
 static uint64_t copy_end_locked(struct device *device, int direction, uint64_t bytes)
 {
     const struct settings *s = &engine.settings;
     uint64_t now = engine_now(), rate = (uint64_t)s->rate[direction];
-    uint64_t begin = device->free_at[direction] > now ? device->free_at[direction] : now;
+    uint64_t *free_at = &device->free_at[s->async_engines > 1 ? direction : 0];
+    uint64_t begin = rate && *free_at > now ? *free_at : now;
     uint64_t end = begin + (rate ? (uint64_t)((double)bytes * 1e9 / (double)rate) : 0);
     if (rate)
-        device->free_at[direction] = end;
+        *free_at = end;
     return end + (uint64_t)s->latency[direction];
 }
 
