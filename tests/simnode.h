@@ -18,6 +18,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "simwait.h"
 #include "terrace_backend.h"
 
 enum { SIMNODE_CHUNK = 64 << 10, SIMNODE_DEPTH = 8 };
@@ -163,9 +164,10 @@ static int simnode_wait(void *unit, terrace_io **done, unsigned max, int64_t tim
 {
     struct simnode *d = unit;
     unsigned n = 0;
+    struct timespec until = simwait_until(timeout_ns);
     pthread_mutex_lock(&d->lock);
-    while (timeout_ns && !d->woken && (d->held || d->queued == 0))
-        pthread_cond_wait(&d->changed, &d->lock);
+    while (!d->woken && (d->held || d->queued == 0) && simwait_sleep(&d->changed, &d->lock, timeout_ns, &until))
+        ;
     d->woken = false;
     while (!d->held && d->queued && n < max) {
         terrace_io *io = d->queue[0];
