@@ -138,7 +138,7 @@ $(EXAMPLES) $(BENCHES) $(PROGS): $(BUILD)/%: $(BUILD)/obj/%.o $(LINKS)
 	$(LINK) -o $@ $(filter %.o,$^) $(WITH_LIBRARY) $($(notdir $*)_LIBS)
 
 # This one replays traces against the library's own functions.
-$(BUILD)/bench/policy: $(call object,lib/policy.c lib/schedule.c)
+$(BUILD)/bench/policy: $(call object,$(addprefix lib/,policy.c schedule.c schedule_lines.c schedule_steps.c))
 
 # What bench/alloc compares, each with the private jemalloc in it: terrace's
 # allocator of addresses, which the library does not export, and that by itself.

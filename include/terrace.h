@@ -358,11 +358,12 @@ TERRACE_API int terrace_wait(terrace_tensor *t);
  * it lives and whatever becomes of its parent; until it ends or calls exec(),
  * the disk blocks it may still read are not used again. Some parts it does not
  * have, and touching them is a segmentation fault, never other bytes: evicted
- * ones under TERRACE_ENCRYPT or TERRACE_VERIFY, or on a tier that is no file;
- * where pages are used at random, so that those in memory and those on disk
- * alternate more often than vm.max_map_count allows (65530: some 12000 times),
- * what goes beyond that, which is logged; everything, where a file mapping
- * serves, or where the child was made by the bare system call.
+ * ones under TERRACE_ENCRYPT or TERRACE_VERIFY, as the child would read them
+ * unchecked, or on a tier that is no file; where pages are used at random, so
+ * that those in memory and those on disk alternate more often than a fifth of
+ * vm.max_map_count (12000 times by default), what goes beyond that, which is
+ * logged; everything, where a file mapping serves, as the parent's writes would
+ * be the child's, or where the child was made by the bare system call.
  *
  * NULL on failure: EINVAL, ENOMEM, ENOTSUP (not a host tier, or no way to serve
  * it), EBUDGET (nothing may be evicted), ENOSPC (file mapping), ESYSTEM. */

@@ -40,7 +40,7 @@
 
 #include "stable.h"
 
-enum { PAGE = 4096, MOST_PARTS = 24000 /* of the 65530 mappings a process may have */ };
+enum { PAGE = 4096, MAPPINGS = 65530 /* that a process may have where the system does not say */ };
 
 /* One fork whose child was told to read from disk. */
 struct child {
@@ -72,10 +72,10 @@ struct part {
 struct fork_plan {
     struct terrace *manager; /* that is being described */
     bool short_of_parts;
-    unsigned parts;
+    size_t bytes;            /* of all this */
+    size_t parts, most;
     struct part part[];
 };
-static const size_t plan_bytes = sizeof(struct fork_plan) + MOST_PARTS * sizeof(struct part);
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static LIST_HEAD(, forks) managers = LIST_HEAD_INITIALIZER(managers);
@@ -198,8 +198,8 @@ static bool part_add(struct fork_plan *p, struct part part)
         last->bytes += part.bytes;
         return true;
     }
-    p->short_of_parts |= p->parts == MOST_PARTS;
-    if (p->parts == MOST_PARTS)
+    p->short_of_parts |= p->parts == p->most;
+    if (p->parts == p->most)
         return false;
     p->part[p->parts++] = part;
     return true;
@@ -237,9 +237,34 @@ void fork_reads_locked(struct fork_plan *p, char *at, struct copy *disk, uint64_
 
 static void parts_advise(const struct fork_plan *p, int advice)
 {
-    for (unsigned i = 0; i < p->parts; i++)
+    for (size_t i = 0; i < p->parts; i++)
         if (p->part[i].how == INHERIT)
             madvise(p->part[i].at, p->part[i].bytes, advice);
+}
+
+/* A part takes two mappings at the most, and some are left for others. */
+static size_t parts_most(void)
+{
+    char text[32] = "";
+    int fd = open("/proc/sys/vm/max_map_count", O_RDONLY | O_CLOEXEC);
+    if (fd >= 0) {
+        (void)!read(fd, text, sizeof text - 1);
+        close(fd);
+    }
+    size_t mappings = strtoul(text, NULL, 10);
+    return (mappings ? mappings : MAPPINGS) / 8 * 3;
+}
+
+static struct fork_plan *plan_new(void)
+{
+    size_t most = parts_most(), bytes = sizeof(struct fork_plan) + most * sizeof(struct part);
+    struct fork_plan *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                               -1, 0);
+    if (p == MAP_FAILED)
+        return NULL;
+    p->bytes = bytes;
+    p->most = most;
+    return p;
 }
 
 static void describe(struct forks *f)
@@ -251,11 +276,8 @@ static void describe(struct forks *f)
         manager_unlock(m);
         return;
     }
-    if (!plan) {
-        plan = mmap(NULL, plan_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                    -1, 0);
-        plan = plan == MAP_FAILED ? NULL : plan;
-    }
+    if (!plan)
+        plan = plan_new();
     forks_reap_locked(m);
     stable_fork_begins_locked(m);
     if (plan) {
@@ -265,7 +287,7 @@ static void describe(struct forks *f)
     }
     if (!plan || plan->short_of_parts)
         log_write(&m->log, TERRACE_LOG_WARN, "a forked child does not get all stable memory: %s",
-                  plan ? "it lies in too many parts" : "no host memory");
+                  plan ? "it lies in too many parts; raise vm.max_map_count" : "no host memory");
 }
 
 static void before_fork(void)
@@ -281,7 +303,7 @@ static void before_fork(void)
 static void plan_free(void)
 {
     if (plan)
-        munmap(plan, plan_bytes);
+        munmap(plan, plan->bytes);
     plan = NULL;
 }
 
@@ -322,7 +344,7 @@ static void after_fork_in_child(void)
 {
     struct forks *f;
     struct child *c;
-    for (unsigned i = 0; plan && i < plan->parts; i++)
+    for (size_t i = 0; plan && i < plan->parts; i++)
         part_place(&plan->part[i]);
     LIST_FOREACH(f, &managers, link)
         TAILQ_FOREACH(c, &f->children, link)

@@ -19,6 +19,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "simwait.h"
 #include "terrace_backend.h"
 
 enum { SIMNODE_CHUNK = 64 << 10, SIMNODE_DEPTH = 8 };
@@ -168,19 +169,10 @@ static int simnode_wait(void *unit, terrace_io **done, unsigned max, int64_t tim
 {
     struct simnode *d = unit;
     unsigned n = 0;
+    struct timespec until = simwait_until(timeout_ns);
     pthread_mutex_lock(&d->lock);
-    struct timespec end;
-    clock_gettime(CLOCK_REALTIME, &end);
-    int64_t ns = end.tv_nsec + (timeout_ns > 0 ? timeout_ns : 0);
-    end.tv_sec += ns / 1000000000;
-    end.tv_nsec = ns % 1000000000;
-    bool late = timeout_ns == 0;
-    while (!late && !d->woken && (d->held || d->queued == 0)) {
-        if (timeout_ns < 0)
-            pthread_cond_wait(&d->changed, &d->lock);
-        else
-            late = pthread_cond_timedwait(&d->changed, &d->lock, &end) != 0;
-    }
+    while (!d->woken && (d->held || d->queued == 0) && simwait_sleep(&d->changed, &d->lock, timeout_ns, &until))
+        ;
     d->woken = false;
     while (!d->held && d->queued && n < max) {
         terrace_io *io = d->queue[0];
