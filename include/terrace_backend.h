@@ -103,6 +103,9 @@ typedef struct terrace_unit_info {
 
 enum { TERRACE_IO_READ = 1 /* tier to host memory */, TERRACE_IO_WRITE = 2 /* host memory to tier */ };
 
+/* As a stream of record: the copies to the tier. */
+#define TERRACE_STREAM_COPIES ((void *)-2)
+
 /* One copy. The caller owns it and leaves it alone from submit until wait
  * returns it. */
 typedef struct terrace_io {
@@ -211,8 +214,9 @@ typedef struct terrace_backend {
      * runtime's default one. By any thread; none of them blocks. They set the
      * failure sentence by host->fail. ---- */
 
-    /* Marks the end of what has been put into the stream by now. The event is the
-     * core's until forget. Errors: EINVAL (no stream of this unit), EBUSY (it is
+    /* Marks the end of what has been put into the stream by now, or, with
+     * TERRACE_STREAM_COPIES, of the copies to the tier that submit has taken by now.
+     * The event is the core's until forget. Errors: EINVAL (no stream of this unit), EBUSY (it is
      * being captured), EDEVICE, ENOMEM. */
     int (*record)(void *unit, void *stream, void **event);
     /* 1: all that was before the mark has been done; 0: not yet; or how the device failed. */
@@ -221,6 +225,13 @@ typedef struct terrace_backend {
      * the stream can be used. Errors: as record. */
     int (*follow)(void *unit, void *stream, void *event);
     void (*forget)(void *unit, void *event);
+
+    /* What acquire gives instead of the address where a tier's memory is used by
+     * handles (a cl_mem): one for a committed part of a reservation, which stays as
+     * it is until unview. `flags` are the tensor's. By any thread. Both or none.
+     * Errors: ENOTSUP, EDEVMEM, EDEVICE; view sets the failure sentence. */
+    int (*view)(void *unit, uint64_t address, uint64_t bytes, unsigned flags, void **handle);
+    void (*unview)(void *unit, void *handle);
 } terrace_backend;
 
 /* Built-in backends announce themselves to the core with this, once per file,
