@@ -43,6 +43,8 @@ struct use {
 
 static bool excludes_locked(const struct copy *c, unsigned mode)
 {
+    if (c->will_write) /* although the stream may be done, the lane has not been told of the copying */
+        return true;
     for (const struct use *u = c->uses; u; u = u->next)
         if (u->writes || (mode & WRITES))
             return true;
@@ -55,7 +57,7 @@ bool stream_excludes_locked(const struct copy *c, unsigned mode, const void *str
     bool found = false;
     for (unsigned i = 0; i < t->manager->tiers; i++) {
         const struct copy *x = &t->copy[i];
-        if (!x->uses || (x == c && stream != TERRACE_HOST_SYNC))
+        if ((!x->uses && !x->will_write) || (x == c && stream != TERRACE_HOST_SYNC))
             continue;
         bool excludes = excludes_locked(x, mode);
         if (excludes)
