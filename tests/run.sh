@@ -14,7 +14,7 @@ trap 'rm -f "$output"' EXIT
 total_passed=0 total_failed=0
 
 # Settings of whoever runs this must not change what is tested.
-for name in $(compgen -e TERRACE_); do unset "$name"; done
+for name in $(compgen -e TERRACE_; compgen -e SIM_); do unset "$name"; done
 
 launch=()
 if [ -n "$SANITIZE" ]; then

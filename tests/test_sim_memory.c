@@ -429,7 +429,9 @@ Test(sim_memory, memory_in_a_streams_order, .timeout = 60)
 
     wait_for(a, flag, 2);
     ok(cuMemAllocAsync(&d, MIB, a));
+    sim_hold(1u << SIM_FILL);
     ok(cuMemsetD8Async(d, 1, MIB, b)); /* not ordered behind it */
+    sim_let_go();
     fails(cuStreamSynchronize(b), CUDA_ERROR_ILLEGAL_ADDRESS);
     cr_assert_eq(sim_misuses(), 1);
 }
