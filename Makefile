@@ -311,6 +311,7 @@ dist:
 
 BUILD_PACKAGES = gcc make pkg-config libc6-dev liburing-dev libnuma-dev libxxhash-dev libsodium-dev libbsd-dev dpkg-dev
 CHECK_PACKAGES = g++ libcriterion-dev python3
+OPENCL_PACKAGES = ocl-icd-libopencl1 pocl-opencl-icd
 LINT_PACKAGES = clang clang-tidy cppcheck
 NUMA_PACKAGES = qemu-system-x86 busybox-static cpio
 BENCH_PACKAGES = fio jq python3
@@ -322,6 +323,7 @@ deps-build:
 	@.ci/deps $(BUILD_PACKAGES)
 deps-check: deps-build
 	@.ci/deps $(CHECK_PACKAGES)
+	@.ci/deps $(OPENCL_PACKAGES) || true
 deps-lint: deps-check
 	@.ci/deps $(LINT_PACKAGES)
 deps-numa: deps-check
