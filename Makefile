@@ -71,9 +71,16 @@ JEMALLOC_PREFIX =
 # The thread sanitizer would see little of what jemalloc does, and fails where a
 # process forks while it holds as many locks as jemalloc takes for a fork.
 heap_jemalloc_CFLAGS = $(if $(findstring thread,$(SANITIZE)),-DTERRACE_WITHOUT_JEMALLOC,@$(JEMALLOC)/cflags)
+# Programs that use OpenCL themselves do so where its headers are.
+OPENCL_CFLAGS = $$(pkg-config --exists OpenCL && echo -DWITH_OPENCL -DCL_TARGET_OPENCL_VERSION=120)
+OPENCL_LIBS = $$(pkg-config --libs OpenCL 2>/dev/null)
+OPENCL_PROGRAMS = test_opencl_tier opencl opencl_saxpy
 OPENMP = -fopenmp
 gpt_CFLAGS = -O3 -march=native $(OPENMP)
 gpt_LIBS = $(OPENMP) -lm
+
+$(foreach program,$(OPENCL_PROGRAMS),$(eval $(program)_LIBS = $$(OPENCL_LIBS)))
+$(foreach program,$(OPENCL_PROGRAMS),$(eval $(program)_CFLAGS = $$(OPENCL_CFLAGS)))
 
 # lib/ is searched for quoted includes only: its error.h is not <error.h>.
 # _GNU_SOURCE empty, so that a file may define it, too.
@@ -167,7 +174,7 @@ $(BUILD)/bench/starpu.so: $(BUILD)/obj/bench/loop/engine_starpu.o
 TEST_MAIN = $(if $(SANITIZE),$(BUILD)/obj/tests/plain_main.o)
 $(TESTS): $(BUILD)/%: $(BUILD)/obj/%.o $(TEST_MAIN) $(LIB_OBJ) $(JEMALLOC)/libs
 	@mkdir -p $(@D)
-	$(LINK) -o $@ $(filter %.o,$^) $(LIBS) -lcriterion
+	$(LINK) -o $@ $(filter %.o,$^) $(LIBS) $($(notdir $*)_LIBS) -lcriterion
 
 # The same for a virtual machine, which has no Criterion to run tests in a sandbox.
 $(VM_PROGS): $(BUILD)/vm/%: $(BUILD)/obj/tests/numa_vm/%.o $(BUILD)/obj/tests/plain_main.o $(LIB_OBJ) \
@@ -311,7 +318,7 @@ dist:
 
 BUILD_PACKAGES = gcc make pkg-config libc6-dev liburing-dev libnuma-dev libxxhash-dev libsodium-dev libbsd-dev dpkg-dev
 CHECK_PACKAGES = g++ libcriterion-dev python3
-OPENCL_PACKAGES = ocl-icd-libopencl1 pocl-opencl-icd
+OPENCL_PACKAGES = ocl-icd-opencl-dev opencl-c-headers pocl-opencl-icd
 LINT_PACKAGES = clang clang-tidy cppcheck
 NUMA_PACKAGES = qemu-system-x86 busybox-static cpio
 BENCH_PACKAGES = fio jq python3

@@ -18,6 +18,7 @@ struct conformance {
     const char *io;     /* option IO; the engine it must give, where engine is set */
     const char *engine;
     unsigned folders;   /* spill folders */
+    void (*prepare)(void); /* what is to be set up before, or NULL */
 };
 
 static struct {
@@ -33,8 +34,16 @@ static void conform_open(const struct conformance *c)
 {
     folders_make(c->folders);
     stub.io = c->io;
+    if (c->prepare)
+        c->prepare();
     t.b = backend_named(c->backend);
     cr_assert_not_null(t.b);
+    cr_assert_geq(t.b->count(&stub_host), 1, "%s", stub.sentence);
+    if (t.b->tier_class == TERRACE_CLASS_DEVICE) { /* what its runtime starts with the first use stays */
+        t.info = (terrace_unit_info){.size = sizeof t.info};
+        cr_assert_eq(t.b->open(&stub_host, 0, &t.info, &t.unit), 0, "%s", stub.sentence);
+        t.b->close(t.unit);
+    }
     t.fds = fds_open();
     t.threads = entries_in("/proc/self/task");
     t.info = (terrace_unit_info){.size = sizeof t.info};
