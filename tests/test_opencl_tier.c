@@ -1,6 +1,7 @@
 /* test_opencl_tier.c - tensors on an OpenCL device, used by kernels in the program's
  * own command queues. The device is whatever is here (PoCL computes on the CPU); the
  * disk is simulated. */
+#include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
 
