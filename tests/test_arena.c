@@ -572,7 +572,7 @@ Test(arena, nothing_crosses_a_boundary)
         for (int i = n; i-- > 0; arena_free(&a, e[i]))
             got += e[i]->bytes;
     }
-    cr_assert_gt(got, 2 * 24 * MIB);
+    cr_assert_gt(got, 2 * 24 * MIB, "%llu", (unsigned long long)got);
     for (int i = 0; i < 3; i++)
         e[i] = get(&a, 8 * MIB - PAGE);
     for (int i = 0; i < 3; i++)

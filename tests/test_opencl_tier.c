@@ -61,11 +61,14 @@ static void close_device(void)
     work_close();
 }
 
-/* A kernel on the tensor in the queue; returns before it has run. */
+/* A kernel on the tensor in the queue; returns before it has run. In a queue that works
+ * out of order, what is put there is ordered by whoever does so. */
 static void launch(terrace_tensor *t, cl_command_queue q, unsigned mode, const char *kernel, uint64_t a, uint64_t b)
 {
     void *p;
     assert_ok(terrace_acquire(t, d.dev, mode, q, &p, NULL));
+    if (q != d.one)
+        assert_cl(clEnqueueBarrierWithWaitList(q, 0, NULL, NULL));
     work_put(q, kernel, p, SIZE, a, b);
     assert_ok(terrace_release(t, p, q));
 }
