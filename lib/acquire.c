@@ -85,6 +85,13 @@ static int gone(const struct entry *e)
     return error_set(-TERRACE_EINVAL, "'%s' was destroyed", entry_name(e));
 }
 
+/* Bytes that were promised have not come, and somebody still holds the memory. */
+static int spoiled(const struct entry *e)
+{
+    return error_set(-TERRACE_EBUSY, "'%s' could not be brought to %s, where an acquire was promised it: release "
+                     "that first", entry_name(e), copy_tier(e->copy)->name);
+}
+
 static bool doomed_locked(const struct entry *e)
 {
     return e->small ? e->small->doomed : e->tensor->doomed;
@@ -165,6 +172,10 @@ static int present_locked(struct request *q, struct entry *e, bool wait)
             continue;
         }
         e->hit = false;
+        if (stream_can_wait_locked(c, q->stream) && !q->nowait)
+            return 0;
+        if (c->state == COPY_STALE && c->promised)
+            return spoiled(e);
         if (sealing)
             t->transfer->stale = true;
         transfer_hurry_locked(t->transfer); /* also another copy's: one at a time */
@@ -215,6 +226,7 @@ static void unpin_all_locked(struct request *q)
         copy_unpin_locked(c);
         if (c->hollow == thread_token())
             copy_drop_locked(c); /* whoever else wants it brings the bytes */
+        copy_stale_locked(c);
         copy_settle_locked(c);
     }
     manager_changed_locked(q->m);
@@ -242,7 +254,10 @@ static void succeed_locked(struct request *q)
             if (e->small)
                 group_sought_locked(e->tensor, copy_tier(c));
         }
-        if (writes)
+        c->promised = c->state == COPY_FILLING;
+        if (writes && c->promised)
+            c->will_write = true; /* until then the bytes are needed where they come from */
+        else if (writes)
             copy_written_locked(c);
         if (!e->small)
             c->tensor->error = 0;
@@ -545,7 +560,8 @@ static struct copy *pinned_at_locked(struct terrace_tensor *t, const void *addre
 {
     for (unsigned i = 0; i < t->manager->tiers; i++) {
         struct copy *c = &t->copy[i];
-        if (c->pins && c->state == COPY_VALID && view_address(c) == address)
+        bool held = c->pins && (c->state == COPY_VALID || c->promised);
+        if (held && view_address(c) == address)
             return c;
     }
     return NULL;
@@ -578,7 +594,10 @@ static __attribute__((noinline)) int release(terrace_tensor *t, void *address, v
     }
     copy_unpin_locked(c);
     m->releases++;
+    if (c->state == COPY_STALE && c->promised) /* it had been promised its bytes */
+        r = s ? small_report_locked(s) : tensor_report_locked(t);
     if (!c->pins) {
+        copy_stale_locked(c);
         policy_used(&copy_tier(c)->policy, &c->node);
         lease_open_locked(c);
         copy_settle_locked(c);

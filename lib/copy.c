@@ -90,6 +90,7 @@ void copy_drop_locked(struct copy *c)
     copy_set_locked(c, COPY_ABSENT);
     c->wrote = false;
     c->hollow = 0;
+    c->promised = c->will_write = false;
     view_drop_locked(c);
     if (c->extent && !fork_keeps_locked(c)) {
         arena_free(&tier->arena, c->extent);
@@ -121,6 +122,13 @@ void copy_written_locked(struct copy *c)
             copy_drop_locked(other);
     }
     copies_settle_locked(t);
+}
+
+void copy_stale_locked(struct copy *c)
+{
+    bool held = c->uses || (c->promised && c->pins); /* other pins are of those who wait for it to go */
+    if (c->state == COPY_STALE && tier_is_memory(copy_tier(c)) && !held && !c->tensor->transfer)
+        copy_drop_locked(c);
 }
 
 /* ---- pins -------------------------------------------------------------- */

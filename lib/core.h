@@ -3,7 +3,7 @@
  * A tensor has one `copy` per tier. A copy is ABSENT (no memory), FILLING (the
  * bytes are on their way in), VALID, or STALE (out of date: on disk the blocks
  * are kept for the next write-back; in memory it goes when the transfer that
- * uses it has ended). At most one transfer per tensor is under way. A copy in a
+ * uses it has ended, or whoever was promised its bytes lets it go). At most one transfer per tensor is under way. A copy in a
  * memory tier is on the policy's lists exactly when it is VALID, not pinned, in no
  * transfer, used by no stream and not open (see lease.h): copy_settle() sees to it.
  *
@@ -76,6 +76,9 @@ struct copy {
     unsigned char state;
     bool wrote;      /* memory: written back since it came in */
     uint64_t forked; /* disk: number of the last fork whose child reads it; 0: none */
+    bool promised;   /* FILLING, and given out: the user's stream waits for the bytes;
+                      * or STALE, as they have not come */
+    bool will_write; /* and changes them then */
     uint32_t hollow; /* FILLING with nothing, for this thread to overwrite; else 0 */
 };
 
@@ -317,6 +320,8 @@ bool copy_backed_locked(const struct copy *c);
 bool copy_dirty_locked(const struct copy *c);
 /* Frees the copy's memory; its bytes are elsewhere or not wanted any more. */
 void copy_drop_locked(struct copy *c);
+/* A STALE copy in memory goes as soon as nothing holds it. */
+void copy_stale_locked(struct copy *c);
 /* The copy, brought ahead, is used or gone. */
 void copy_not_ahead_locked(struct copy *c);
 /* The bytes in this copy are about to change: no other copy is valid now. */

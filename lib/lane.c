@@ -403,6 +403,25 @@ static void piece_fail(struct piece *p, int error, const char *text)
     snprintf(p->raw->text, sizeof p->raw->text, "%s", text);
 }
 
+/* Those who wait for a fill can have their streams wait instead, once all of it is
+ * with the backend. */
+static void note_taken(struct lane *lane, unsigned n)
+{
+    struct terrace *m = lane->tier->manager;
+    bool whole = false;
+    manager_lock(m);
+    for (unsigned i = 0; i < n; i++) {
+        struct transfer *x = lane->taken[i];
+        if (!x)
+            continue;
+        x->taken += lane->batch[i]->bytes;
+        whole |= transfer_is_taken(x) && x->copy->pins;
+    }
+    if (whole)
+        manager_changed_locked(m);
+    manager_unlock(m);
+}
+
 /* Hands the batch to the backend, as much as it takes; without the lock. False
  * where it takes nothing and nothing is under way that could change that: then
  * the whole batch has failed. */
@@ -413,6 +432,8 @@ static bool submit(struct lane *lane, unsigned sealed)
         return true;
     for (unsigned i = sealed; i < lane->batched; i++)
         piece_seal(lane->batch[i]->user);
+    for (unsigned i = 0; tier_has_streams(disk) && i < lane->batched; i++)
+        lane->taken[i] = ((struct piece *)lane->batch[i]->user)->transfer;
     int n = disk->backend->submit(disk->unit, lane->batch, lane->batched);
     if (n <= 0) {
         if (lane->in_flight > lane->batched)
@@ -424,6 +445,8 @@ static bool submit(struct lane *lane, unsigned sealed)
             piece_fail(lane->batch[i]->user, n < 0 ? n : -TERRACE_EIO, text);
         return false;
     }
+    if (tier_has_streams(disk))
+        note_taken(lane, (unsigned)n);
     lane->batched -= (unsigned)n;
     memmove(lane->batch, lane->batch + n, lane->batched * sizeof lane->batch[0]);
     return true;
@@ -571,9 +594,10 @@ int lane_open(struct tier *disk)
     lane->pieces = calloc(lane->depth, sizeof *lane->pieces);
     lane->batch = calloc(lane->depth, sizeof(terrace_io *));
     lane->done = calloc(lane->depth, sizeof(terrace_io *));
+    lane->taken = calloc(lane->depth, sizeof(struct transfer *));
     disk->lane = lane;
     int r = 0;
-    if (!lane->pieces || !lane->batch || !lane->done) {
+    if (!lane->pieces || !lane->batch || !lane->done || !lane->taken) {
         r = -TERRACE_ENOMEM;
         error_set(r, "no host memory");
     }
@@ -633,6 +657,7 @@ void lane_close(struct tier *disk)
     free(lane->pieces);
     free(lane->batch);
     free(lane->done);
+    free(lane->taken);
     free(lane);
     disk->lane = NULL;
 }

@@ -6,6 +6,11 @@
  * one that is pinned; but it excludes nobody: who wants it next in a stream has
  * that stream wait for it, and who wants the bytes elsewhere waits.
  *
+ * An acquire need not wait for bytes that the backend is already copying to its
+ * tier, either: the copy is promised, and the stream waits for it. If that copying
+ * fails, the memory stays until the stream has done with it, and what it held before
+ * is still where it came from.
+ *
  * Of the uses of a copy by one stream only the last counts. Events are asked for by
  * the thread of the tier's lane, oldest first: nothing else here calls the backend
  * but acquire and release, and nobody does with the lock.
@@ -93,6 +98,7 @@ static bool use_ends_locked(struct use *u)
 static void use_ended_locked(struct copy *c)
 {
     struct terrace *m = copy_manager(c);
+    copy_stale_locked(c);
     copy_settle_locked(c);
     m->releases++;
     demote_pending_locked(c->tensor);
@@ -115,6 +121,35 @@ int stream_check_locked(const struct request *q)
         manager_unlock(q->m);
         r = tier->backend->follow(tier->unit, q->stream, NULL);
         manager_lock(q->m);
+    }
+    return r;
+}
+
+bool stream_can_wait_locked(const struct copy *c, const void *stream)
+{
+    const struct transfer *x = c->tensor->transfer;
+    return c->state == COPY_FILLING && !c->hollow && x && x->copy == c && stream != TERRACE_HOST_SYNC &&
+           x->lane->tier == copy_tier(c) && tier_has_streams(copy_tier(c)) && transfer_is_taken(x);
+}
+
+/* The copies on their way to a tier of which the request was promised some. */
+static int follow_copies_locked(const struct request *q)
+{
+    const struct tier *last = NULL;
+    int r = 0;
+    for (size_t i = 0; r == 0 && i < q->n; i++) {
+        const struct tier *tier = copy_tier(q->entry[i].copy);
+        void *event;
+        if (!q->entry[i].copy->promised || tier == last)
+            continue;
+        manager_unlock(q->m);
+        r = tier->backend->record(tier->unit, TERRACE_STREAM_COPIES, &event);
+        if (r == 0) {
+            r = tier->backend->follow(tier->unit, q->stream, event);
+            tier->backend->forget(tier->unit, event);
+        }
+        manager_lock(q->m);
+        last = tier;
     }
     return r;
 }
@@ -155,10 +190,12 @@ static void followed_locked(struct terrace *m, struct use **list, size_t n)
 int stream_follow_locked(const struct request *q)
 {
     struct use *few[STREAM_BATCH], **list = few;
-    size_t n = q->stream == TERRACE_HOST_SYNC ? 0 : to_follow_locked(q, few, 0);
-    int r = 0;
-    if (n == 0)
+    if (q->stream == TERRACE_HOST_SYNC)
         return 0;
+    int r = follow_copies_locked(q);
+    size_t n = to_follow_locked(q, few, 0);
+    if (r || n == 0)
+        return r;
     if (n > STREAM_BATCH)
         list = calloc(n, sizeof *list);
     if (!list)

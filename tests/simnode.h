@@ -31,6 +31,8 @@ struct simnode {
     unsigned queued;
     bool woken;
     bool held;                        /* nothing completes */
+    bool fail;                        /* copies to the node do */
+    unsigned submitted, copied;       /* to the node */
     uint64_t read_bytes, written_bytes; /* from the node, to it */
     uint64_t room;                    /* bytes that it commits at most; 0: no end */
     uint64_t committed;
@@ -147,8 +149,10 @@ static int simnode_submit(void *unit, terrace_io *const *list, unsigned n)
     struct simnode *d = unit;
     unsigned i;
     pthread_mutex_lock(&d->lock);
-    for (i = 0; i < n && d->queued < SIMNODE_DEPTH; i++)
+    for (i = 0; i < n && d->queued < SIMNODE_DEPTH; i++) {
+        d->submitted += list[i]->op == TERRACE_IO_WRITE;
         d->queue[d->queued++] = list[i];
+    }
     pthread_mutex_unlock(&d->lock);
     return (int)i;
 }
@@ -184,7 +188,8 @@ static int simnode_wait(void *unit, terrace_io **done, unsigned max, int64_t tim
         bool into = io->op == TERRACE_IO_WRITE;
         simnode_copy(into ? tier : io->host, into ? io->host : tier, io->bytes);
         *(into ? &d->written_bytes : &d->read_bytes) += io->bytes;
-        io->result = 0;
+        io->result = d->fail && into ? -TERRACE_EIO : 0;
+        d->copied += into;
         done[n++] = io;
         memmove(d->queue, d->queue + 1, --d->queued * sizeof d->queue[0]);
     }
@@ -231,17 +236,26 @@ struct simstream {
         void (*work)(void *);
         void *arg;
         struct simstream *other; /* waits until that has done so many */
+        bool copies;             /* or so many are there */
         unsigned until;
     } op[SIMSTREAM_OPS];
 };
 struct simstream_event {
-    struct simstream *stream;
+    struct simstream *stream; /* NULL: the copies to the device */
     unsigned until;
 };
 static struct simstream simstream_default = {.known = true};
 static pthread_mutex_t simstream_lock = PTHREAD_MUTEX_INITIALIZER;
 static bool simdev_lost;
 static unsigned simstream_events; /* that there are */
+
+static unsigned simnode_count_of(const unsigned *counter)
+{
+    pthread_mutex_lock(&simdev.lock);
+    unsigned n = *counter;
+    pthread_mutex_unlock(&simdev.lock);
+    return n;
+}
 
 static struct simstream *simstream_of(void *stream, int *error)
 {
@@ -256,8 +270,10 @@ static int simstream_record(void *unit, void *stream, void **event)
     int r;
     (void)unit;
     pthread_mutex_lock(&simstream_lock);
-    struct simstream *s = simstream_of(stream, &r);
+    struct simstream *s = simstream_of(stream == TERRACE_STREAM_COPIES ? NULL : stream, &r);
     *e = (struct simstream_event){s, s->put};
+    if (stream == TERRACE_STREAM_COPIES)
+        *e = (struct simstream_event){NULL, simnode_count_of(&simdev.submitted)};
     simstream_events += r == 0;
     pthread_mutex_unlock(&simstream_lock);
     if (r)
@@ -267,12 +283,36 @@ static int simstream_record(void *unit, void *stream, void **event)
     return r;
 }
 
+/* The device works through the stream; false: it stands before a wait. */
+static bool simstream_run(struct simstream *s)
+{
+    bool goes = true;
+    pthread_mutex_lock(&simstream_lock);
+    while (goes && s->done < s->put) {
+        unsigned i = s->done % SIMSTREAM_OPS;
+        goes = s->op[i].copies ? simnode_count_of(&simdev.copied) >= s->op[i].until
+                               : !s->op[i].other || s->op[i].other->done >= s->op[i].until;
+        if (goes && s->op[i].work) {
+            pthread_mutex_unlock(&simstream_lock);
+            s->op[i].work(s->op[i].arg);
+            pthread_mutex_lock(&simstream_lock);
+        }
+        s->done += goes;
+    }
+    pthread_mutex_unlock(&simstream_lock);
+    return goes;
+}
+
 static int simstream_passed(void *unit, void *event)
 {
     const struct simstream_event *e = event;
     (void)unit;
+    if (e->stream == &simstream_default)
+        simstream_run(e->stream); /* the device works through that by itself */
     pthread_mutex_lock(&simstream_lock);
-    int r = simdev_lost ? -TERRACE_EDEVICE : e->stream->done >= e->until;
+    int r = simdev_lost ? -TERRACE_EDEVICE
+                        : e->stream ? e->stream->done >= e->until
+                                    : simnode_count_of(&simdev.copied) >= e->until;
     pthread_mutex_unlock(&simstream_lock);
     return r;
 }
@@ -285,8 +325,10 @@ static int simstream_follow(void *unit, void *stream, void *event)
     pthread_mutex_lock(&simstream_lock);
     struct simstream *s = simstream_of(stream, &r);
     if (r == 0 && e) {
-        s->op[s->put].other = e->stream;
-        s->op[s->put++].until = e->until;
+        s->op[s->put % SIMSTREAM_OPS].work = NULL;
+        s->op[s->put % SIMSTREAM_OPS].other = e->stream;
+        s->op[s->put % SIMSTREAM_OPS].copies = !e->stream;
+        s->op[s->put++ % SIMSTREAM_OPS].until = e->until;
     }
     pthread_mutex_unlock(&simstream_lock);
     return r;
@@ -321,28 +363,11 @@ static void simdev_unview(void *unit, void *handle)
 static inline void simstream_launch(struct simstream *s, void (*work)(void *), void *arg)
 {
     pthread_mutex_lock(&simstream_lock);
-    s->op[s->put].work = work;
-    s->op[s->put++].arg = arg;
+    s->op[s->put % SIMSTREAM_OPS].work = work;
+    s->op[s->put % SIMSTREAM_OPS].other = NULL;
+    s->op[s->put % SIMSTREAM_OPS].copies = false;
+    s->op[s->put++ % SIMSTREAM_OPS].arg = arg;
     pthread_mutex_unlock(&simstream_lock);
-}
-
-/* The device works through the stream; false: it stands before a wait. */
-static inline bool simstream_run(struct simstream *s)
-{
-    bool goes = true;
-    pthread_mutex_lock(&simstream_lock);
-    while (goes && s->done < s->put) {
-        unsigned i = s->done;
-        goes = !s->op[i].other || s->op[i].other->done >= s->op[i].until;
-        if (goes && s->op[i].work) {
-            pthread_mutex_unlock(&simstream_lock);
-            s->op[i].work(s->op[i].arg);
-            pthread_mutex_lock(&simstream_lock);
-        }
-        s->done += goes;
-    }
-    pthread_mutex_unlock(&simstream_lock);
-    return goes;
 }
 
 static inline void simdev_lose(void)

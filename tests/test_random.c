@@ -233,9 +233,9 @@ static void op_use(struct worker *k)
     void *at;
     if (!slot_lock(k, s, changes(mode)))
         return;
-    int r = terrace_acquire(s->tensor, random_host(k), mode | wait, NULL, &at, NULL);
+    int r = terrace_acquire(s->tensor, random_host(k), mode | wait, TERRACE_HOST_SYNC, &at, NULL);
     if (allowed(r, "acquire", s, wait ? 0 : TERRACE_EBUDGET) && use(k, s, at, mode))
-        allowed(terrace_release(s->tensor, at, NULL), "release", s, 0);
+        allowed(terrace_release(s->tensor, at, TERRACE_HOST_SYNC), "release", s, 0);
     slot_unlock(s);
 }
 
@@ -248,10 +248,10 @@ static void op_nowait(struct worker *k)
         return;
     int r = -TERRACE_EAGAIN;
     for (int tries = 0; tries < 3 && r == -TERRACE_EAGAIN; tries++)
-        r = terrace_acquire(s->tensor, random_host(k), mode | TERRACE_NOWAIT, NULL, &at, NULL);
+        r = terrace_acquire(s->tensor, random_host(k), mode | TERRACE_NOWAIT, TERRACE_HOST_SYNC, &at, NULL);
     if (r != -TERRACE_EAGAIN && allowed(r, "acquire without waiting", s, TERRACE_EBUDGET) &&
         use(k, s, at, mode))
-        allowed(terrace_release(s->tensor, at, NULL), "release", s, 0);
+        allowed(terrace_release(s->tensor, at, TERRACE_HOST_SYNC), "release", s, 0);
     slot_unlock(s);
 }
 
@@ -281,12 +281,12 @@ static void op_list(struct worker *k)
         list[i].mode |= wait | late;
         locked++;
     }
-    int r = locked == distinct ? terrace_acquire_all(list, distinct, NULL) : -TERRACE_EAGAIN;
+    int r = locked == distinct ? terrace_acquire_all(list, distinct, TERRACE_HOST_SYNC) : -TERRACE_EAGAIN;
     bool refused = r == -TERRACE_EAGAIN && (late || locked < distinct);
     if (!refused && allowed(r, "acquire_all", s[0], wait ? 0 : TERRACE_EBUDGET))
         for (size_t i = distinct; i-- > 0;)
             if (use(k, s[i], list[i].address, list[i].mode))
-                allowed(terrace_release(s[i]->tensor, list[i].address, NULL), "release", s[i], 0);
+                allowed(terrace_release(s[i]->tensor, list[i].address, TERRACE_HOST_SYNC), "release", s[i], 0);
     while (locked)
         slot_unlock(s[--locked]);
 }
@@ -313,13 +313,13 @@ static void op_replace(struct worker *k)
     if (!slot_lock(k, s, true))
         return;
     bool held = draw(k, 4) == 0 &&
-                allowed(terrace_acquire(s->tensor, random_host(k), TERRACE_READ, NULL, &at, NULL), "acquire", s,
+                allowed(terrace_acquire(s->tensor, random_host(k), TERRACE_READ, TERRACE_HOST_SYNC, &at, NULL), "acquire", s,
                         TERRACE_EBUDGET);
     terrace_tensor *old = s->tensor;
     if (held) { /* its bytes live until the release */
         terrace_tensor_destroy(old);
         verify(k, s, at);
-        allowed(terrace_release(old, at, NULL), "release", s, 0);
+        allowed(terrace_release(old, at, TERRACE_HOST_SYNC), "release", s, 0);
         s->tensor = NULL;
     }
     slot_empty(s);
@@ -333,7 +333,7 @@ static void op_keep(struct worker *k)
     struct slot *s = k->kept;
     if (s) {
         if (verify(k, s, k->kept_at))
-            allowed(terrace_release(s->tensor, k->kept_at, NULL), "release", s, 0);
+            allowed(terrace_release(s->tensor, k->kept_at, TERRACE_HOST_SYNC), "release", s, 0);
         k->kept = NULL;
         slot_unlock(s);
         return;
@@ -341,7 +341,7 @@ static void op_keep(struct worker *k)
     s = random_slot(k);
     if (!slot_lock(k, s, false))
         return;
-    int r = terrace_acquire(s->tensor, random_host(k), TERRACE_READ, NULL, &k->kept_at, NULL);
+    int r = terrace_acquire(s->tensor, random_host(k), TERRACE_READ, TERRACE_HOST_SYNC, &k->kept_at, NULL);
     if (allowed(r, "acquire", s, TERRACE_EBUDGET))
         k->kept = s;
     else
@@ -390,9 +390,9 @@ static void expect_all(struct worker *k)
         struct slot *s = &w.slot[i];
         void *at;
         terrace_wait(s->tensor); /* what failed before */
-        int r = terrace_acquire(s->tensor, w.host, TERRACE_READ, NULL, &at, NULL);
+        int r = terrace_acquire(s->tensor, w.host, TERRACE_READ, TERRACE_HOST_SYNC, &at, NULL);
         if (allowed(r, "last acquire", s, 0) && same(s, at, 0, s->bytes))
-            allowed(terrace_release(s->tensor, at, NULL), "release", s, 0);
+            allowed(terrace_release(s->tensor, at, TERRACE_HOST_SYNC), "release", s, 0);
         if (draw(k, 2))
             slot_empty(s); /* the others are left to terrace_close() */
     }

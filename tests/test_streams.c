@@ -52,6 +52,12 @@ static struct kernel *launch(terrace_tensor *t, struct simstream *s, unsigned mo
     return k;
 }
 
+/* The device gets to the end, once the bytes it waits for are there. */
+static void run_all(struct simstream *s)
+{
+    eventually(simstream_run(s));
+}
+
 /* An acquire by another thread. */
 struct other {
     pthread_t thread;
@@ -106,7 +112,7 @@ Test(streams, the_host_waits_for_what_a_stream_writes, .timeout = 60)
     launch(t, &one, TERRACE_WRITE, 2);
     other_starts(&o, t, d.host, TERRACE_READ, 2);
     cr_assert(other_waits(&o));
-    simstream_run(&one);
+    run_all(&one);
     other_succeeds(&o);
     terrace_close(d.m);
 }
@@ -118,7 +124,7 @@ Test(streams, the_host_reads_beside_a_stream_that_reads, .timeout = 60)
     write_pattern(t, d.host, SIZE, 1);
     struct kernel *k = launch(t, &one, TERRACE_READ, 1);
     expect_pattern(t, d.host, SIZE, 1);
-    simstream_run(&one);
+    run_all(&one);
     cr_assert(k->right);
     terrace_close(d.m);
 }
@@ -132,7 +138,7 @@ Test(streams, the_host_does_not_write_under_a_stream_that_reads, .timeout = 60)
     struct kernel *k = launch(t, &one, TERRACE_READ, 1);
     other_starts(&o, t, d.host, TERRACE_OVERWRITE, 0);
     cr_assert(other_waits(&o));
-    simstream_run(&one);
+    run_all(&one);
     cr_assert(k->right);
     other_succeeds(&o);
     terrace_close(d.m);
@@ -146,7 +152,7 @@ Test(streams, host_sync_on_the_device_waits, .timeout = 60)
     launch(t, &one, TERRACE_OVERWRITE, 3);
     other_starts(&o, t, d.dev, TERRACE_READ, 3);
     cr_assert(other_waits(&o));
-    simstream_run(&one);
+    run_all(&one);
     other_succeeds(&o);
     terrace_close(d.m);
 }
@@ -159,7 +165,7 @@ Test(streams, nothing_leaves_under_a_stream, .timeout = 60)
     struct kernel *k = launch(t, &one, TERRACE_OVERWRITE, 4), *r = launch(t, &one, TERRACE_READ, 4);
     other_starts(&o, big, d.dev, TERRACE_OVERWRITE, 0);
     cr_assert(other_waits(&o));
-    simstream_run(&one);
+    run_all(&one);
     other_succeeds(&o);
     cr_assert(r->right);
     expect_pattern(t, d.host, SIZE, k->seed);
@@ -173,7 +179,7 @@ Test(streams, room_is_not_an_error_while_a_stream_goes_on, .timeout = 60)
     terrace_tensor *t = tensor_of(d.m, SIZE, "t"), *big = tensor_of(d.m, 2 * MIB, "big");
     launch(t, &one, TERRACE_OVERWRITE, 4);
     assert_fails(terrace_acquire(big, d.dev, TERRACE_OVERWRITE | TERRACE_NOWAIT, &two, &p, NULL), TERRACE_EAGAIN);
-    simstream_run(&one);
+    run_all(&one);
     int r = -TERRACE_EAGAIN;
     for (int i = 0; i < 5000 && r == -TERRACE_EAGAIN; i++) {
         r = terrace_acquire(big, d.dev, TERRACE_OVERWRITE | TERRACE_NOWAIT, &two, &p, NULL);
@@ -191,8 +197,8 @@ Test(streams, a_stream_follows_another_that_writes, .timeout = 60)
     launch(t, &one, TERRACE_OVERWRITE, 5);
     struct kernel *r = launch(t, &two, TERRACE_READ, 5);
     cr_assert_not(simstream_run(&two), "it read what had not been written");
-    simstream_run(&one);
-    cr_assert(simstream_run(&two));
+    run_all(&one);
+    run_all(&two);
     cr_assert(r->right);
     terrace_close(d.m);
 }
@@ -206,10 +212,10 @@ Test(streams, a_writer_follows_readers_and_these_nobody, .timeout = 60)
     struct kernel *a = launch(t, &one, TERRACE_READ, 6), *b = launch(t, &two, TERRACE_READ, 6);
     launch(t, &three, TERRACE_WRITE, 7);
     cr_assert_not(simstream_run(&three));
-    cr_assert(simstream_run(&two), "a reader waits for a reader");
+    run_all(&two); /* a reader does not wait for a reader */
     cr_assert_not(simstream_run(&three), "it has not been read by all");
-    cr_assert(simstream_run(&one));
-    cr_assert(simstream_run(&three));
+    run_all(&one);
+    run_all(&three);
     cr_assert(a->right && b->right);
     expect_pattern(t, d.host, SIZE, 7);
     terrace_close(d.m);
@@ -223,7 +229,7 @@ Test(streams, the_memory_of_a_destroyed_tensor_waits_for_the_stream, .timeout = 
     terrace_tensor_destroy(t);
     usleep(20000);
     cr_assert_eq(tier_stats_of(d.m, d.dev).tensors, 1, "it was freed under the device's work");
-    simstream_run(&one);
+    run_all(&one);
     eventually(tier_stats_of(d.m, d.dev).tensors == 0);
     terrace_close(d.m);
     cr_assert_eq(simstream_events_now(), 0);
@@ -237,7 +243,7 @@ Test(streams, a_demotion_waits_for_the_stream, .timeout = 60)
     assert_ok(terrace_demote(t, d.host));
     usleep(20000);
     cr_assert_eq(tier_stats_of(d.m, d.dev).tensors, 1);
-    simstream_run(&one);
+    run_all(&one);
     eventually(tier_stats_of(d.m, d.dev).tensors == 0);
     expect_pattern(t, d.host, SIZE, 9);
     terrace_close(d.m);
@@ -251,7 +257,7 @@ Test(streams, close_waits_for_the_stream, .timeout = 60)
     struct kernel *k = launch(t, &one, TERRACE_OVERWRITE, 10);
     cr_assert_eq(pthread_create(&thread, NULL, (void *(*)(void *))(void *)terrace_close, d.m), 0);
     usleep(50000);
-    simstream_run(&one);
+    run_all(&one);
     pthread_join(thread, NULL);
     cr_assert_eq(simstream_events_now(), 0);
     free(k);
@@ -264,7 +270,7 @@ Test(streams, one_stream_used_again_and_again, .timeout = 60)
     for (int i = 0; i < 500; i++)
         launch(t, &simstream_default, TERRACE_READ, 0);
     cr_assert_leq(simstream_events_now(), 2, "events of uses that others come after are kept");
-    simstream_run(&simstream_default);
+    run_all(&simstream_default);
     eventually(simstream_events_now() == 0);
     terrace_close(d.m);
 }
@@ -275,7 +281,7 @@ Test(streams, a_stream_that_is_none, .timeout = 60)
     void *p;
     terrace_tensor *t = tensor_of(d.m, SIZE, "t");
     launch(t, &one, TERRACE_OVERWRITE, 11);
-    simstream_run(&one);
+    run_all(&one);
     cr_assert_eq(terrace_acquire(t, d.dev, TERRACE_OVERWRITE, &unknown, &p, NULL), -TERRACE_EINVAL);
     one.capturing = true;
     cr_assert_eq(terrace_acquire(t, d.dev, TERRACE_OVERWRITE, &one, &p, NULL), -TERRACE_EBUSY);
@@ -305,8 +311,8 @@ Test(streams, a_list_follows_all_it_needs, .timeout = 60)
         assert_ok(terrace_release(list[i].tensor, list[i].address, &two));
     }
     cr_assert_not(simstream_run(&two));
-    simstream_run(&one);
-    cr_assert(simstream_run(&two));
+    run_all(&one);
+    run_all(&two);
     cr_assert(k[0].right && k[1].right);
     terrace_close(d.m);
 }
@@ -353,12 +359,164 @@ Test(streams, threads_and_streams_at_once, .timeout = 120)
             free(w);
             expect_pattern(t[i], d.host, SIZE, seed[i]);
         }
-        if (one.put + 8 > SIMSTREAM_OPS || two.put + 8 > SIMSTREAM_OPS)
-            break;
     }
     while (!simstream_run(&one) | !simstream_run(&two))
         ;
     for (int i = 0; i < TENSORS; i++)
         expect_pattern(t[i], d.host, SIZE, seed[i]);
+    terrace_close(d.m);
+}
+
+/* ---- promises: bytes that are still on their way ------------------------- */
+
+enum { FEW = 256 << 10 }; /* all of it fits into the device's queue */
+
+static void kernel_check_few(void *arg)
+{
+    struct kernel *k = arg;
+    k->right = pattern_is(simnode_at(&simdev, (uintptr_t)k->at), FEW, k->seed);
+}
+
+static void kernel_write_few(void *arg)
+{
+    struct kernel *k = arg;
+    pattern_fill(simnode_at(&simdev, (uintptr_t)k->at), FEW, k->seed);
+}
+
+Test(streams, the_stream_waits_for_the_bytes_and_not_the_host, .timeout = 60)
+{
+    open_device(8 * MIB);
+    terrace_tensor *t = tensor_of(d.m, FEW, "t");
+    struct kernel k = {.seed = 20};
+    write_pattern(t, d.host, FEW, 20);
+    simnode_hold(&simdev, true);
+    assert_ok(terrace_acquire(t, d.dev, TERRACE_READ, &one, &k.at, NULL));
+    simstream_launch(&one, kernel_check_few, &k);
+    cr_assert_not(simstream_run(&one), "the work did not wait for its bytes");
+    assert_ok(terrace_release(t, k.at, &one));
+    simnode_hold(&simdev, false);
+    run_all(&one);
+    cr_assert(k.right);
+    terrace_close(d.m);
+}
+
+Test(streams, a_writer_before_its_bytes_are_there, .timeout = 60)
+{
+    open_device(8 * MIB);
+    struct other o;
+    terrace_tensor *t = tensor_of(d.m, FEW, "t");
+    struct kernel r = {.seed = 21}, w = {.seed = 22};
+    write_pattern(t, d.host, FEW, 21);
+    simnode_hold(&simdev, true);
+    assert_ok(terrace_acquire(t, d.dev, TERRACE_WRITE, &one, &r.at, NULL));
+    w.at = r.at;
+    simstream_launch(&one, kernel_check_few, &r);
+    simstream_launch(&one, kernel_write_few, &w);
+    assert_ok(terrace_release(t, r.at, &one));
+    other_starts(&o, t, d.host, TERRACE_OVERWRITE, 0);
+    cr_assert(other_waits(&o));
+    simnode_hold(&simdev, false);
+    run_all(&one);
+    cr_assert(r.right, "the bytes it builds on were lost");
+    other_succeeds(&o);
+    write_pattern(t, d.host, FEW, 23);
+    expect_pattern(t, d.host, FEW, 23);
+    terrace_close(d.m);
+}
+
+Test(streams, what_a_writer_left_is_what_others_get, .timeout = 60)
+{
+    open_device(8 * MIB);
+    terrace_tensor *t = tensor_of(d.m, FEW, "t");
+    struct kernel w = {.seed = 25};
+    write_pattern(t, d.host, FEW, 24);
+    simnode_hold(&simdev, true);
+    assert_ok(terrace_acquire(t, d.dev, TERRACE_WRITE, &one, &w.at, NULL));
+    simstream_launch(&one, kernel_write_few, &w);
+    assert_ok(terrace_release(t, w.at, &one));
+    simnode_hold(&simdev, false);
+    run_all(&one);
+    expect_pattern(t, d.host, FEW, 25);
+    terrace_close(d.m);
+}
+
+Test(streams, a_promise_that_is_broken_before_the_release, .timeout = 60)
+{
+    open_device(8 * MIB);
+    terrace_tensor *t = tensor_of(d.m, FEW, "t");
+    struct kernel w = {.seed = 27};
+    void *p;
+    write_pattern(t, d.host, FEW, 26);
+    simnode_hold(&simdev, true);
+    assert_ok(terrace_acquire(t, d.dev, TERRACE_WRITE, &one, &w.at, NULL));
+    simstream_launch(&one, kernel_write_few, &w);
+    simdev.fail = true;
+    simnode_hold(&simdev, false);
+    run_all(&one); /* its memory is still there */
+    eventually(terrace_acquire(t, d.dev, TERRACE_READ | TERRACE_NOWAIT, &two, &p, NULL) == -TERRACE_EBUSY);
+    cr_assert_eq(terrace_release(t, w.at, &one), -TERRACE_EIO);
+    simdev.fail = false;
+    expect_pattern(t, d.host, FEW, 26);
+    struct kernel k = {.seed = 26};
+    assert_ok(terrace_acquire(t, d.dev, TERRACE_READ, &two, &k.at, NULL));
+    simstream_launch(&two, kernel_check_few, &k);
+    assert_ok(terrace_release(t, k.at, &two));
+    run_all(&one);
+    run_all(&two);
+    cr_assert(k.right);
+    terrace_close(d.m);
+}
+
+Test(streams, a_promise_that_is_broken_after_the_release, .timeout = 60)
+{
+    open_device(8 * MIB);
+    terrace_tensor *t = tensor_of(d.m, FEW, "t");
+    struct kernel w = {.seed = 29};
+    write_pattern(t, d.host, FEW, 28);
+    simnode_hold(&simdev, true);
+    assert_ok(terrace_acquire(t, d.dev, TERRACE_WRITE, &one, &w.at, NULL));
+    simstream_launch(&one, kernel_write_few, &w);
+    assert_ok(terrace_release(t, w.at, &one));
+    simdev.fail = true;
+    simnode_hold(&simdev, false);
+    cr_assert_eq(terrace_wait(t), -TERRACE_EIO);
+    run_all(&one);
+    expect_pattern(t, d.host, FEW, 28);
+    terrace_close(d.m);
+    cr_assert_eq(simdev_views, 0);
+    cr_assert_eq(simstream_events_now(), 0);
+}
+
+Test(streams, the_host_waits_for_promised_bytes, .timeout = 60)
+{
+    open_device(8 * MIB);
+    terrace_tensor *t = tensor_of(d.m, SIZE, "t");
+    struct other o;
+    void *p;
+    write_pattern(t, d.host, SIZE, 30);
+    simnode_hold(&simdev, true);
+    other_starts(&o, t, d.dev, TERRACE_READ, 30);
+    cr_assert(other_waits(&o));
+    cr_assert_eq(terrace_acquire(t, d.dev, TERRACE_READ | TERRACE_NOWAIT, &one, &p, NULL), -TERRACE_EAGAIN);
+    simnode_hold(&simdev, false);
+    other_succeeds(&o);
+    terrace_close(d.m);
+}
+
+Test(streams, a_tensor_destroyed_before_its_bytes_are_there, .timeout = 60)
+{
+    open_device(8 * MIB);
+    terrace_tensor *t = tensor_of(d.m, FEW, "t");
+    struct kernel k = {.seed = 31};
+    write_pattern(t, d.host, FEW, 31);
+    simnode_hold(&simdev, true);
+    assert_ok(terrace_acquire(t, d.dev, TERRACE_READ, &one, &k.at, NULL));
+    simstream_launch(&one, kernel_check_few, &k);
+    assert_ok(terrace_release(t, k.at, &one));
+    terrace_tensor_destroy(t);
+    simnode_hold(&simdev, false);
+    usleep(20000);
+    run_all(&one);
+    eventually(tier_stats_of(d.m, d.dev).tensors == 0 && stats_of(d.m).tensors == 0);
     terrace_close(d.m);
 }
