@@ -414,6 +414,11 @@ struct extent *arena_settle(struct arena *a, struct grant *grant, int result)
     return e;
 }
 
+bool arena_scattered(const struct arena *a, uint64_t bytes)
+{
+    return bytes <= a->ceiling && a->used + a->pending <= a->ceiling - bytes && cached(a) > 0;
+}
+
 void arena_purge(struct arena *a, struct grant *grant)
 {
     struct extent *e;

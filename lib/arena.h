@@ -94,6 +94,10 @@ int arena_take(struct arena *a, uint64_t bytes, size_t alignment, struct grant *
 int arena_fulfil(struct arena *a, struct grant *grant);
 struct extent *arena_settle(struct arena *a, struct grant *grant, int result);
 
+/* Whether so many bytes are free below the ceiling, but in too small pieces, which
+ * may be larger once what is cached has been given back. */
+bool arena_scattered(const struct arena *a, uint64_t bytes);
+
 /* A grant that gives back everything cached and allocates nothing. */
 void arena_purge(struct arena *a, struct grant *grant);
 /* One that gives back what has not been needed since the last decay. */

@@ -179,25 +179,42 @@ Test(opencl_tier, closing_waits_for_the_queue, .timeout = 60)
     pthread_join(thread, NULL);
 }
 
+/* PoCL 3.1 does not outlive work that fails; so the test says in its place that it has. */
+static opencl_int (*true_event_info)(opencl_event, opencl_uint, size_t, void *, size_t *);
+static atomic_int work_status;
+
+static opencl_int failed_event_info(opencl_event event, opencl_uint what, size_t size, void *value, size_t *got)
+{
+    opencl_int r = true_event_info(event, what, size, value, got);
+    if (r == 0 && work_status < 0)
+        *(opencl_int *)value = work_status;
+    return r;
+}
+
 Test(opencl_tier, a_kernel_that_fails_is_the_error_of_what_it_was_writing, .timeout = 60)
 {
     void *p;
     open_device(8 * MIB, 16 * MIB, "log=off");
+    true_event_info = opencl.event_info;
+    opencl.event_info = failed_event_info;
     terrace_tensor *read = tensor_of(d.m, SIZE, "read"), *written = tensor_of(d.m, SIZE, "written");
     write_pattern(read, d.host, SIZE, 1);
     write_pattern(written, d.host, SIZE, 2);
     cl_event held = work_hold(d.two);
     launch(read, d.two, TERRACE_READ, "check", 1, 0);
     launch(written, d.two, TERRACE_WRITE, "fill", 3, 0);
-    work_let_go(held, -5);
+    work_status = OPENCL_EXEC_STATUS_ERROR_FOR_EVENTS_IN_WAIT_LIST;
     int r = 0;
     for (int i = 0; r == 0 && i < 5000; i++, usleep(1000))
         r = terrace_wait(written);
-    cr_assert(r == -TERRACE_EDEVMEM || r == -TERRACE_EDEVICE, "%d", r);
+    cr_assert_eq(r, -TERRACE_EDEVICE);
     cr_assert(strstr(terrace_last_error(), "written"), "%s", terrace_last_error());
+    work_status = 0;
+    work_let_go(held, CL_COMPLETE);
     expect_pattern(read, d.host, SIZE, 1);
     assert_ok(terrace_acquire(read, d.dev, TERRACE_READ, TERRACE_HOST_SYNC, &p, NULL));
     assert_ok(terrace_release(read, p, TERRACE_HOST_SYNC));
+    clFinish(d.two);
     close_device();
 }
 
