@@ -75,9 +75,16 @@ JEMALLOC_PREFIX =
 # The thread sanitizer would see little of what jemalloc does, and fails where a
 # process forks while it holds as many locks as jemalloc takes for a fork.
 heap_jemalloc_CFLAGS = $(if $(findstring thread,$(SANITIZE)),-DTERRACE_WITHOUT_JEMALLOC,@$(JEMALLOC)/cflags)
+# Programs that use OpenCL themselves do so where its headers are.
+OPENCL_CFLAGS = $$(pkg-config --exists OpenCL && echo -DWITH_OPENCL -DCL_TARGET_OPENCL_VERSION=120)
+OPENCL_LIBS = $$(pkg-config --libs OpenCL 2>/dev/null)
+OPENCL_PROGRAMS = test_opencl_tier opencl opencl_saxpy
 OPENMP = -fopenmp
 gpt_CFLAGS = -O3 -march=native $(OPENMP)
 gpt_LIBS = $(OPENMP) -lm
+
+$(foreach program,$(OPENCL_PROGRAMS),$(eval $(program)_LIBS = $$(OPENCL_LIBS)))
+$(foreach program,$(OPENCL_PROGRAMS),$(eval $(program)_CFLAGS = $$(OPENCL_CFLAGS)))
 
 # lib/ is searched for quoted includes only: its error.h is not <error.h>.
 # _GNU_SOURCE empty, so that a file may define it, too.
@@ -340,6 +347,7 @@ dist:
 
 BUILD_PACKAGES = gcc make pkg-config libc6-dev liburing-dev libnuma-dev libxxhash-dev libsodium-dev libbsd-dev dpkg-dev
 CHECK_PACKAGES = g++ libcriterion-dev python3
+OPENCL_PACKAGES = ocl-icd-opencl-dev opencl-c-headers pocl-opencl-icd
 LINT_PACKAGES = clang clang-tidy cppcheck
 NUMA_PACKAGES = qemu-system-x86 busybox-static cpio
 BENCH_PACKAGES = fio jq python3
@@ -351,6 +359,7 @@ deps-build:
 	@.ci/deps $(BUILD_PACKAGES)
 deps-check: deps-build
 	@.ci/deps $(CHECK_PACKAGES)
+	@.ci/deps $(OPENCL_PACKAGES) || true
 deps-lint: deps-check
 	@.ci/deps $(LINT_PACKAGES)
 deps-numa: deps-check
