@@ -44,7 +44,7 @@ HEADERS := $(wildcard include/*.h)
 object = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 LIB_OBJ = $(call object,$(LIB_SRC))
 CLI_OBJ = $(call object,$(CLI_SRC))
-OBJECTS = $(call object,$(wildcard lib/*.c offload/*.c lib/cli/*.c examples/*.c bench/*.c bench/modules/*.c bench/loop/*.c tests/*.c tests/numa_vm/*.c tests/gpu/*.c tests/sim/*.c))
+OBJECTS = $(call object,$(wildcard lib/*.c offload/*.c lib/cli/*.c examples/*.c bench/*.c bench/modules/*.c bench/loop/*.c bench/replay/*.c tests/*.c tests/numa_vm/*.c tests/gpu/*.c tests/sim/*.c))
 
 LIBRARY = $(BUILD)/lib/libterrace.so.$(VERSION)
 LINKS = $(BUILD)/lib/libterrace.so.$(SOVERSION) $(BUILD)/lib/libterrace.so
@@ -145,7 +145,7 @@ $(EXAMPLES) $(BENCHES) $(PROGS): $(BUILD)/%: $(BUILD)/obj/%.o $(LINKS)
 	$(LINK) -o $@ $(filter %.o,$^) $(WITH_LIBRARY) $($(notdir $*)_LIBS)
 
 # This one replays traces against the library's own functions.
-$(BUILD)/bench/policy: $(call object,$(addprefix lib/,policy.c schedule.c schedule_lines.c schedule_steps.c))
+$(BUILD)/bench/policy: $(call object,$(wildcard bench/replay/*.c) $(addprefix lib/,policy.c schedule.c schedule_lines.c schedule_steps.c))
 
 # What bench/alloc compares, each with the private jemalloc in it: terrace's
 # allocator of addresses, which the library does not export, and that by itself.
@@ -295,7 +295,7 @@ lint: deps-lint
 	tests/check_headers.sh
 	tests/check_layers.sh
 
-LINT_SRC = $(wildcard lib/*.c offload/*.c lib/cli/*.c examples/*.c bench/*.c bench/modules/*.c bench/loop/*.c)
+LINT_SRC = $(wildcard lib/*.c offload/*.c lib/cli/*.c examples/*.c bench/*.c bench/modules/*.c bench/loop/*.c bench/replay/*.c)
 tidy: $(JEMALLOC)/cflags
 	clang-tidy --quiet --warnings-as-errors='*' $(LINT_SRC) -- -std=gnu11 $(CPPFLAGS) $$(cat $(JEMALLOC)/cflags)
 
