@@ -44,7 +44,7 @@ HEADERS := $(wildcard include/*.h)
 object = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 LIB_OBJ = $(call object,$(LIB_SRC))
 CLI_OBJ = $(call object,$(CLI_SRC))
-OBJECTS = $(call object,$(wildcard lib/*.c offload/*.c lib/cli/*.c examples/*.c bench/*.c bench/modules/*.c bench/loop/*.c tests/*.c tests/numa_vm/*.c tests/gpu/*.c tests/sim/*.c))
+OBJECTS = $(call object,$(wildcard lib/*.c offload/*.c lib/cli/*.c examples/*.c bench/*.c bench/modules/*.c bench/loop/*.c bench/replay/*.c tests/*.c tests/numa_vm/*.c tests/gpu/*.c tests/sim/*.c))
 
 LIBRARY = $(BUILD)/lib/libterrace.so.$(VERSION)
 LINKS = $(BUILD)/lib/libterrace.so.$(SOVERSION) $(BUILD)/lib/libterrace.so
@@ -75,9 +75,16 @@ JEMALLOC_PREFIX =
 # The thread sanitizer would see little of what jemalloc does, and fails where a
 # process forks while it holds as many locks as jemalloc takes for a fork.
 heap_jemalloc_CFLAGS = $(if $(findstring thread,$(SANITIZE)),-DTERRACE_WITHOUT_JEMALLOC,@$(JEMALLOC)/cflags)
+# Programs that use OpenCL themselves do so where its headers are.
+OPENCL_CFLAGS = $$(pkg-config --exists OpenCL && echo -DWITH_OPENCL -DCL_TARGET_OPENCL_VERSION=120)
+OPENCL_LIBS = $$(pkg-config --libs OpenCL 2>/dev/null)
+OPENCL_PROGRAMS = test_opencl_tier opencl opencl_saxpy
 OPENMP = -fopenmp
 gpt_CFLAGS = -O3 -march=native $(OPENMP)
 gpt_LIBS = $(OPENMP) -lm
+
+$(foreach program,$(OPENCL_PROGRAMS),$(eval $(program)_LIBS = $$(OPENCL_LIBS)))
+$(foreach program,$(OPENCL_PROGRAMS),$(eval $(program)_CFLAGS = $$(OPENCL_CFLAGS)))
 
 # lib/ is searched for quoted includes only: its error.h is not <error.h>.
 # _GNU_SOURCE empty, so that a file may define it, too.
@@ -138,7 +145,7 @@ $(EXAMPLES) $(BENCHES) $(PROGS): $(BUILD)/%: $(BUILD)/obj/%.o $(LINKS)
 	$(LINK) -o $@ $(filter %.o,$^) $(WITH_LIBRARY) $($(notdir $*)_LIBS)
 
 # This one replays traces against the library's own functions.
-$(BUILD)/bench/policy: $(call object,$(addprefix lib/,policy.c schedule.c schedule_lines.c schedule_steps.c))
+$(BUILD)/bench/policy: $(call object,$(wildcard bench/replay/*.c) $(addprefix lib/,policy.c schedule.c schedule_lines.c schedule_steps.c))
 
 # What bench/alloc compares, each with the private jemalloc in it: terrace's
 # allocator of addresses, which the library does not export, and that by itself.
@@ -288,7 +295,7 @@ lint: deps-lint
 	tests/check_headers.sh
 	tests/check_layers.sh
 
-LINT_SRC = $(wildcard lib/*.c offload/*.c lib/cli/*.c examples/*.c bench/*.c bench/modules/*.c bench/loop/*.c)
+LINT_SRC = $(wildcard lib/*.c offload/*.c lib/cli/*.c examples/*.c bench/*.c bench/modules/*.c bench/loop/*.c bench/replay/*.c)
 tidy: $(JEMALLOC)/cflags
 	clang-tidy --quiet --warnings-as-errors='*' $(LINT_SRC) -- -std=gnu11 $(CPPFLAGS) $$(cat $(JEMALLOC)/cflags)
 
@@ -340,6 +347,7 @@ dist:
 
 BUILD_PACKAGES = gcc make pkg-config libc6-dev liburing-dev libnuma-dev libxxhash-dev libsodium-dev libbsd-dev dpkg-dev
 CHECK_PACKAGES = g++ libcriterion-dev python3
+OPENCL_PACKAGES = ocl-icd-opencl-dev opencl-c-headers pocl-opencl-icd
 LINT_PACKAGES = clang clang-tidy cppcheck
 NUMA_PACKAGES = qemu-system-x86 busybox-static cpio
 BENCH_PACKAGES = fio jq python3
@@ -351,6 +359,7 @@ deps-build:
 	@.ci/deps $(BUILD_PACKAGES)
 deps-check: deps-build
 	@.ci/deps $(CHECK_PACKAGES)
+	@.ci/deps $(OPENCL_PACKAGES) || true
 deps-lint: deps-check
 	@.ci/deps $(LINT_PACKAGES)
 deps-numa: deps-check

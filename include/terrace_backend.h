@@ -99,6 +99,8 @@ typedef struct terrace_unit_info {
     int node;                   /* the system's number of the NUMA node it is, or is next to; -1:
                                  * none or not known */
     char distances[128];        /* to itself and its like: "numa:0 10, numa:1 21"; "": nothing to say */
+    uint64_t boundary;          /* an allocation never crosses a multiple of it in the tier's address
+                                 * space; 0: none. A multiple of granule */
 } terrace_unit_info;
 
 enum { TERRACE_IO_READ = 1 /* tier to host memory */, TERRACE_IO_WRITE = 2 /* host memory to tier */ };

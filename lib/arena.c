@@ -118,6 +118,23 @@ static void zone_init(struct zone *z, size_t unit)
 /* Room for fragmentation: address space is this many times the budget. */
 enum { SPREAD = 8 };
 
+/* All of a zone is free. Where no allocation may cross a boundary, the page before
+ * each is left out: so nothing ever joins across it. */
+static bool zone_fill(struct arena *a, unsigned which)
+{
+    struct zone *z = &a->zone[which];
+    uint64_t end = z->base + (a->whole ? a->limit : z->bytes), next;
+    for (uint64_t at = z->base; at < end; at = next) {
+        next = a->boundary ? (at / a->boundary + 1) * a->boundary : end;
+        struct extent *e = extent_new(which, at, (next < end ? next - z->unit : end) - at);
+        if (!e)
+            return false;
+        insert(a, e, a->whole ? CACHED : EMPTY);
+        a->committed += a->whole ? e->bytes : 0;
+    }
+    return true;
+}
+
 static int zone_open(struct arena *a, unsigned which, size_t granule)
 {
     struct zone *z = &a->zone[which];
@@ -132,15 +149,11 @@ static int zone_open(struct arena *a, unsigned which, size_t granule)
         if (want == least)
             return r;
     }
-    struct extent *all = extent_new(which, z->base, a->whole ? a->limit : z->bytes);
-    if (!all) {
-        a->backend->release(a->unit, z->base, z->bytes);
-        z->bytes = 0;
-        return error_set(-TERRACE_ENOMEM, "no host memory to manage a tier's address space");
-    }
-    insert(a, all, a->whole ? CACHED : EMPTY);
-    a->committed += a->whole ? all->bytes : 0;
-    return 0;
+    if (zone_fill(a, which))
+        return 0;
+    a->backend->release(a->unit, z->base, z->bytes);
+    z->bytes = 0;
+    return error_set(-TERRACE_ENOMEM, "no host memory to manage a tier's address space");
 }
 
 int arena_open(struct arena *a, const terrace_backend *backend, void *unit,
@@ -148,6 +161,7 @@ int arena_open(struct arena *a, const terrace_backend *backend, void *unit,
 {
     *a = (struct arena){.backend = backend, .unit = unit};
     a->limit = a->ceiling = limit / info->page * info->page;
+    a->boundary = info->boundary;
     if (limit > UINT64_MAX / (2 * SPREAD))
         return -TERRACE_ENOMEM; /* more than there are addresses */
     a->whole = info->flags & TERRACE_UNIT_WHOLE;
@@ -308,6 +322,9 @@ int arena_take(struct arena *a, uint64_t bytes, size_t alignment, struct grant *
     struct zone *z = &a->zone[which];
     bytes = round_up(bytes, z->unit);
     *grant = (struct grant){0};
+    if (a->boundary && bytes > a->boundary - z->unit)
+        return error_set(-TERRACE_ENOTSUP, "%llu bytes are more than the tier takes in one piece, %llu",
+                         (unsigned long long)bytes, (unsigned long long)(a->boundary - z->unit));
     if (bytes > a->ceiling || a->used > a->ceiling - bytes)
         return -TERRACE_EBUDGET;
     if (a->used + a->pending > a->ceiling - bytes)
@@ -397,6 +414,11 @@ struct extent *arena_settle(struct arena *a, struct grant *grant, int result)
     }
     *grant = (struct grant){0};
     return e;
+}
+
+bool arena_scattered(const struct arena *a, uint64_t bytes)
+{
+    return bytes <= a->ceiling && a->used + a->pending <= a->ceiling - bytes && cached(a) > 0;
 }
 
 void arena_purge(struct arena *a, struct grant *grant)

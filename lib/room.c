@@ -131,6 +131,15 @@ static int out_of_victims_locked(struct tier *tier, const struct room *want, uin
     return no_room_locked(tier, want);
 }
 
+/* What is cached joins what is empty. Gives up the lock. */
+static void gather_locked(struct tier *tier)
+{
+    struct grant grant;
+    struct extent *none;
+    arena_purge(&tier->arena, &grant);
+    grant_fulfil_locked(tier, &grant, &none);
+}
+
 /* Has the arena grant room below its ceiling. May give up the lock while it waits. */
 static int make_locked(struct tier *tier, struct room *want, struct grant *grant)
 {
@@ -154,6 +163,10 @@ static int make_locked(struct tier *tier, struct room *want, struct grant *grant
         }
         if (mapped_yield_locked(tier, bytes))
             continue;
+        if (arena_scattered(&tier->arena, bytes)) {
+            gather_locked(tier);
+            continue;
+        }
         tier->sought++;
         struct policy *policy = tier_policy_locked(tier);
         struct policy_node *n = want->when ? policy_victim_for(policy, clean_only, want->when)

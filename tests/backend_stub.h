@@ -38,9 +38,12 @@ static struct {
     char sentence[1024];        /* the last failure */
     char logged[1024];          /* the last message */
 } stub;
+static const char *stub_tiers; /* one more option */
 
 static const char *stub_option(void *context, const char *name)
 {
+    if (!strcmp(name, "TIERS"))
+        return stub_tiers;
     (void)context;
     return !strcmp(name, "NVME_PATH") ? stub.nvme_path
          : !strcmp(name, "IO") ? stub.io

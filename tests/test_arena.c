@@ -547,6 +547,43 @@ Test(arena, less_address_space_will_do)
     finish(&a, &e, 1);
 }
 
+/* Memory in pieces that are not one: what is allocated lies in one of them. */
+Test(arena, nothing_crosses_a_boundary)
+{
+    static const terrace_unit_info info = {.page = PAGE, .granule = GRANULE, .flags = TERRACE_UNIT_WHOLE,
+                                           .boundary = 8 * MIB};
+    enum { LIMIT = 28 * MIB, N = 28 };
+    struct arena a;
+    struct extent *e[N];
+    struct grant grant;
+    uint64_t got = 0;
+    fake.limit = LIMIT;
+    cr_assert_eq(arena_open(&a, &backend, NULL, &info, LIMIT), 0);
+    cr_assert_eq(arena_take(&a, 8 * MIB, 0, &grant), -TERRACE_ENOTSUP);
+    for (int round = 0; round < 2; round++) {
+        int n = 0;
+        for (uint64_t bytes = 3 * MIB - PAGE; bytes >= MIB; bytes -= MIB)
+            while (n < N && arena_take(&a, bytes, 0, &grant) == 0) {
+                int r = arena_fulfil(&a, &grant);
+                e[n] = arena_settle(&a, &grant, r);
+                cr_assert_eq(e[n]->address / info.boundary, (e[n]->address + bytes - 1) / info.boundary);
+                n++;
+            }
+        for (int i = n; i-- > 0; arena_free(&a, e[i]))
+            got += e[i]->bytes;
+    }
+    cr_assert_gt(got, 2 * 20 * MIB);
+    cr_assert_eq(arena_take(&a, 8 * MIB - PAGE, 0, &grant), -TERRACE_EBUDGET, "parts of it are cached, others empty");
+    cr_assert(arena_scattered(&a, 8 * MIB - PAGE));
+    purge(&a);
+    cr_assert_not(arena_scattered(&a, 8 * MIB - PAGE));
+    cr_assert_eq(fake.bytes, 0);
+    arena_free(&a, get(&a, 8 * MIB - PAGE));
+    purge(&a);
+    arena_close(&a);
+    cr_assert_eq(fake.reserved, 0);
+}
+
 Test(arena, without_enough_address_space_it_does_not_open)
 {
     static const terrace_unit_info info = {.page = PAGE, .granule = GRANULE};
