@@ -53,7 +53,6 @@ struct arena {
     uint64_t boundary;  /* no allocation crosses a multiple of it; 0: none */
     uint64_t idle;      /* least bytes cached since the last decay */
     uint64_t extents;   /* in use */
-    bool whole;         /* address space is memory */
     struct zone zone[ZONES];
 };
 
