@@ -5,37 +5,6 @@
 
 #include "sim/session.h"
 
-/* Kernels: add to a number in device memory, or note what one is. */
-struct step {
-    CUdeviceptr at;
-    int add, saw;
-};
-
-static void run_step(void *arg)
-{
-    struct step *step = arg;
-    int *number = sim_memory(step->at, sizeof *number);
-    if (!number)
-        return;
-    step->saw = *number;
-    *number = step->saw * 10 + step->add;
-}
-
-static CUdeviceptr number_new(void)
-{
-    CUdeviceptr at = memory_new(sizeof(int));
-    ok(cuMemsetD32_v2(at, 0, 1));
-    ok(cuCtxSynchronize());
-    return at;
-}
-
-static int number_at(CUdeviceptr at)
-{
-    int value;
-    cr_assert(sim_read(&value, at, sizeof value));
-    return value;
-}
-
 Test(sim, there_and_back, .timeout = 60)
 {
     char out[1000], back[1000];
@@ -65,7 +34,7 @@ Test(sim, a_stream_keeps_its_order, .timeout = 60)
     session_begin();
     CUstream s = stream_new();
     struct step first = {number_new(), 1, -1}, second = {first.at, 2, -1};
-    ok(sim_launch(s, run_step, &first, 30000000));
+    ok(sim_launch(s, run_step, &first, 200000000));
     ok(sim_launch(s, run_step, &second, 0));
     fails(cuStreamQuery(s), CUDA_ERROR_NOT_READY);
     ok(cuStreamSynchronize(s));
@@ -138,7 +107,7 @@ Test(sim, an_event_orders_streams, .timeout = 60)
     CUstream a = stream_new(), b = stream_new();
     CUevent e = event_new();
     struct step first = {number_new(), 1, -1}, second = {first.at, 2, -1};
-    ok(sim_launch(a, run_step, &first, 30000000));
+    ok(sim_launch(a, run_step, &first, 200000000));
     ok(cuEventRecord(e, a));
     ok(cuStreamWaitEvent(b, e, 0));
     ok(sim_launch(b, run_step, &second, 0));
@@ -236,12 +205,12 @@ Test(sim, time_between_events, .timeout = 60)
     ok(cuEventCreate(&to, CU_EVENT_DEFAULT));
     fails(cuEventElapsedTime_v2(&ms, from, to), CUDA_ERROR_INVALID_HANDLE);
     ok(cuEventRecord(from, s));
-    ok(sim_launch(s, run_step, &step, 30000000));
+    ok(sim_launch(s, run_step, &step, 200000000));
     ok(cuEventRecord(to, s));
     fails(cuEventElapsedTime_v2(&ms, from, to), CUDA_ERROR_NOT_READY);
     ok(cuEventSynchronize(to));
     ok(cuEventElapsedTime_v2(&ms, from, to));
-    cr_assert(ms >= 29 && ms < 20000, "%f ms", (double)ms);
+    cr_assert(ms >= 199 && ms < 20000, "%f ms", (double)ms);
     ok(cuEventRecord(without, s));
     ok(cuEventSynchronize(without));
     fails(cuEventElapsedTime_v2(&ms, from, without), CUDA_ERROR_INVALID_HANDLE);
@@ -307,6 +276,33 @@ Test(sim, the_default_stream_does_not_wait_for_others, .timeout = 60)
     session_end();
 }
 
+static void *own_stream(void *arg)
+{
+    struct step *step = arg;
+    step->add = cuCtxSetCurrent(context) || sim_launch(CU_STREAM_PER_THREAD, run_step, arg, 0) ||
+                cuStreamSynchronize(CU_STREAM_PER_THREAD);
+    return NULL;
+}
+
+Test(sim, a_thread_has_a_stream_of_its_own, .timeout = 60)
+{
+    session_begin();
+    pthread_t thread;
+    uint64_t *flag = flag_new();
+    struct step step = {number_new(), 7, -1};
+    wait_for(CU_STREAM_PER_THREAD, flag, 1);
+    cr_assert_eq(pthread_create(&thread, NULL, own_stream, &step), 0);
+    pthread_join(thread, NULL);
+    cr_assert_eq(step.add, 0);
+    cr_assert_eq(number_at(step.at), 7);
+    fails(cuStreamQuery(CU_STREAM_PER_THREAD), CUDA_ERROR_NOT_READY);
+    flag_raise(flag, 1);
+    ok(cuStreamSynchronize(CU_STREAM_PER_THREAD));
+    ok(cuMemFreeHost(flag));
+    ok(cuMemFree_v2(step.at));
+    session_end();
+}
+
 /* ---- values -------------------------------------------------------------------------------- */
 
 static void value_case(CUstream s, uint64_t *flag, unsigned how, uint64_t wanted, uint64_t not_yet,
@@ -367,7 +363,7 @@ Test(sim, streams_write_values, .timeout = 60)
 Test(sim, a_copy_is_done_when_its_time_is_over, .timeout = 60)
 {
     session_begin();
-    sim_set("DTOH_NS", 100000000);
+    sim_set("DTOH_NS", 500000000);
     CUstream s = stream_new();
     CUdeviceptr d = memory_new(4 * KIB);
     unsigned char *back = pinned_new(4 * KIB);
@@ -386,13 +382,15 @@ Test(sim, a_copy_is_done_when_its_time_is_over, .timeout = 60)
 Test(sim, a_source_changed_too_early_shows, .timeout = 60)
 {
     session_begin();
-    sim_set("HTOD_NS", 100000000);
+    sim_set("HTOD_NS", 500000000);
     CUstream s = stream_new();
     CUdeviceptr d = memory_new(4 * KIB);
     unsigned char *from = pinned_new(4 * KIB), is[2];
     memset(from, 1, 4 * KIB);
     ok(cuMemcpyHtoDAsync_v2(d, from, 4 * KIB, s));
-    usleep(50000);
+    do
+        cr_assert(sim_read(is, d, 1));
+    while (is[0] != 1); /* it has begun */
     memset(from, 2, 4 * KIB);
     ok(cuStreamSynchronize(s));
     cr_assert(sim_read(is, d, 1) && sim_read(is + 1, d + 4 * KIB - 1, 1));
@@ -403,7 +401,7 @@ Test(sim, a_source_changed_too_early_shows, .timeout = 60)
     session_end();
 }
 
-/* Seconds that two copies of a MiB take, each in a stream of its own, at 10 MiB/s. */
+/* Seconds that two copies of a MiB take, each in a stream of its own, at 4 MiB/s. */
 static double two_copies(bool both_ways)
 {
     CUstream a = stream_new(), b = stream_new();
@@ -428,14 +426,14 @@ static double two_copies(bool both_ways)
 Test(sim, copies_of_a_direction_share_its_rate, .timeout = 60)
 {
     session_begin();
-    sim_set("HTOD_RATE", 10 * MIB);
-    sim_set("DTOH_RATE", 10 * MIB);
+    sim_set("HTOD_RATE", 4 * MIB);
+    sim_set("DTOH_RATE", 4 * MIB);
     double one_way = two_copies(false), both_ways = two_copies(true);
-    cr_assert(one_way > 0.19, "%f s", one_way);
-    cr_assert(both_ways > 0.09 && both_ways < one_way, "%f s", both_ways);
+    cr_assert(one_way > 0.49, "%f s", one_way);
+    cr_assert(both_ways > 0.24 && both_ways < one_way, "%f s", both_ways);
     sim_set("ASYNC_ENGINES", 1);
     both_ways = two_copies(true);
-    cr_assert(both_ways > 0.19, "%f s with one engine", both_ways);
+    cr_assert(both_ways > 0.49, "%f s with one engine", both_ways);
     session_end();
 }
 
@@ -501,166 +499,6 @@ Test(sim, functions_of_the_host, .timeout = 60)
     cr_assert_eq(sim_misuses(), 1);
     cr_assert(strstr(sim_misuse(0), "cuMemGetInfo_v2 is called in a host function"));
     sim_forget_misuses();
-    ok(cuMemFree_v2(step.at));
-    ok(cuStreamDestroy_v2(s));
-    session_end();
-}
-
-/* ---- captures --------------------------------------------------------------------------------------- */
-
-static int capture_status(CUstream stream)
-{
-    CUstreamCaptureStatus status;
-    ok(cuStreamIsCapturing(stream, &status));
-    return status;
-}
-
-static void begin_capture(CUstream stream, CUstreamCaptureMode mode)
-{
-    ok(cuStreamBeginCapture_v2(stream, mode));
-    cr_assert_eq(capture_status(stream), CU_STREAM_CAPTURE_STATUS_ACTIVE);
-}
-
-static void end_capture(CUstream stream, CUresult expected)
-{
-    CUgraph graph;
-    CUresult r = cuStreamEndCapture(stream, &graph);
-    cr_assert_eq(r, expected, "%d, not %d", r, expected);
-    cr_assert_eq(graph == NULL, expected != CUDA_SUCCESS);
-    cr_assert_eq(capture_status(stream), CU_STREAM_CAPTURE_STATUS_NONE);
-    if (graph)
-        ok(cuGraphDestroy(graph));
-}
-
-Test(sim, what_is_captured_is_not_done, .timeout = 60)
-{
-    session_begin();
-    CUstream s = stream_new(), other = stream_new();
-    CUevent e = event_new(), back = event_new(), outside = event_new();
-    struct step step = {number_new(), 1, -1};
-    fails(cuStreamBeginCapture_v2(NULL, CU_STREAM_CAPTURE_MODE_RELAXED),
-          CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
-    begin_capture(s, CU_STREAM_CAPTURE_MODE_GLOBAL);
-    fails(cuStreamBeginCapture_v2(s, CU_STREAM_CAPTURE_MODE_GLOBAL), CUDA_ERROR_ILLEGAL_STATE);
-    ok(sim_launch(s, run_step, &step, 0));
-    ok(cuEventRecord(e, s));
-    ok(cuStreamWaitEvent(other, e, 0)); /* joins */
-    cr_assert_eq(capture_status(other), CU_STREAM_CAPTURE_STATUS_ACTIVE);
-    ok(sim_launch(other, run_step, &step, 0));
-    CUgraph graph;
-    fails(cuStreamEndCapture(other, &graph), CUDA_ERROR_STREAM_CAPTURE_UNMATCHED);
-    ok(cuEventRecord(back, other));
-    ok(cuStreamWaitEvent(s, back, 0));
-    end_capture(s, CUDA_SUCCESS);
-    cr_assert_eq(capture_status(other), CU_STREAM_CAPTURE_STATUS_NONE);
-    ok(cuCtxSynchronize());
-    cr_assert_eq(number_at(step.at), 0);
-    fails(cuEventQuery(e), CUDA_ERROR_CAPTURED_EVENT); /* until it is recorded again */
-
-    begin_capture(s, CU_STREAM_CAPTURE_MODE_RELAXED);
-    ok(cuEventRecord(e, s));
-    fails(cuEventQuery(e), CUDA_ERROR_CAPTURED_EVENT);
-    ok(cuStreamWaitEvent(other, e, 0));
-    ok(sim_launch(other, run_step, &step, 0));
-    end_capture(s, CUDA_ERROR_STREAM_CAPTURE_UNJOINED);
-
-    ok(cuEventRecord(outside, other));
-    begin_capture(s, CU_STREAM_CAPTURE_MODE_RELAXED);
-    fails(cuStreamWaitEvent(s, outside, 0), CUDA_ERROR_STREAM_CAPTURE_ISOLATION);
-    end_capture(s, CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
-    ok(cuEventRecord(e, s));
-    ok(cuEventSynchronize(e));
-    ok(cuMemFree_v2(step.at));
-    ok(cuEventDestroy_v2(e));
-    ok(cuEventDestroy_v2(back));
-    ok(cuEventDestroy_v2(outside));
-    ok(cuStreamDestroy_v2(s));
-    ok(cuStreamDestroy_v2(other));
-    session_end();
-}
-
-Test(sim, what_a_capture_refuses, .timeout = 60)
-{
-    session_begin();
-    CUdeviceptr d;
-    CUstream s = stream_new();
-    CUevent e = event_new();
-    struct step step = {number_new(), 1, -1};
-    CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
-    begin_capture(s, CU_STREAM_CAPTURE_MODE_RELAXED);
-    ok(cuEventQuery(e));
-    fails(cuStreamSynchronize(s), CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
-    cr_assert_eq(capture_status(s), CU_STREAM_CAPTURE_STATUS_INVALIDATED);
-    fails(sim_launch(s, run_step, &step, 0), CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
-    end_capture(s, CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
-
-    begin_capture(s, CU_STREAM_CAPTURE_MODE_GLOBAL);
-    fails(cuMemAlloc_v2(&d, KIB), CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
-    end_capture(s, CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
-    begin_capture(s, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
-    fails(cuEventQuery(e), CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
-    end_capture(s, CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
-
-    begin_capture(s, CU_STREAM_CAPTURE_MODE_GLOBAL);
-    ok(cuThreadExchangeStreamCaptureMode(&mode));
-    cr_assert_eq(mode, CU_STREAM_CAPTURE_MODE_GLOBAL);
-    ok(cuMemAlloc_v2(&d, KIB));
-    ok(cuEventQuery(e));
-    ok(cuThreadExchangeStreamCaptureMode(&mode));
-    cr_assert_eq(mode, CU_STREAM_CAPTURE_MODE_RELAXED);
-    end_capture(s, CUDA_SUCCESS);
-    ok(cuMemFree_v2(d));
-    ok(cuMemFree_v2(step.at));
-    ok(cuEventDestroy_v2(e));
-    ok(cuStreamDestroy_v2(s));
-    session_end();
-}
-
-static void *query_and_end(void *arg)
-{
-    CUgraph graph;
-    CUevent e = ((void **)arg)[0];
-    CUstream s = ((void **)arg)[1];
-    CUresult *results = ((void **)arg)[2];
-    cuCtxSetCurrent(context);
-    results[0] = cuStreamEndCapture(s, &graph);
-    results[1] = cuEventQuery(e);
-    return NULL;
-}
-
-Test(sim, captures_and_other_threads, .timeout = 60)
-{
-    session_begin();
-    pthread_t thread;
-    CUresult results[2] = {-1, -1};
-    CUstream s = stream_new();
-    CUevent e = event_new();
-    void *args[] = {e, s, results};
-    for (int global = 0; global < 2; global++) {
-        begin_capture(s, global ? CU_STREAM_CAPTURE_MODE_GLOBAL : CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
-        cr_assert_eq(pthread_create(&thread, NULL, query_and_end, args), 0);
-        pthread_join(thread, NULL);
-        cr_assert_eq(results[0], CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD);
-        cr_assert_eq(results[1], global ? CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED : CUDA_SUCCESS);
-        end_capture(s, global ? CUDA_ERROR_STREAM_CAPTURE_INVALIDATED : CUDA_SUCCESS);
-    }
-    ok(cuEventDestroy_v2(e));
-    ok(cuStreamDestroy_v2(s));
-    session_end();
-}
-
-Test(sim, the_default_stream_is_not_to_meet_a_capture, .timeout = 60)
-{
-    session_begin();
-    CUstream s;
-    CUgraph graph;
-    struct step step = {number_new(), 1, -1};
-    ok(cuStreamCreate(&s, CU_STREAM_DEFAULT));
-    ok(cuStreamBeginCapture_v2(s, CU_STREAM_CAPTURE_MODE_RELAXED));
-    fails(sim_launch(NULL, run_step, &step, 0), CUDA_ERROR_STREAM_CAPTURE_IMPLICIT);
-    fails(cuStreamEndCapture(s, &graph), CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
-    ok(sim_launch(NULL, run_step, &step, 0));
-    ok(cuStreamSynchronize(NULL));
     ok(cuMemFree_v2(step.at));
     ok(cuStreamDestroy_v2(s));
     session_end();

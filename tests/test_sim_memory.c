@@ -146,6 +146,13 @@ Test(sim_memory, mapping_and_what_can_be_used, .timeout = 60)
     cr_assert_eq(available(), all - GRANULE); /* as there is a handle */
     ok(cuMemMap(a + 2 * GRANULE, GRANULE, 0, second, 0));
     ok(cuMemSetAccess(a + 2 * GRANULE, GRANULE, &device_access, 1));
+    first = created(GRANULE, &on_device);
+    ok(cuMemMap(a, GRANULE, 0, first, 0));
+    ok(cuMemRelease(first));
+    ok(cuMemSetAccess(a, GRANULE, &device_access, 1));
+    misused(cuMemcpyHtoD_v2(a + GRANULE - 8, host, GRANULE), CUDA_ERROR_INVALID_VALUE);
+    misused(cuMemsetD8_v2(a, 0, 3 * GRANULE), CUDA_ERROR_INVALID_VALUE); /* over a gap */
+    ok(cuMemUnmap(a, GRANULE));
     ok(cuMemcpyDtoH_v2(host + 200, a + 2 * GRANULE, 8)); /* the same memory elsewhere */
     cr_assert_eq(memcmp(host, host + 200, 8), 0);
     ok(cuMemUnmap(a + 2 * GRANULE, GRANULE));
@@ -226,8 +233,9 @@ static void host_memory_mapped(const CUmemAllocationProp *prop)
     memset((char *)(uintptr_t)a + MIB, 3, KIB);
     ok(cuMemcpyDtoH_v2(host, a + MIB, KIB));
     cr_assert_eq(host[KIB - 1], 3);
-    unmapped(a, GRANULE);
+    ok(cuMemUnmap(a, GRANULE));
     cr_assert(!touchable(a));
+    ok(cuMemAddressFree(a, GRANULE));
     ok(cuMemFreeHost(host));
 }
 
@@ -264,15 +272,24 @@ Test(sim_memory, a_copy_to_what_is_unmapped_meanwhile_fails_the_device, .timeout
     cr_assert_eq(sim_leaks(stderr), 0);
 }
 
+static void await_byte(CUdeviceptr at, char value)
+{
+    char is;
+    do
+        cr_assert(sim_read(&is, at, 1));
+    while (is != value);
+}
+
 Test(sim_memory, unmapping_under_a_copy_is_noticed, .timeout = 60)
 {
     session_begin();
-    sim_set("HTOD_NS", 100000000);
+    sim_set("HTOD_NS", 500000000);
     CUstream s = stream_new();
     char *host = pinned_new(KIB);
     CUdeviceptr a = mapped(GRANULE, &on_device);
+    memset(host, 1, KIB);
     ok(cuMemcpyHtoDAsync_v2(a, host, KIB, s));
-    usleep(30000); /* it has begun */
+    await_byte(a, 1); /* it has begun */
     misused(cuMemUnmap(a, GRANULE), CUDA_SUCCESS);
     ok(cuStreamSynchronize(s));
     cr_assert(strstr(sim_misuse(0), "unmapping"));
@@ -286,12 +303,13 @@ Test(sim_memory, unmapping_under_a_copy_is_noticed, .timeout = 60)
 Test(sim_memory, two_streams_in_the_same_bytes_are_noticed, .timeout = 60)
 {
     session_begin();
-    sim_set("HTOD_NS", 100000000);
+    sim_set("HTOD_NS", 500000000);
     CUstream a = stream_new(), b = stream_new();
     char *host = pinned_new(KIB);
     CUdeviceptr d = memory_new(KIB);
+    memset(host, 1, KIB);
     ok(cuMemcpyHtoDAsync_v2(d, host, KIB, a));
-    usleep(30000);
+    await_byte(d, 1);
     ok(cuMemcpyDtoHAsync_v2(host, d + 512, 512, b));
     ok(cuCtxSynchronize());
     cr_assert(sim_misuses() > 0 && strstr(sim_misuse(0), "at the same time"));
@@ -421,6 +439,7 @@ Test(sim_memory, memory_in_a_streams_order, .timeout = 60)
     ok(cuMemFreeAsync(d, a));
     cr_assert_eq(available(), all - MIB);
     misused(cuMemFreeAsync(d, a), CUDA_ERROR_INVALID_VALUE);
+    misused(cuMemFree_v2(d), CUDA_ERROR_INVALID_VALUE);
     misused(cuMemsetD8Async(d, 1, MIB, a), CUDA_ERROR_INVALID_VALUE);
     flag_raise(flag, 1);
     ok(cuStreamSynchronize(a));

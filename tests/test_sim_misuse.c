@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 
 #include "sim/session.h"
@@ -247,11 +248,13 @@ Test(sim_misuse, calls_that_wait_for_all_work_can_wait_in_vain, .timeout = 60)
 
 enum { ALL = 64 };
 
-/* Takes all the MiB it can get, says how many, and waits to be killed. */
+/* Takes all the MiB it can get, says how many, and waits to be killed, by the test
+ * or with it. */
 static void take_all(int to)
 {
     unsigned char n = 0;
     CUdeviceptr d;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (cuInit(0) || cuDevicePrimaryCtxRetain(&context, 0) || cuCtxSetCurrent(context))
         _exit(1);
     while (n < ALL + 10 && cuMemAlloc_v2(&d, MIB) == CUDA_SUCCESS)

@@ -141,7 +141,7 @@ CUresult cuGetProcAddress_v2(const char *base, void **function, int version, cuu
 /* The form of version 11.3, which cannot say why there is no function. */
 CUresult cuGetProcAddress(const char *base, void **function, int version, cuuint64_t flags)
 {
-    CUdriverProcAddressQueryResult status;
+    CUdriverProcAddressQueryResult status = CU_GET_PROC_ADDRESS_SUCCESS;
     CUresult r = cuGetProcAddress_v2(base, function, version, flags, &status);
     return r ? r : status ? CUDA_ERROR_NOT_FOUND : CUDA_SUCCESS;
 }

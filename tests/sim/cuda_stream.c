@@ -15,19 +15,11 @@ static void *handle_of(uint64_t number)
 
 /* ---- streams -------------------------------------------------------------------------- */
 
-/* The thread's own, made at the first use; its end goes unnoticed. */
-static uint64_t per_thread(void)
-{
-    static __thread uint64_t own[MAX_DEVICES];
-    struct context *context = context_current();
-    if (!own[context->device->id])
-        stream_create(context, true, 0, &own[context->device->id]);
-    return own[context->device->id];
-}
-
 uint64_t cuda_stream(CUstream stream)
 {
-    return stream == CU_STREAM_LEGACY ? 0 : stream == CU_STREAM_PER_THREAD ? per_thread() : number(stream);
+    return stream == CU_STREAM_LEGACY       ? 0
+           : stream == CU_STREAM_PER_THREAD ? stream_of_thread(context_current())
+                                            : number(stream);
 }
 
 static int create(CUstream *stream, unsigned flags, int priority)

@@ -257,7 +257,7 @@ static bool whole_mappings(const struct area *area, uint64_t address, uint64_t b
 
 static void forbid(void *at, uint64_t bytes)
 {
-    mmap(at, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    (void)mmap(at, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
 }
 
 static int unmap_locked(uint64_t address, uint64_t bytes)

@@ -6,12 +6,13 @@
 int pool_alloc(struct context *context, uint64_t bytes, uint64_t handle, uint64_t *address)
 {
     struct stream *stream;
-    struct area *area;
+    struct area *area = NULL;
     engine_lock();
     int r = engine.settings.pools ? stream_find_locked(context, handle, &stream) : SIM_ENOTSUP;
     if (!r)
-        r = stream->capture ? capture_refuse_locked(stream)
-                            : memory_add_locked(context->device, bytes, true, &area);
+        r = capture_refuse_locked(stream); /* a graph cannot have memory of its own here */
+    if (!r)
+        r = memory_add_locked(context->device, bytes, true, &area);
     if (!r) {
         *address = area->base;
         r = stream_put_locked(stream, &(struct work){.kind = SIM_ALLOC, .area = area->base});

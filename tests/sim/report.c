@@ -28,7 +28,9 @@ static void say(struct list *list, const char *what, uint64_t which, uint64_t by
 
 static void say_stream(void *object, void *list)
 {
-    say(list, "stream", ((const struct stream *)object)->handle, 0);
+    const struct stream *stream = object;
+    if (!stream->implicit)
+        say(list, "stream", stream->handle, 0);
 }
 
 static void say_event(void *object, void *list)

@@ -111,4 +111,35 @@ static inline void a_while(void)
     usleep(50000);
 }
 
+/* For kernels: a number in device memory, to which each adds a digit. */
+struct step {
+    CUdeviceptr at;
+    int add, saw;
+};
+
+static inline void run_step(void *arg)
+{
+    struct step *step = arg;
+    int *number = sim_memory(step->at, sizeof *number);
+    if (!number)
+        return;
+    step->saw = *number;
+    *number = step->saw * 10 + step->add;
+}
+
+static inline CUdeviceptr number_new(void)
+{
+    CUdeviceptr at = memory_new(sizeof(int));
+    ok(cuMemsetD32_v2(at, 0, 1));
+    ok(cuCtxSynchronize());
+    return at;
+}
+
+static inline int number_at(CUdeviceptr at)
+{
+    int value;
+    cr_assert(sim_read(&value, at, sizeof value));
+    return value;
+}
+
 #endif /* TERRACE_TESTS_SIM_SESSION_H */

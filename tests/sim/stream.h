@@ -47,7 +47,7 @@ enum { CAPTURE_GLOBAL, CAPTURE_THREAD, CAPTURE_RELAXED };
 struct stream {
     uint64_t handle; /* 0: a default stream */
     unsigned refs;   /* itself, until destroyed, and work */
-    bool destroyed;
+    bool implicit;   /* a thread's own, which nobody creates or destroys */
     struct context *context;
     bool blocking; /* is ordered with the default stream */
     int priority;
@@ -104,6 +104,8 @@ enum { WAIT_REACHED, WAIT_EQUAL, WAIT_AND, WAIT_NOR };
 
 int stream_create(struct context *context, bool blocking, int priority, uint64_t *handle);
 int stream_destroy(uint64_t handle);
+/* The handle of the calling thread's own, made at the first use; 0: none could be. */
+uint64_t stream_of_thread(struct context *context);
 /* What a handle stands for in a context, 0: its default stream. */
 int stream_find_locked(struct context *context, uint64_t handle, struct stream **out);
 /* Puts work at the end of a stream: taken over, in any case. A stream being

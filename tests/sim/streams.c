@@ -1,9 +1,10 @@
 /* streams.c - streams of the simulated devices, each with a queue and its thread,
  * or several with one, as hardware has it. A piece of work that waits holds up
  * all that is behind it in its queue. May call work.c, captures.c. */
-#include "stream.h"
-
+#include <signal.h>
 #include <stdlib.h>
+
+#include "stream.h"
 
 enum { MAX_QUEUES = 64 };
 
@@ -75,9 +76,26 @@ static void *serve(void *arg)
     return NULL;
 }
 
+/* Signals are for the threads of the program; those that come from what the thread
+ * itself does are not held back. */
+static bool start_thread(struct queue *queue)
+{
+    static const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP};
+    pthread_t thread;
+    sigset_t all, before;
+    sigfillset(&all);
+    for (size_t i = 0; i < sizeof own / sizeof own[0]; i++)
+        sigdelset(&all, own[i]);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    bool started = !pthread_create(&thread, NULL, serve, queue);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (started)
+        pthread_detach(thread);
+    return started;
+}
+
 static struct queue *queue_new(bool is_shared)
 {
-    pthread_t thread;
     struct queue *queue = calloc(1, sizeof *queue);
     if (!queue)
         return NULL;
@@ -85,11 +103,10 @@ static struct queue *queue_new(bool is_shared)
     queue->last = &queue->first;
     queue->shared = is_shared;
     queue->streams = 1;
-    if (pthread_create(&thread, NULL, serve, queue)) {
+    if (!start_thread(queue)) {
         free(queue);
         return NULL;
     }
-    pthread_detach(thread);
     queue->next = queues;
     return queues = queue;
 }
@@ -143,6 +160,20 @@ void stream_drop_locked(struct stream *stream)
     free(stream);
 }
 
+uint64_t stream_of_thread(struct context *context)
+{
+    static __thread uint64_t own[MAX_DEVICES];
+    uint64_t *handle = &own[context->device->id];
+    engine_lock();
+    struct stream *stream = object_find_locked(OBJECT_STREAM, *handle);
+    if (!stream && (stream = stream_new_locked(context, true, 0))) {
+        stream->implicit = true;
+        *handle = stream->handle = object_add_locked(OBJECT_STREAM, stream);
+    }
+    engine_unlock();
+    return *handle;
+}
+
 int stream_create(struct context *context, bool blocking, int priority, uint64_t *handle)
 {
     engine_lock();
@@ -159,8 +190,7 @@ static void leave_locked(struct stream *stream)
 {
     capture_leave_locked(stream);
     object_remove_locked(stream->handle);
-    stream->destroyed = true;
-    engine.counts.streams--;
+    engine.counts.streams -= !stream->implicit;
     stream_drop_locked(stream);
 }
 
@@ -187,8 +217,8 @@ static void leave_if_of(void *object, void *arg)
     struct leaving *leaving = arg;
     if (stream->context != leaving->context)
         return;
+    leaving->n += !stream->implicit;
     leave_locked(stream);
-    leaving->n++;
 }
 
 unsigned streams_leave_locked(const struct context *context)
