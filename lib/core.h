@@ -228,6 +228,9 @@ struct terrace {
 
 /* ---- manager.c ---- */
 
+/* What terrace_open() and terrace_close() do, unless process.c shares one. */
+int  manager_open(struct terrace **out, const char *conf);
+void manager_close(struct terrace *m);
 /* The failure where the manager cannot be used: NULL, a forked child, or that of a
  * tensor which has been destroyed. */
 int manager_refuse(const struct terrace *m);

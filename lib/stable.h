@@ -44,6 +44,10 @@ void stable_fork_begins_locked(struct terrace *m);
 void stable_describe_locked(struct terrace *m, struct fork_plan *p); /* says where the bytes are */
 void stable_fork_ended_locked(struct terrace *m);
 
+/* The blocks in a part of one allocation, that begins with one, read as zeros from
+ * now on, and take no memory. Waits for I/O on them. */
+void stable_discard(struct terrace *m, void *p, size_t bytes);
+
 const char *region_label(const struct region *r);
 
 #endif
