@@ -113,6 +113,8 @@ struct terrace_tensor {
     bool mapped;        /* its pages are at its stable address */
     bool leaving;       /* and are to be taken back */
     bool faulted;       /* somebody waits for it */
+    bool stuck;         /* it could not be taken back: not asked for it again until then */
+    uint64_t stuck_until;
     struct fine *fine;  /* its single pages, or NULL */
     struct slab *slab;  /* it holds single pages of blocks; or NULL */
     uint32_t raws;      /* transfers of single pages under way */

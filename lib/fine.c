@@ -87,6 +87,7 @@ struct fine {
     bool listed;
     bool leaving;               /* all its pages are to leave */
     bool bad;                   /* has pages that cannot be read: comes by pages */
+    bool used;                  /* has pages in use by somebody's I/O: comes by pages until these have left */
     bool parted;                /* from its blocks on disk: none of it is read or written */
     unsigned pages;             /* that have frames */
     int stride, window, end;    /* the walk: distance, pages at once, last page asked for */
@@ -112,6 +113,11 @@ static void bit_set(uint64_t *set, unsigned i, bool value)
 {
     uint64_t mask = UINT64_C(1) << i % 64;
     set[i / 64] = value ? set[i / 64] | mask : set[i / 64] & ~mask;
+}
+
+static bool by_pages(const struct fine *fine)
+{
+    return fine->bad || fine->used;
 }
 
 static bool is_wanted(const struct fine *fine)
@@ -224,6 +230,7 @@ static void slab_free_locked(struct stable *s, struct slab *slab)
     if (s->spare[i] == slab)
         s->spare[i] = NULL;
     LIST_REMOVE(slab, link);
+    stable_unstuck_locked(t);
     m->stats.evictions++;
     policy_remove(&slab->tier->policy, &c->node);
     policy_evicted(&slab->tier->policy, &c->node);
@@ -238,8 +245,7 @@ static void slab_stay_locked(struct slab *slab)
     struct copy *c = slab_copy(slab);
     t->leaving = slab->recalled = false;
     slab->tier->draining -= c->node.bytes;
-    policy_used(&slab->tier->policy, &c->node); /* others are tried before it */
-    copy_settle_locked(c);
+    stable_stuck_locked(c);
     manager_changed_locked(t->manager);
 }
 
@@ -319,6 +325,7 @@ static void frame_drop_locked(struct stable *s, struct frame *f)
     if (fine->frame[f->page] == f) {
         fine->frame[f->page] = NULL;
         fine->pages--;
+        fine->used &= fine->pages != 0;
     }
     f->state = FRAME_DEAD;
     slab_of(f)->live--;
@@ -564,9 +571,9 @@ static bool page_serve_locked(struct stable *s, struct terrace_tensor *t, unsign
     default:
         break;
     }
-    if (fine->bad && c->state == COPY_FILLING)
+    if (by_pages(fine) && c->state == COPY_FILLING)
         return false;
-    if (!fine->bad && (t->mapped || c->state == COPY_FILLING || (c->state == COPY_VALID && !t->transfer))) {
+    if (!by_pages(fine) && (t->mapped || c->state == COPY_FILLING || (c->state == COPY_VALID && !t->transfer))) {
         go_whole_locked(s, fine);
         return true;
     }
@@ -714,9 +721,9 @@ bool fine_fault_locked(struct stable *s, struct terrace_tensor *t, unsigned page
         return false;
     struct fine *fine = t->fine;
     bool whole = t->mapped || c->pins || c->state == COPY_FILLING || (c->state == COPY_VALID && !writing);
-    if (whole && !(fine && fine->bad))
+    if (whole && !(fine && by_pages(fine)))
         return false;
-    bool can_come = c->state == COPY_ABSENT && !(fine && fine->bad);
+    bool can_come = c->state == COPY_ABSENT && !(fine && by_pages(fine));
     if (can_come && (walks_on(t, page) || (fine && fine->pages >= WHOLE)))
         return false;
     fine = fine_of(t);
@@ -1003,6 +1010,13 @@ static void fold_frame_locked(struct stable *s, struct frame *f, bool *changed)
     frame_drop_locked(s, f);
 }
 
+/* Besides by the fault that is being served. */
+static bool pinned_by_others(struct terrace_tensor *t)
+{
+    const struct pin *p = block_copy(t)->pins;
+    return p && (p->next || p->count > 1);
+}
+
 bool fine_fold_locked(struct stable *s, struct terrace_tensor *t)
 {
     struct fine *fine = t->fine;
@@ -1017,6 +1031,8 @@ bool fine_fold_locked(struct stable *s, struct terrace_tensor *t)
     while ((n = frames_of_locked(fine, &from, list)) != 0)
         all &= recall_locked(s, t->manager, list, n);
     rest_locked(t);
+    for (unsigned i = 0; i < BLOCK_PAGES; i++) /* that I/O may wait for what is asked for now */
+        fine->used |= fine->frame[i] && fine->frame[i]->state == FRAME_MAPPED && !pinned_by_others(t);
     if (!all || t->raws)
         return false;
     for (unsigned i = 0; i < BLOCK_PAGES; i++)
@@ -1037,6 +1053,11 @@ bool fine_fold_locked(struct stable *s, struct terrace_tensor *t)
         madvise(block_address(t), t->bytes, MADV_DONTNEED);
     fine_free_locked(s, t);
     return true;
+}
+
+bool fine_stays_locked(const struct terrace_tensor *t)
+{
+    return t->fine && t->fine->used;
 }
 
 /* ---- forks ------------------------------------------------------------- */

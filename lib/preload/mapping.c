@@ -353,10 +353,14 @@ static int range_do(char *at, size_t bytes, part_fn *fn, int how, int (*other)(v
 
 /* ---- hooks --------------------------------------------------------------- */
 
-static bool is_ours(const void *at, size_t bytes)
+#define CALLER __builtin_return_address(0)
+
+/* Whether something of a block is there, and the caller is not terrace itself. */
+static bool is_ours(const void *at, size_t bytes, const void *caller)
 {
     const char *from = at;
-    return !inside && bytes && !((uintptr_t)at % PAGE) && bytes <= SIZE_MAX - PAGE - (uintptr_t)at &&
+    return !inside && !guard_is_library(caller) && bytes && !((uintptr_t)at % PAGE) &&
+           bytes <= SIZE_MAX - PAGE - (uintptr_t)at &&
            table_next(from, from + bytes);
 }
 
@@ -368,21 +372,21 @@ static int other_munmap(void *at, size_t bytes, int how)
 
 HOOK int munmap(void *at, size_t bytes)
 {
-    if (!is_ours(at, bytes))
+    if (!is_ours(at, bytes, CALLER))
         return real_munmap(at, bytes);
     return range_do(at, bytes, part_unmap, 0, other_munmap);
 }
 
 HOOK int mprotect(void *at, size_t bytes, int prot)
 {
-    if (!is_ours(at, bytes))
+    if (!is_ours(at, bytes, CALLER))
         return real_mprotect(at, bytes, prot);
     return range_do(at, bytes, part_protect, prot, real_mprotect);
 }
 
 HOOK int madvise(void *at, size_t bytes, int advice)
 {
-    if (!is_ours(at, bytes))
+    if (!is_ours(at, bytes, CALLER))
         return real_madvise(at, bytes, advice);
     return range_do(at, bytes, part_advise, advice, real_madvise);
 }
@@ -400,29 +404,29 @@ static int other_lock(void *at, size_t bytes, int lock_it)
 }
 
 /* Any address will do: whole pages are locked. */
-static int lock_range(const void *at, size_t bytes, int lock_it)
+static int lock_range(const void *at, size_t bytes, int lock_it, const void *caller)
 {
     char *from = (char *)((uintptr_t)at & ~(uintptr_t)(PAGE - 1));
     bytes += (size_t)((const char *)at - from);
-    if (!is_ours(from, bytes))
+    if (!is_ours(from, bytes, caller))
         return other_lock(from, bytes, lock_it);
     return range_do(from, bytes, part_lock, lock_it, other_lock);
 }
 
 HOOK int mlock(const void *at, size_t bytes)
 {
-    return lock_range(at, bytes, 1);
+    return lock_range(at, bytes, 1, CALLER);
 }
 
 HOOK int munlock(const void *at, size_t bytes)
 {
-    return lock_range(at, bytes, 0);
+    return lock_range(at, bytes, 0, CALLER);
 }
 
 HOOK int mlock2(const void *at, size_t bytes, unsigned flags)
 {
-    if (is_ours((void *)((uintptr_t)at & ~(uintptr_t)(PAGE - 1)), bytes))
-        return lock_range(at, bytes, 1);
+    if (is_ours((void *)((uintptr_t)at & ~(uintptr_t)(PAGE - 1)), bytes, CALLER))
+        return lock_range(at, bytes, 1, CALLER);
     return (int)syscall(SYS_mlock2, at, bytes, flags);
 }
 
@@ -452,19 +456,19 @@ static void *map(void *at, size_t bytes, int prot, int flags, int fd, off_t offs
         if (b)
             return b->base;
     }
-    if (flags & MAP_FIXED && is_ours(at, bytes) && range_do(at, bytes, part_replace, 0, NULL))
+    if (flags & MAP_FIXED && is_ours(at, bytes, caller) && range_do(at, bytes, part_replace, 0, NULL))
         return MAP_FAILED;
     return real_mmap(at, bytes, prot, flags, fd, offset);
 }
 
 HOOK void *mmap(void *at, size_t bytes, int prot, int flags, int fd, off_t offset)
 {
-    return map(at, bytes, prot, flags, fd, offset, __builtin_return_address(0));
+    return map(at, bytes, prot, flags, fd, offset, CALLER);
 }
 
 HOOK void *mmap64(void *at, size_t bytes, int prot, int flags, int fd, off_t offset)
 {
-    return map(at, bytes, prot, flags, fd, offset, __builtin_return_address(0));
+    return map(at, bytes, prot, flags, fd, offset, CALLER);
 }
 
 /* ---- mremap -------------------------------------------------------------- */
@@ -519,9 +523,9 @@ HOOK void *mremap(void *at, size_t bytes, size_t more, int flags, ...)
     va_end(args);
     bytes = round_up(bytes, PAGE);
     more = round_up(more, PAGE);
-    if (is_ours(at, bytes))
-        return remap(at, bytes, more, flags, to, __builtin_return_address(0));
-    if (flags & MREMAP_FIXED && is_ours(to, more) && range_do(to, more, part_replace, 0, NULL))
+    if (is_ours(at, bytes, CALLER))
+        return remap(at, bytes, more, flags, to, CALLER);
+    if (flags & MREMAP_FIXED && is_ours(to, more, CALLER) && range_do(to, more, part_replace, 0, NULL))
         return MAP_FAILED;
     return (void *)syscall(SYS_mremap, at, bytes, more, flags, to);
 }
