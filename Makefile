@@ -38,13 +38,15 @@ TEST_SRC := $(wildcard tests/test_*.c)
 FAULT_SRC := $(wildcard tests/test_faults*.c)
 PROG_SRC := $(wildcard tests/prog_*.c)
 VM_SRC := $(wildcard tests/numa_vm/*.c)
+GPU_SRC := $(wildcard tests/gpu/*.c)
+SIM_SRC := $(wildcard tests/sim/*.c)
 HEADERS := $(wildcard include/*.h)
 
 object = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 LIB_OBJ = $(call object,$(LIB_SRC))
 CLI_OBJ = $(call object,$(CLI_SRC))
 PRELOAD_OBJ = $(call object,$(PRELOAD_SRC))
-OBJECTS = $(call object,$(wildcard lib/*.c offload/*.c lib/cli/*.c lib/preload/*.c examples/*.c bench/*.c bench/modules/*.c bench/loop/*.c tests/*.c tests/numa_vm/*.c))
+OBJECTS = $(call object,$(wildcard lib/*.c offload/*.c lib/cli/*.c lib/preload/*.c examples/*.c bench/*.c bench/modules/*.c bench/loop/*.c bench/replay/*.c tests/*.c tests/numa_vm/*.c tests/gpu/*.c tests/sim/*.c))
 
 LIBRARY = $(BUILD)/lib/libterrace.so.$(VERSION)
 LINKS = $(BUILD)/lib/libterrace.so.$(SOVERSION) $(BUILD)/lib/libterrace.so
@@ -62,7 +64,9 @@ LOOP_OBJ = $(call object,bench/loop/main.c $(filter-out %starpu.c,$(wildcard ben
 PROGS = $(PROG_SRC:%.c=$(BUILD)/%)
 FAULTS = $(FAULT_SRC:%.c=$(BUILD)/%)
 TESTS = $(filter-out $(FAULTS),$(TEST_SRC:%.c=$(BUILD)/%))
+SIM_CUDA = $(BUILD)/tests/sim/libcuda.so.1
 VM_PROGS = $(VM_SRC:tests/numa_vm/%.c=$(BUILD)/vm/%)
+GPU_PROGS = $(GPU_SRC:tests/%.c=$(BUILD)/%)
 
 # ---- how it is compiled ----------------------------------------------------
 
@@ -76,9 +80,16 @@ JEMALLOC_PREFIX =
 # The thread sanitizer would see little of what jemalloc does, and fails where a
 # process forks while it holds as many locks as jemalloc takes for a fork.
 heap_jemalloc_CFLAGS = $(if $(findstring thread,$(SANITIZE)),-DTERRACE_WITHOUT_JEMALLOC,@$(JEMALLOC)/cflags)
+# Programs that use OpenCL themselves do so where its headers are.
+OPENCL_CFLAGS = $$(pkg-config --exists OpenCL && echo -DWITH_OPENCL -DCL_TARGET_OPENCL_VERSION=120)
+OPENCL_LIBS = $$(pkg-config --libs OpenCL 2>/dev/null)
+OPENCL_PROGRAMS = test_opencl_tier opencl opencl_saxpy
 OPENMP = -fopenmp
 gpt_CFLAGS = -O3 -march=native $(OPENMP)
 gpt_LIBS = $(OPENMP) -lm
+
+$(foreach program,$(OPENCL_PROGRAMS),$(eval $(program)_LIBS = $$(OPENCL_LIBS)))
+$(foreach program,$(OPENCL_PROGRAMS),$(eval $(program)_CFLAGS = $$(OPENCL_CFLAGS)))
 
 # lib/ is searched for quoted includes only: its error.h is not <error.h>.
 # _GNU_SOURCE empty, so that a file may define it, too.
@@ -104,7 +115,7 @@ all: library $(COMMAND) $(MAN) $(EXAMPLES) $(BENCHES) $(BENCH_MODULES) $(ALLOC_M
 
 library: $(LIBRARY) $(LINKS) $(PC) $(PRELOAD)
 
-programs: all $(TESTS) $(FAULTS) $(PROGS)
+programs: all $(TESTS) $(FAULTS) $(PROGS) $(SIM_CUDA)
 
 objects: $(OBJECTS)
 
@@ -153,7 +164,7 @@ $(EXAMPLES) $(BENCHES) $(PROGS): $(BUILD)/%: $(BUILD)/obj/%.o $(LINKS)
 	$(LINK) -o $@ $(filter %.o,$^) $(WITH_LIBRARY) $($(notdir $*)_LIBS)
 
 # This one replays traces against the library's own functions.
-$(BUILD)/bench/policy: $(call object,lib/policy.c lib/schedule.c)
+$(BUILD)/bench/policy: $(call object,$(wildcard bench/replay/*.c) $(addprefix lib/,policy.c schedule.c schedule_lines.c schedule_steps.c))
 
 # What bench/alloc compares, each with the private jemalloc in it: terrace's
 # allocator of addresses, which the library does not export, and that by itself.
@@ -186,11 +197,32 @@ $(BUILD)/bench/starpu.so: $(BUILD)/obj/bench/loop/engine_starpu.o
 TEST_MAIN = $(if $(SANITIZE),$(BUILD)/obj/tests/plain_main.o)
 $(TESTS): $(BUILD)/%: $(BUILD)/obj/%.o $(TEST_MAIN) $(LIB_OBJ) $(JEMALLOC)/libs
 	@mkdir -p $(@D)
-	$(LINK) -o $@ $(filter %.o,$^) $(LIBS) -lcriterion
+	$(LINK) -o $@ $(filter %.o,$^) $($(notdir $*)_LIBS) $(LIBS) -lcriterion
+
+# A CUDA driver that is simulated over host memory: see tests/sim/sim.h. A program
+# linked with it has it loaded under the name that dlopen() is asked for.
+WITH_SIM_CUDA = $(SIM_CUDA) -Wl,-rpath,'$$ORIGIN/sim'
+SIM_CUDA_TESTS = $(patsubst tests/%.c,%,$(wildcard tests/test_sim*.c tests/test_cuda*.c))
+$(foreach test,$(SIM_CUDA_TESTS),$(eval $(test)_LIBS = $$(WITH_SIM_CUDA)))
+$(SIM_CUDA_TESTS:%=$(BUILD)/tests/%): $(SIM_CUDA)
+
+# Where NVIDIA's cuda.h is, declarations of the driver are compared with it.
+CUDA = /usr/local/cuda
+cuda_check_CFLAGS = -isystem $(CUDA)/include
+$(SIM_CUDA): $(call object,$(SIM_SRC))
+	@mkdir -p $(@D)
+	$(LINK) -shared -Wl,-soname,libcuda.so.1 -Wl,-Bsymbolic -Wl,-z,nodelete $(if $(SANITIZE),,-Wl,-z,defs) \
+	    -o $@ $(filter-out %cuda_check.o,$(filter %.o,$^))
 
 # The same for a virtual machine, which has no Criterion to run tests in a sandbox.
 $(VM_PROGS): $(BUILD)/vm/%: $(BUILD)/obj/tests/numa_vm/%.o $(BUILD)/obj/tests/plain_main.o $(LIB_OBJ) \
                             $(JEMALLOC)/libs
+	@mkdir -p $(@D)
+	$(LINK) -o $@ $(filter %.o,$^) $(LIBS) -lcriterion
+
+# And for a machine with a device: the real driver is what they find.
+$(GPU_PROGS): $(BUILD)/gpu/%: $(BUILD)/obj/tests/gpu/%.o $(BUILD)/obj/tests/plain_main.o $(LIB_OBJ) \
+                              $(JEMALLOC)/libs
 	@mkdir -p $(@D)
 	$(LINK) -o $@ $(filter %.o,$^) $(LIBS) -lcriterion
 
@@ -248,9 +280,13 @@ check-numa: deps-numa
 	$(MAKE) all $(VM_PROGS)
 	@BUILD=$(BUILD) tests/numa_vm/check.sh $(ONLY)
 
-##: check-gpu     tests on a device
-check-gpu bench-gpu:
-	@echo "$@: this build has no device tier yet"
+##: check-gpu     tests on an NVIDIA device, and what memory and copies cost there
+check-gpu: deps-check
+	$(MAKE) $(GPU_PROGS)
+	@for program in $(GPU_PROGS); do $$program || exit 1; done
+
+bench-gpu:
+	@echo "$@: there is nothing to compare yet; \`make check-gpu\` measures copies and memory"
 
 ##: bench         measure, next to other ways to do it; BENCH="--only adam,gpt --quick" for a part
 BENCH =
@@ -278,7 +314,7 @@ lint: deps-lint
 	tests/check_headers.sh
 	tests/check_layers.sh
 
-LINT_SRC = $(wildcard lib/*.c offload/*.c lib/cli/*.c examples/*.c bench/*.c bench/modules/*.c bench/loop/*.c)
+LINT_SRC = $(wildcard lib/*.c offload/*.c lib/cli/*.c examples/*.c bench/*.c bench/modules/*.c bench/loop/*.c bench/replay/*.c)
 tidy: $(JEMALLOC)/cflags
 	clang-tidy --quiet --warnings-as-errors='*' $(LINT_SRC) -- -std=gnu11 $(CPPFLAGS) $$(cat $(JEMALLOC)/cflags)
 
@@ -330,6 +366,7 @@ dist:
 
 BUILD_PACKAGES = gcc make pkg-config libc6-dev liburing-dev libnuma-dev libxxhash-dev libsodium-dev libbsd-dev dpkg-dev
 CHECK_PACKAGES = g++ libcriterion-dev python3
+OPENCL_PACKAGES = ocl-icd-opencl-dev opencl-c-headers pocl-opencl-icd
 LINT_PACKAGES = clang clang-tidy cppcheck
 NUMA_PACKAGES = qemu-system-x86 busybox-static cpio
 BENCH_PACKAGES = fio jq python3
@@ -341,6 +378,7 @@ deps-build:
 	@.ci/deps $(BUILD_PACKAGES)
 deps-check: deps-build
 	@.ci/deps $(CHECK_PACKAGES)
+	@.ci/deps $(OPENCL_PACKAGES) || true
 deps-lint: deps-check
 	@.ci/deps $(LINT_PACKAGES)
 deps-numa: deps-check

@@ -108,9 +108,10 @@ enum {
     TERRACE_ADVISE_UNPIN
 };
 
-/* As a stream: acquire returns when the bytes are there; release promises that
- * all use has ended. NULL is the backend's default stream. Host tiers ignore
- * the stream: they always behave as with TERRACE_HOST_SYNC. */
+/* As a stream: acquire returns when the bytes are there and what streams were still
+ * to do with them has been done; release promises that all use has ended. NULL is the
+ * backend's default stream. Host tiers, and devices that have no streams, ignore the
+ * stream: they always behave as with TERRACE_HOST_SYNC. */
 #define TERRACE_HOST_SYNC ((void *)-1)
 
 /* Zero means default; a NULL attr means all defaults. */
@@ -154,6 +155,8 @@ typedef struct terrace_statistics {
     uint64_t io_errors;        /* migrations that failed */
     uint64_t corrupt;          /* of these: checksum or authentication mismatches */
     uint64_t faults;           /* of stable memory: touches of pages that were not at their place */
+    const char *absent;        /* kinds of tiers that are not here: a line for each, "cuda: why";
+                                * the manager's; "" where none is missing */
 } terrace_statistics;
 
 /* One tier. Strings are owned by the manager and valid until terrace_close(). */
@@ -275,6 +278,13 @@ TERRACE_API void terrace_tensor_destroy(terrace_tensor *t);
  * anything elsewhere while a writer holds it, is EBUSY, or waits with WAIT.
  * Writers on the same tier are ordered by the caller.
  *
+ * With a stream of the tier's (a CUstream, a cl_command_queue), what is put into it
+ * after acquire comes after whatever else the bytes are waiting for there: other
+ * streams that write them, or that read what is to be written, and the end of a copy
+ * to the tier that the device already has in its queue. Nothing else is waited for by
+ * streams: acquire itself waits for bytes that are on a disk, and for work in streams
+ * where the bytes are wanted on another tier. On OpenCL the address is a cl_mem.
+ *
  * Blocks while room is made (evictions) and the bytes arrive, unless NOWAIT.
  * Without WAIT it waits for I/O but never for another user's release; WAIT
  * never waits when the calling thread's own pins alone exceed the budget.
@@ -282,15 +292,18 @@ TERRACE_API void terrace_tensor_destroy(terrace_tensor *t);
  * Errors: EINVAL, EBUSY, EAGAIN (NOWAIT: ask again), EBUDGET (the sentence
  * names the holders), ENOSPC (no room could be made: the disk is full), EIO,
  * ECORRUPT, ECHANGED, ENOMEM (also where other processes have the tier's memory;
- * EDEVMEM on a device), ENOTSUP (a disk tier cannot be acquired). */
+ * EDEVMEM on a device), EDEVICE, ENOTSUP (a disk tier cannot be acquired); of a
+ * stream: EINVAL (none of this tier), EBUSY (it is being captured into a graph). */
 TERRACE_API int terrace_acquire(terrace_tensor *t, terrace_tier tier, unsigned mode, void *stream,
                                 void **address, terrace_tier *where);
 
-/* Ends one acquire; `address` is what acquire returned. On a stream, records
- * an event: nothing moves under work still running. Does not block.
- * Errors: EINVAL (not acquired at that address); EIO and the like when the
- * migration behind an asynchronous acquire failed: then what was written under
- * it is discarded and the last valid copy stays valid. */
+/* Ends one acquire; `address` is what acquire returned. On a stream, marks its end
+ * there: nothing moves under work still running. Does not block.
+ * Errors: EINVAL (not acquired at that address, or no stream of the tier), EBUSY (the
+ * stream is being captured), ENOMEM: then nothing was released; EIO and the like when
+ * the migration behind an asynchronous acquire failed, EDEVICE when the device did:
+ * then it was, what was written under it is discarded, and the last valid copy stays
+ * valid. */
 TERRACE_API int terrace_release(terrace_tensor *t, void *address, void *stream);
 
 /* Acquires all n entries or none, without two threads each holding half.
@@ -345,11 +358,12 @@ TERRACE_API int terrace_wait(terrace_tensor *t);
  * it lives and whatever becomes of its parent; until it ends or calls exec(),
  * the disk blocks it may still read are not used again. Some parts it does not
  * have, and touching them is a segmentation fault, never other bytes: evicted
- * ones under TERRACE_ENCRYPT or TERRACE_VERIFY, or on a tier that is no file;
- * where pages are used at random, so that those in memory and those on disk
- * alternate more often than vm.max_map_count allows (65530: some 12000 times),
- * what goes beyond that, which is logged; everything, where a file mapping
- * serves, or where the child was made by the bare system call.
+ * ones under TERRACE_ENCRYPT or TERRACE_VERIFY, as the child would read them
+ * unchecked, or on a tier that is no file; where pages are used at random, so
+ * that those in memory and those on disk alternate more often than a fifth of
+ * vm.max_map_count (12000 times by default), what goes beyond that, which is
+ * logged; everything, where a file mapping serves, as the parent's writes would
+ * be the child's, or where the child was made by the bare system call.
  *
  * NULL on failure: EINVAL, ENOMEM, ENOTSUP (not a host tier, or no way to serve
  * it), EBUDGET (nothing may be evicted), ENOSPC (file mapping), ESYSTEM. */

@@ -72,8 +72,10 @@ typedef struct terrace_host {
 
 /* Flags of a unit. */
 enum {
-    TERRACE_UNIT_FIXED = 1 /* its pages cannot be moved to other addresses: no
-                            * address-stable memory from it */
+    TERRACE_UNIT_FIXED = 1, /* its pages cannot be moved to other addresses: no
+                             * address-stable memory from it */
+    TERRACE_UNIT_WHOLE = 2  /* reserve takes memory, not addresses: it is asked for the
+                             * budget once, and no more */
 };
 
 /* What a unit is, filled in by open (zeroed before, but `size` set by the core
@@ -97,9 +99,14 @@ typedef struct terrace_unit_info {
     int node;                   /* the system's number of the NUMA node it is, or is next to; -1:
                                  * none or not known */
     char distances[128];        /* to itself and its like: "numa:0 10, numa:1 21"; "": nothing to say */
+    uint64_t boundary;          /* an allocation never crosses a multiple of it in the tier's address
+                                 * space; 0: none. A multiple of granule */
 } terrace_unit_info;
 
 enum { TERRACE_IO_READ = 1 /* tier to host memory */, TERRACE_IO_WRITE = 2 /* host memory to tier */ };
+
+/* As a stream of record: the copies to the tier. */
+#define TERRACE_STREAM_COPIES ((void *)-2)
 
 /* One copy. The caller owns it and leaves it alone from submit until wait
  * returns it. */
@@ -125,7 +132,7 @@ typedef struct terrace_backend {
     unsigned caps;       /* TERRACE_CAP_... */
 
     /* How many units there are here; 0 where the hardware or its runtime is
-     * absent. Must not print, fail loudly or take long. */
+     * absent; why may then be said by host->fail. Must not print or take long. */
     int (*count)(const terrace_host *host);
 
     /* Opens unit `index`, fills *info. */
@@ -209,8 +216,9 @@ typedef struct terrace_backend {
      * runtime's default one. By any thread; none of them blocks. They set the
      * failure sentence by host->fail. ---- */
 
-    /* Marks the end of what has been put into the stream by now. The event is the
-     * core's until forget. Errors: EINVAL (no stream of this unit), EBUSY (it is
+    /* Marks the end of what has been put into the stream by now, or, with
+     * TERRACE_STREAM_COPIES, of the copies to the tier that submit has taken by now.
+     * The event is the core's until forget. Errors: EINVAL (no stream of this unit), EBUSY (it is
      * being captured), EDEVICE, ENOMEM. */
     int (*record)(void *unit, void *stream, void **event);
     /* 1: all that was before the mark has been done; 0: not yet; or how the device failed. */
@@ -219,6 +227,13 @@ typedef struct terrace_backend {
      * the stream can be used. Errors: as record. */
     int (*follow)(void *unit, void *stream, void *event);
     void (*forget)(void *unit, void *event);
+
+    /* What acquire gives instead of the address where a tier's memory is used by
+     * handles (a cl_mem): one for a committed part of a reservation, which stays as
+     * it is until unview. `flags` are the tensor's. By any thread. Both or none.
+     * Errors: ENOTSUP, EDEVMEM, EDEVICE; view sets the failure sentence. */
+    int (*view)(void *unit, uint64_t address, uint64_t bytes, unsigned flags, void **handle);
+    void (*unview)(void *unit, void *handle);
 } terrace_backend;
 
 /* Built-in backends announce themselves to the core with this, once per file,

@@ -16,7 +16,7 @@
  *
  * A small tensor is acquired by pinning its group: there `tensor` is the group.
  *
- * May call: acquire.h, core.h, lease.h, mover.h, prefetch.h, small.h. */
+ * May call: acquire.h, core.h, lease.h, mover.h, prefetch.h, small.h, stream.h, view.h. */
 #include <stdlib.h>
 
 #include "acquire.h"
@@ -24,6 +24,8 @@
 #include "mover.h"
 #include "prefetch.h"
 #include "small.h"
+#include "stream.h"
+#include "view.h"
 
 enum { SHORT_LIST = 16 };
 
@@ -83,6 +85,13 @@ static int gone(const struct entry *e)
     return error_set(-TERRACE_EINVAL, "'%s' was destroyed", entry_name(e));
 }
 
+/* Bytes that were promised have not come, and somebody still holds the memory. */
+static int spoiled(const struct entry *e)
+{
+    return error_set(-TERRACE_EBUSY, "'%s' could not be brought to %s, where an acquire was promised it: release "
+                     "that first", entry_name(e), copy_tier(e->copy)->name);
+}
+
 static bool doomed_locked(const struct entry *e)
 {
     return e->small ? e->small->doomed : e->tensor->doomed;
@@ -137,6 +146,14 @@ static int present_locked(struct request *q, struct entry *e, bool wait)
         /* Bytes being sealed may not change: they would not match their seal. */
         bool sealing = q->m->sealer && t->transfer && t->transfer->writeback &&
                        (mode_locked(e) & WRITES);
+        if (stream_excludes_locked(c, mode_locked(e), q->stream)) {
+            e->hit = false;
+            if (!wait)
+                return not_yet(e);
+            stall_begins(q);
+            manager_wait(q->m);
+            continue;
+        }
         if (c->state == COPY_VALID && !sealing)
             return 0;
         if (c->state == COPY_FILLING && c->hollow == thread_token())
@@ -155,6 +172,10 @@ static int present_locked(struct request *q, struct entry *e, bool wait)
             continue;
         }
         e->hit = false;
+        if (stream_can_wait_locked(c, q->stream) && !q->nowait)
+            return 0;
+        if (c->state == COPY_STALE && c->promised)
+            return spoiled(e);
         if (sealing)
             t->transfer->stale = true;
         transfer_hurry_locked(t->transfer); /* also another copy's: one at a time */
@@ -205,6 +226,7 @@ static void unpin_all_locked(struct request *q)
         copy_unpin_locked(c);
         if (c->hollow == thread_token())
             copy_drop_locked(c); /* whoever else wants it brings the bytes */
+        copy_stale_locked(c);
         copy_settle_locked(c);
     }
     manager_changed_locked(q->m);
@@ -232,7 +254,10 @@ static void succeed_locked(struct request *q)
             if (e->small)
                 group_sought_locked(e->tensor, copy_tier(c));
         }
-        if (writes)
+        c->promised = c->state == COPY_FILLING;
+        if (writes && c->promised)
+            c->will_write = true; /* until then the bytes are needed where they come from */
+        else if (writes)
             copy_written_locked(c);
         if (!e->small)
             c->tensor->error = 0;
@@ -240,7 +265,7 @@ static void succeed_locked(struct request *q)
         c->tensor->demoted = false;
         if (c->tensor->transfer)
             c->tensor->transfer->drop = false;
-        e->address = (char *)copy_address(c) + (e->small ? e->small->offset : 0);
+        e->address = (char *)view_address(c) + (e->small ? e->small->offset : 0);
         stats->acquires++;
         stats->hits += e->hit;
     }
@@ -312,11 +337,19 @@ static int try_locked(struct request *q, bool *retry)
     int r = pin_all_locked(q);
     if (r)
         return r;
-    r = present_all_locked(q);
+    r = stream_check_locked(q);
+    do { /* until nothing is missing: making a view gives up the lock */
+        if (r >= 0)
+            r = present_all_locked(q);
+        if (r == 0)
+            r = view_make_locked(q);
+    } while (r > 0);
     if (r == 0) {
         succeed_locked(q);
-        return 0;
+        r = stream_follow_locked(q);
     }
+    if (r == 0)
+        return 0;
     unpin_all_locked(q);
     *retry = no_room_locked(q, r) && others_pin_locked(q) && !own_pins_exceed_locked(q);
     return r;
@@ -366,7 +399,11 @@ static bool succeed_at_once_locked(struct request *q)
             return false;
         if (e->tensor->transfer && (mode_locked(e) & WRITES))
             return false;
-        if (excluded_locked(e, &by_caller))
+        if (excluded_locked(e, &by_caller) || stream_excludes_locked(e->copy, mode_locked(e), q->stream))
+            return false;
+        if (copy_tier(e->copy)->backend->view && !e->copy->view)
+            return false;
+        if (tier_has_streams(copy_tier(e->copy)) && q->stream != TERRACE_HOST_SYNC)
             return false;
     }
     if (pin_all_locked(q))
@@ -402,7 +439,7 @@ static int request_run_locked(struct request *q)
     return r;
 }
 
-static __attribute__((noinline)) int acquire(terrace_tensor *t, terrace_tier tier, unsigned mode,
+static __attribute__((noinline)) int acquire(terrace_tensor *t, terrace_tier tier, unsigned mode, void *stream,
                                              void **address, terrace_tier *where)
 {
     struct terrace *m = t->manager;
@@ -416,7 +453,7 @@ static __attribute__((noinline)) int acquire(terrace_tensor *t, terrace_tier tie
     manager_lock(m);
     struct entry e = {.tensor = small_group(t), .small = small_of(t), .tier = tier, .mode = mode};
     lease_close_locked(e.tensor);
-    struct request q = {.m = m, .entry = &e, .n = 1, .wait = mode & TERRACE_WAIT,
+    struct request q = {.m = m, .entry = &e, .n = 1, .stream = stream, .wait = mode & TERRACE_WAIT,
                         .nowait = mode & TERRACE_NOWAIT};
     r = doomed_locked(&e) ? gone(&e) : choose_all_locked(&q);
     if (r == 0)
@@ -434,10 +471,9 @@ static __attribute__((noinline)) int acquire(terrace_tensor *t, terrace_tier tie
 int terrace_acquire(terrace_tensor *t, terrace_tier tier, unsigned mode, void *stream,
                     void **address, terrace_tier *where)
 {
-    (void)stream; /* host tiers behave as with TERRACE_HOST_SYNC */
     if (!t || !address)
         return error_set(-TERRACE_EINVAL, "terrace_acquire: the tensor or address is NULL");
-    return lease_acquire(t, tier, mode, address, where) ? 0 : acquire(t, tier, mode, address, where);
+    return lease_acquire(t, tier, mode, address, where) ? 0 : acquire(t, tier, mode, stream, address, where);
 }
 
 static int list_check(const terrace_access *list, size_t n)
@@ -488,7 +524,6 @@ static int list_take(struct request *q, const terrace_access *list)
 
 int terrace_acquire_all(terrace_access *list, size_t n, void *stream)
 {
-    (void)stream;
     if (n == 0)
         return 0;
     if (!list)
@@ -502,7 +537,8 @@ int terrace_acquire_all(terrace_access *list, size_t n, void *stream)
     if (r)
         return r;
     struct entry few[SHORT_LIST];
-    struct request q = {.m = m, .entry = n <= SHORT_LIST ? few : calloc(n, sizeof few[0]), .n = n};
+    struct request q = {.m = m, .entry = n <= SHORT_LIST ? few : calloc(n, sizeof few[0]), .n = n,
+                        .stream = stream};
     if (!q.entry)
         return error_set(-TERRACE_ENOMEM, "no host memory for a list of %zu", n);
     r = list_take(&q, list);
@@ -524,13 +560,14 @@ static struct copy *pinned_at_locked(struct terrace_tensor *t, const void *addre
 {
     for (unsigned i = 0; i < t->manager->tiers; i++) {
         struct copy *c = &t->copy[i];
-        if (c->pins && c->state == COPY_VALID && copy_address(c) == address)
+        bool held = c->pins && (c->state == COPY_VALID || c->promised);
+        if (held && view_address(c) == address)
             return c;
     }
     return NULL;
 }
 
-static __attribute__((noinline)) int release(terrace_tensor *t, void *address)
+static __attribute__((noinline)) int release(terrace_tensor *t, void *address, void *stream)
 {
     struct terrace *m = t->manager;
     int r = manager_check(m);
@@ -549,9 +586,18 @@ static __attribute__((noinline)) int release(terrace_tensor *t, void *address)
         return error_set(-TERRACE_EINVAL, "'%s' is not acquired at %p",
                          s ? small_name(s) : tensor_name(t), address);
     }
+    if (tier_has_streams(copy_tier(c)) && stream != TERRACE_HOST_SYNC)
+        r = stream_release_locked(c, stream);
+    if (r && r != -TERRACE_EDEVICE) { /* as if it had not been called; on a lost device all use has ended */
+        manager_unlock(m);
+        return r;
+    }
     copy_unpin_locked(c);
     m->releases++;
+    if (c->state == COPY_STALE && c->promised) /* it had been promised its bytes */
+        r = s ? small_report_locked(s) : tensor_report_locked(t);
     if (!c->pins) {
+        copy_stale_locked(c);
         policy_used(&copy_tier(c)->policy, &c->node);
         lease_open_locked(c);
         copy_settle_locked(c);
@@ -563,13 +609,12 @@ static __attribute__((noinline)) int release(terrace_tensor *t, void *address)
     if (s)
         small_released_locked(s, left);
     manager_unlock(m);
-    return 0;
+    return r;
 }
 
 int terrace_release(terrace_tensor *t, void *address, void *stream)
 {
-    (void)stream;
     if (!t)
         return error_set(-TERRACE_EINVAL, "terrace_release: the tensor is NULL");
-    return lease_release(t, address) ? 0 : release(t, address);
+    return lease_release(t, address) ? 0 : release(t, address, stream);
 }

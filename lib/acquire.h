@@ -24,6 +24,7 @@ struct request {
     struct entry *entry;
     size_t n;
     bool wait, nowait;
+    void *stream;        /* that the bytes will be used in, TERRACE_HOST_SYNC: none */
     bool moves;          /* an entry's tier has no memory, but another has room */
     uint64_t start;      /* when it began to wait, 0: it has not */
     struct copy *hollow; /* another acquire's, for which this one gave way */

@@ -50,6 +50,7 @@ struct arena {
     uint64_t peak;      /* most ever committed */
     uint64_t pending;   /* committed bytes of unsettled grants, neither in use nor cached */
     uint64_t step;      /* bytes worth committing at once */
+    uint64_t boundary;  /* no allocation crosses a multiple of it; 0: none */
     uint64_t idle;      /* least bytes cached since the last decay */
     uint64_t extents;   /* in use */
     struct zone zone[ZONES];
@@ -87,10 +88,15 @@ uint64_t arena_round(const struct arena *a, uint64_t bytes);
  * `result`, what fulfil returned, is an error. Where grant->commit is false and
  * grant->give NULL, fulfil has nothing to do and may be left out.
  * Errors of take: EBUDGET (make room below the ceiling and come again), EAGAIN (come again when
- * another grant has been settled), ENOMEM (host memory for the book-keeping). Those of fulfil: as the backend's commit. */
+ * another grant has been settled), ENOMEM (host memory for the book-keeping), ENOTSUP (too much for
+ * one piece; sets the sentence). Those of fulfil: as the backend's commit. */
 int arena_take(struct arena *a, uint64_t bytes, size_t alignment, struct grant *grant);
 int arena_fulfil(struct arena *a, struct grant *grant);
 struct extent *arena_settle(struct arena *a, struct grant *grant, int result);
+
+/* Whether so many bytes are free below the ceiling, but in too small pieces, which
+ * may be larger once what is cached has been given back. */
+bool arena_scattered(const struct arena *a, uint64_t bytes);
 
 /* A grant that gives back everything cached and allocates nothing. */
 void arena_purge(struct arena *a, struct grant *grant);

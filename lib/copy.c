@@ -1,6 +1,6 @@
 /* copy.c - the states and pins of one tensor's copy in one tier.
  *
- * May call: core.h, forked.h, lease.h, prefetch.h, the policy, the arena. Everything
+ * May call: core.h, forked.h, lease.h, prefetch.h, view.h, the policy, the arena. Everything
  * here runs under the manager's lock and never blocks. */
 #include <assert.h>
 #include <stdlib.h>
@@ -9,6 +9,7 @@
 #include "lease.h"
 #include "mover.h"
 #include "prefetch.h"
+#include "view.h"
 
 static bool holds_bytes(unsigned state)
 {
@@ -53,7 +54,7 @@ void copy_settle_locked(struct copy *c)
     if (!tier_is_memory(tier))
         return;
     bool open = lease_is_open(c->tensor) && c->tensor->leased == c->tier;
-    bool listed = c->state == COPY_VALID && !open && !c->pins && !c->tensor->transfer &&
+    bool listed = c->state == COPY_VALID && !open && !c->pins && !c->uses && !c->tensor->transfer &&
                   !c->tensor->doomed && !c->tensor->leaving && !c->tensor->stuck &&
                   !(c->tensor->flags & TERRACE_ATTR_UNMOVABLE);
     bool dirty = listed && copy_dirty_locked(c);
@@ -90,6 +91,8 @@ void copy_drop_locked(struct copy *c)
     copy_set_locked(c, COPY_ABSENT);
     c->wrote = false;
     c->hollow = 0;
+    c->promised = c->will_write = false;
+    view_drop_locked(c);
     if (c->extent && !fork_keeps_locked(c)) {
         arena_free(&tier->arena, c->extent);
         tier->manager->releases++; /* room for those who wait for a release */
@@ -120,6 +123,13 @@ void copy_written_locked(struct copy *c)
             copy_drop_locked(other);
     }
     copies_settle_locked(t);
+}
+
+void copy_stale_locked(struct copy *c)
+{
+    bool held = c->uses || (c->promised && c->pins); /* other pins are of those who wait for it to go */
+    if (c->state == COPY_STALE && tier_is_memory(copy_tier(c)) && !held && !c->tensor->transfer)
+        copy_drop_locked(c);
 }
 
 /* ---- pins -------------------------------------------------------------- */

@@ -3,9 +3,9 @@
  * A tensor has one `copy` per tier. A copy is ABSENT (no memory), FILLING (the
  * bytes are on their way in), VALID, or STALE (out of date: on disk the blocks
  * are kept for the next write-back; in memory it goes when the transfer that
- * uses it has ended). At most one transfer per tensor is under way. A copy in a
+ * uses it has ended, or whoever was promised its bytes lets it go). At most one transfer per tensor is under way. A copy in a
  * memory tier is on the policy's lists exactly when it is VALID, not pinned, in no
- * transfer and not open (see lease.h): copy_settle() sees to it.
+ * transfer, used by no stream and not open (see lease.h): copy_settle() sees to it.
  *
  * Locking: manager.lock protects everything below but the fields marked
  * otherwise; it is the core's only lock. It is never held across a backend
@@ -67,6 +67,8 @@ struct copy {
     struct terrace_tensor *tensor;
     struct extent *extent; /* NULL where ABSENT */
     struct pin *pins;
+    struct view *view;      /* what stands for its address, or NULL */
+    struct use *uses;       /* by streams that go on; newest first */
     struct policy_node node;
     TAILQ_ENTRY(copy) held; /* in tier.pinned or tier.open */
     struct seal *seals;     /* disk: checksum or authentication of every piece */
@@ -74,6 +76,9 @@ struct copy {
     unsigned char state;
     bool wrote;      /* memory: written back since it came in */
     uint64_t forked; /* disk: number of the last fork whose child reads it; 0: none */
+    bool promised;   /* FILLING, and given out: the user's stream waits for the bytes;
+                      * or STALE, as they have not come */
+    bool will_write; /* and changes them then */
     uint32_t hollow; /* FILLING with nothing, for this thread to overwrite; else 0 */
 };
 
@@ -144,6 +149,8 @@ struct terrace_tensor {
 enum { NOTICE_NONE, NOTICE_SHOWN, NOTICE_HIDDEN };
 
 struct lane;
+struct use;
+struct view;
 struct lease_log;
 struct stable;
 struct smalls;
@@ -162,6 +169,10 @@ struct tier {
     struct arena arena;
     struct policy policy;
     TAILQ_HEAD(, copy) pinned; /* for others: tier_pinned_locked() */
+    struct view *views;        /* dropped, to be ended */
+    TAILQ_HEAD(, use) uses;    /* by streams; oldest first */
+    bool uses_sought;          /* somebody waits for one to end */
+    bool uses_more;            /* all that were asked for had ended: others may have, too */
     TAILQ_HEAD(, copy) open;   /* those that are acquired without the lock */
     uint64_t opened;           /* how many these are */
     uint64_t open_bytes[2];    /* clean, dirty */
@@ -189,6 +200,7 @@ struct terrace {
     terrace_host host;
     terrace_backend *backend; /* checked copies of the tables */
     size_t backends;
+    char kinds_absent[600]; /* kinds of tiers that are not here, each with the reason on a line */
     unsigned tiers;
     struct tier tier[MAX_TIERS];
     LIST_HEAD(, terrace_tensor) all; /* latest first */
@@ -313,6 +325,8 @@ bool copy_backed_locked(const struct copy *c);
 bool copy_dirty_locked(const struct copy *c);
 /* Frees the copy's memory; its bytes are elsewhere or not wanted any more. */
 void copy_drop_locked(struct copy *c);
+/* A STALE copy in memory goes as soon as nothing holds it. */
+void copy_stale_locked(struct copy *c);
 /* The copy, brought ahead, is used or gone. */
 void copy_not_ahead_locked(struct copy *c);
 /* The bytes in this copy are about to change: no other copy is valid now. */

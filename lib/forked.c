@@ -41,7 +41,7 @@
 
 #include "stable.h"
 
-enum { PAGE = 4096, MOST_PARTS = 24000 /* of the 65530 mappings a process may have */ };
+enum { PAGE = 4096, MAPPINGS = 65530 /* that a process may have where the system does not say */ };
 
 /* One fork whose child was told to read from disk. */
 struct child {
@@ -75,10 +75,10 @@ struct fork_plan {
     bool short_of_parts;
     bool dry;                /* only to see whether all can be described */
     bool lost;               /* something cannot */
-    unsigned parts;
+    size_t bytes;            /* of all this */
+    size_t parts, most;
     struct part part[];
 };
-static const size_t plan_bytes = sizeof(struct fork_plan) + MOST_PARTS * sizeof(struct part);
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static LIST_HEAD(, forks) managers = LIST_HEAD_INITIALIZER(managers);
@@ -204,8 +204,8 @@ static bool part_add(struct fork_plan *p, struct part part)
         last->bytes += part.bytes;
         return true;
     }
-    p->short_of_parts |= p->parts == MOST_PARTS;
-    if (p->parts == MOST_PARTS)
+    p->short_of_parts |= p->parts == p->most;
+    if (p->parts == p->most)
         return false;
     p->part[p->parts++] = part;
     return true;
@@ -248,7 +248,7 @@ void fork_reads_locked(struct fork_plan *p, char *at, struct copy *disk, uint64_
 
 static void parts_advise(const struct fork_plan *p, int advice)
 {
-    for (unsigned i = 0; i < p->parts; i++)
+    for (size_t i = 0; i < p->parts; i++)
         if (p->part[i].how == INHERIT)
             madvise(p->part[i].at, p->part[i].bytes, advice);
 }
@@ -257,15 +257,34 @@ static void parts_advise(const struct fork_plan *p, int advice)
 static const char *loss(const struct fork_plan *p)
 {
     return !p                 ? "no host memory"
-         : p->short_of_parts  ? "it lies in too many parts (vm.max_map_count)"
+         : p->short_of_parts  ? "it lies in too many parts; raise vm.max_map_count"
          : p->lost            ? "what is spilled is encrypted, checked, or not in a file"
                               : NULL;
 }
 
+/* A part takes two mappings at the most, and some are left for others. */
+static size_t parts_most(void)
+{
+    char text[32] = "";
+    int fd = open("/proc/sys/vm/max_map_count", O_RDONLY | O_CLOEXEC);
+    if (fd >= 0) {
+        (void)!read(fd, text, sizeof text - 1);
+        close(fd);
+    }
+    size_t mappings = strtoul(text, NULL, 10);
+    return (mappings ? mappings : MAPPINGS) / 8 * 3;
+}
+
 static struct fork_plan *plan_new(void)
 {
-    void *new = mmap(NULL, plan_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    return new == MAP_FAILED ? NULL : new;
+    size_t most = parts_most(), bytes = sizeof(struct fork_plan) + most * sizeof(struct part);
+    struct fork_plan *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                               -1, 0);
+    if (p == MAP_FAILED)
+        return NULL;
+    p->bytes = bytes;
+    p->most = most;
+    return p;
 }
 
 static void plan_describe_locked(struct fork_plan *p, struct terrace *m, bool dry)
@@ -311,7 +330,7 @@ static void before_fork(void)
 static void plan_free(void)
 {
     if (plan)
-        munmap(plan, plan_bytes);
+        munmap(plan, plan->bytes);
     plan = NULL;
 }
 
@@ -355,7 +374,7 @@ static void after_fork_in_child(void)
     struct child *c;
     if (lost && strict)
         _exit(0); /* forks_try() says that there was none */
-    for (unsigned i = 0; plan && i < plan->parts; i++)
+    for (size_t i = 0; plan && i < plan->parts; i++)
         part_place(&plan->part[i]);
     LIST_FOREACH(f, &managers, link)
         TAILQ_FOREACH(c, &f->children, link)
@@ -388,7 +407,7 @@ static int forks_check(void)
     }
     pthread_mutex_unlock(&lock);
     if (p)
-        munmap(p, plan_bytes);
+        munmap(p, p->bytes);
     return why ? error_set(-TERRACE_ENOMEM, "fork fails, as the child would not get all stable memory: %s", why) : 0;
 }
 

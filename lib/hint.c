@@ -109,7 +109,7 @@ void demote_pending_locked(struct terrace_tensor *t)
     if (!t->demoted || t->doomed || t->transfer || t->leaving)
         return;
     for (unsigned i = 0; i < t->manager->tiers; i++)
-        if (t->copy[i].pins || t->copy[i].state == COPY_FILLING)
+        if (t->copy[i].pins || t->copy[i].uses || t->copy[i].state == COPY_FILLING)
             return;
     t->demoted = false;
     demote_locked(t);

@@ -12,10 +12,10 @@
  * is written from the lane's staging memory, which belongs to the host tier's
  * budget; it is read straight into the tensor's pages and decrypted there.
  *
- * The thread holds the lock except while it seals, submits, waits and commits
- * disk space.
+ * The thread holds the lock except while it seals, submits, waits, commits disk
+ * space and asks what streams have done.
  *
- * May call: core.h, forked.h, lease.h, seal.h, the backend's table. */
+ * May call: core.h, forked.h, lease.h, seal.h, stream.h, view.h, the backend's table. */
 #include "mover.h"
 
 #include <assert.h>
@@ -30,6 +30,8 @@
 #include "seal.h"
 #include "stable.h"
 #include "staging.h"
+#include "stream.h"
+#include "view.h"
 
 struct piece {
     terrace_io io;
@@ -318,7 +320,7 @@ bool being_written(struct terrace_tensor *t)
     for (unsigned i = 0; i < t->manager->tiers; i++)
         if (copy_pinned_to_write(&t->copy[i]))
             return true;
-    return false;
+    return stream_writes_locked(t);
 }
 
 /* Starts the fills that were hinted at, in order, while there is room. */
@@ -401,6 +403,25 @@ static void piece_fail(struct piece *p, int error, const char *text)
     snprintf(p->raw->text, sizeof p->raw->text, "%s", text);
 }
 
+/* Those who wait for a fill can have their streams wait instead, once all of it is
+ * with the backend. */
+static void note_taken(struct lane *lane, unsigned n)
+{
+    struct terrace *m = lane->tier->manager;
+    bool whole = false;
+    manager_lock(m);
+    for (unsigned i = 0; i < n; i++) {
+        struct transfer *x = lane->taken[i];
+        if (!x)
+            continue;
+        x->taken += lane->batch[i]->bytes;
+        whole |= transfer_is_taken(x) && x->copy->pins;
+    }
+    if (whole)
+        manager_changed_locked(m);
+    manager_unlock(m);
+}
+
 /* Hands the batch to the backend, as much as it takes; without the lock. False
  * where it takes nothing and nothing is under way that could change that: then
  * the whole batch has failed. */
@@ -411,6 +432,8 @@ static bool submit(struct lane *lane, unsigned sealed)
         return true;
     for (unsigned i = sealed; i < lane->batched; i++)
         piece_seal(lane->batch[i]->user);
+    for (unsigned i = 0; tier_has_streams(disk) && i < lane->batched; i++)
+        lane->taken[i] = ((struct piece *)lane->batch[i]->user)->transfer;
     int n = disk->backend->submit(disk->unit, lane->batch, lane->batched);
     if (n <= 0) {
         if (lane->in_flight > lane->batched)
@@ -422,6 +445,8 @@ static bool submit(struct lane *lane, unsigned sealed)
             piece_fail(lane->batch[i]->user, n < 0 ? n : -TERRACE_EIO, text);
         return false;
     }
+    if (tier_has_streams(disk))
+        note_taken(lane, (unsigned)n);
     lane->batched -= (unsigned)n;
     memmove(lane->batch, lane->batch + n, lane->batched * sizeof lane->batch[0]);
     return true;
@@ -472,6 +497,12 @@ static void lane_turn_locked(struct lane *lane)
     }
     bool rest = lane->stop && lane->in_flight == 0;
     int watch = lane->watching || lane->stop ? -1 : stable_descriptor_locked(m, disk);
+    struct stream_poll poll;
+    int64_t look = stream_poll_locked(disk, &poll);
+    if (look >= 0 && (lane->patience < 0 || look < lane->patience))
+        lane->patience = look;
+    rest &= look < 0;
+    struct view *views = views_dropped_locked(disk);
     int64_t patience = lane->again ? 0 : lane->patience; /* work may have come while the lock was given up */
     if (lane->in_flight && !busy)
         measure(lane, true);
@@ -479,13 +510,16 @@ static void lane_turn_locked(struct lane *lane)
     manager_unlock(m);
     if (watch >= 0)
         lane->watching = disk->backend->watch(disk->unit, watch) == 0;
+    views_end(disk, views);
     bool taken = submit(lane, sealed);
     if (taken && !rest)
         n = disk->backend->wait(disk->unit, lane->done, lane->depth, patience);
     for (int i = 0; i < n; i++)
         piece_check(lane, lane->done[i]->user);
+    stream_poll(disk, &poll);
     manager_lock(m);
     lane->sleeping = false;
+    stream_polled_locked(disk, &poll);
     if (lane->watching)
         stable_faults_locked(m, watch >= 0);
     if (!taken)
@@ -501,7 +535,7 @@ static void *lane_main(void *arg)
     struct lane *lane = arg;
     struct terrace *m = lane->tier->manager;
     manager_lock(m);
-    while (!lane->stop || lane->in_flight)
+    while (!lane->stop || lane->in_flight || !TAILQ_EMPTY(&lane->tier->uses))
         lane_turn_locked(lane);
     manager_unlock(m);
     return NULL;
@@ -560,9 +594,10 @@ int lane_open(struct tier *disk)
     lane->pieces = calloc(lane->depth, sizeof *lane->pieces);
     lane->batch = calloc(lane->depth, sizeof(terrace_io *));
     lane->done = calloc(lane->depth, sizeof(terrace_io *));
+    lane->taken = calloc(lane->depth, sizeof(struct transfer *));
     disk->lane = lane;
     int r = 0;
-    if (!lane->pieces || !lane->batch || !lane->done) {
+    if (!lane->pieces || !lane->batch || !lane->done || !lane->taken) {
         r = -TERRACE_ENOMEM;
         error_set(r, "no host memory");
     }
@@ -622,6 +657,7 @@ void lane_close(struct tier *disk)
     free(lane->pieces);
     free(lane->batch);
     free(lane->done);
+    free(lane->taken);
     free(lane);
     disk->lane = NULL;
 }

@@ -27,6 +27,7 @@ struct transfer {
     uint64_t next;        /* first byte not started yet */
     unsigned piece;       /* number of the next piece */
     unsigned in_flight;   /* pieces */
+    uint64_t taken;       /* bytes of those that the backend has taken */
     int error;            /* first failure */
     char text[ERROR_TEXT];
 };
@@ -62,6 +63,7 @@ struct lane {
     struct piece *pieces, *free_pieces;
     terrace_io **batch;  /* picked, not yet taken by the backend */
     terrace_io **done;
+    struct transfer **taken; /* whose pieces the backend has just taken */
     unsigned depth, in_flight, batched;
     uint64_t rate;        /* bytes per second while busy, 0: not known yet */
     int64_t patience;     /* ns until it is to look again by itself, -1: it need not */
@@ -105,6 +107,8 @@ int transfer_fill_locked(struct copy *c, bool ahead);
  * NULL to the next that has room. 1: it may be dropped as it is. Errors: ENOMEM,
  * EBUDGET (there is no disk tier to write to). */
 int transfer_writeback_locked(struct copy *c, struct tier *to, enum priority priority, bool drop);
+/* Whether the fill is out of our hands: a stream can be told to wait for it. */
+bool transfer_is_taken(const struct transfer *x);
 /* Somebody waits for it now. */
 void transfer_hurry_locked(struct transfer *x);
 /* Somebody waits for room: all write-backs are urgent. */

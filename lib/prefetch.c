@@ -243,7 +243,7 @@ struct policy_node *prefetch_dirty_locked(struct tier *tier)
     uint64_t want = share_of(tier, tier->arena.limit / SHARE);
     if (!tier->manager->absent || tier->manager->schedule.now < tier->manager->there_until)
         return NULL; /* nothing has to leave */
-    uint64_t ready = tier->arena.limit - tier->arena.used + tier->draining;
+    uint64_t ready = arena_room(&tier->arena) + tier->draining;
     return want > ready ? policy_dirty_within(tier_policy_locked(tier), want - ready) : NULL;
 }
 

@@ -92,4 +92,25 @@ static inline void work_locked(struct terrace *m)
     m->stable->kicked = true;
 }
 
+/* The values of TERRACE_STABLE, in the order of options.def. */
+enum { STABLE_AUTO, STABLE_USERFAULTFD, STABLE_COPY, STABLE_FILE };
+
+/* ---- stable.c ---- */
+
+/* Has the service run. Errors: ENOMEM, ENOTSUP, ESYSTEM. */
+int stable_open_locked(struct terrace *m);
+/* Whether a tier's pages can be moved to other addresses of the CPU. */
+bool stable_movable(const struct tier *tier);
+/* Notes and logs what serves stable memory, and why. */
+void stable_serves_locked(struct terrace *m, const char *what, const char *reason);
+
+/* ---- region.c ---- */
+
+/* The region that has the address, NULL: none, or it is being freed. */
+struct region *region_at_locked(const struct stable *s, uint64_t address);
+/* The block's tensor, made where there is none; NULL: no host memory. */
+struct terrace_tensor *block_locked(struct region *r, size_t i);
+/* Gives a region back: first the pages at its addresses, then its blocks. */
+void region_free_locked(struct region *r);
+
 #endif

@@ -8,7 +8,7 @@
  * to a quarter of the tier: so write-back runs ahead exactly while memory is
  * short, and a job that fits writes nothing.
  *
- * May call: core.h, lease.h, mapped.h, mover.h, small.h, stable.h. */
+ * May call: core.h, lease.h, mapped.h, mover.h, small.h, stable.h, stream.h. */
 #include <stdio.h>
 #include <string.h>
 
@@ -17,6 +17,7 @@
 #include "mover.h"
 #include "small.h"
 #include "stable.h"
+#include "stream.h"
 
 static const uint64_t RECOVERY_NS = 1000000000; /* until more is asked for again, at least */
 enum { PATIENCE = 20 };                          /* and this many times what the failure took */
@@ -130,6 +131,15 @@ static int out_of_victims_locked(struct tier *tier, const struct room *want, uin
     return no_room_locked(tier, want);
 }
 
+/* What is cached joins what is empty. Gives up the lock. */
+static void gather_locked(struct tier *tier)
+{
+    struct grant grant;
+    struct extent *none;
+    arena_purge(&tier->arena, &grant);
+    grant_fulfil_locked(tier, &grant, &none);
+}
+
 /* Has the arena grant room below its ceiling. May give up the lock while it waits. */
 static int make_locked(struct tier *tier, struct room *want, struct grant *grant)
 {
@@ -153,6 +163,10 @@ static int make_locked(struct tier *tier, struct room *want, struct grant *grant
         }
         if (mapped_yield_locked(tier, bytes))
             continue;
+        if (arena_scattered(&tier->arena, bytes)) {
+            gather_locked(tier);
+            continue;
+        }
         tier->sought++;
         struct policy *policy = tier_policy_locked(tier);
         struct policy_node *n = want->when ? policy_victim_for(policy, clean_only, want->when)
@@ -190,7 +204,7 @@ static int make_locked(struct tier *tier, struct room *want, struct grant *grant
             no_memory |= begun == -TERRACE_ENOMEM;
             continue;
         }
-        if (tier->draining == 0 && tier->coming == 0) {
+        if (tier->draining == 0 && tier->coming == 0 && TAILQ_EMPTY(&tier->uses)) {
             r = no_memory ? error_set(-TERRACE_ENOMEM, "no host memory to write down what would make "
                                       "room for '%s' in %s", tensor_name(want->tensor), tier->name)
                           : out_of_victims_locked(tier, want, failures);
@@ -202,6 +216,7 @@ static int make_locked(struct tier *tier, struct room *want, struct grant *grant
         }
         want->waited = true;
         writebacks_hurry_locked(m);
+        stream_hurry_locked(tier);
         manager_wait(m);
     }
     tier->wanted -= bytes;

@@ -224,6 +224,11 @@ void transfer_fail(struct transfer *x, int error, const char *text)
     snprintf(x->text, sizeof x->text, "%s", text);
 }
 
+bool transfer_is_taken(const struct transfer *x)
+{
+    return !x->writeback && !x->error && !x->stale && x->bytes && x->taken == x->bytes;
+}
+
 static void fill_finish_locked(struct transfer *x)
 {
     struct copy *c = x->copy;
@@ -234,12 +239,21 @@ static void fill_finish_locked(struct transfer *x)
         tensor_failed_locked(x->tensor, x->error, x->text);
         x->tensor->unfilled = true;
     }
+    bool wrote = c->will_write;
+    c->will_write = false;
+    if ((x->error || x->stale) && c->promised) {
+        copy_set_locked(c, COPY_STALE); /* a stream may be at work on it */
+        copy_stale_locked(c);
+        return;
+    }
     if (x->error || x->stale) {
         copy_drop_locked(c);
         return;
     }
     copy_set_locked(c, COPY_VALID);
-    c->wrote = false;
+    c->promised = c->wrote = false;
+    if (wrote)
+        copy_written_locked(c);
     policy_arrived(&tier->policy, &c->node, c->node.ahead);
     stats->fill_bytes += x->bytes;
     stats->file_bytes += x->other ? 0 : x->bytes;
@@ -298,7 +312,7 @@ static void writeback_finish_locked(struct transfer *x)
         /* Who waits for room gets it here: on a full disk the next write-back may
          * take the blocks of what is still in memory, which is then dirty again. */
         bool wanted = arena_room(&tier->arena) < tier->wanted;
-        if ((x->drop || wanted) && !c->pins && !(x->tensor->flags & TERRACE_ATTR_UNMOVABLE)) {
+        if ((x->drop || wanted) && !c->pins && !c->uses && !(x->tensor->flags & TERRACE_ATTR_UNMOVABLE)) {
             if (!x->drop) {
                 stats->evictions++;
                 policy_evicted(&tier->policy, &c->node);
@@ -322,8 +336,7 @@ void transfer_finish_locked(struct transfer *x)
     else
         fill_finish_locked(x);
     for (unsigned i = 0; i < m->tiers; i++) /* written elsewhere while this transfer used it */
-        if (t->copy[i].state == COPY_STALE && tier_is_memory(&m->tier[i]))
-            copy_drop_locked(&t->copy[i]);
+        copy_stale_locked(&t->copy[i]);
     copies_settle_locked(t);
     free(x);
     m->releases++; /* what was written may leave now */

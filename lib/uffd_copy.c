@@ -38,11 +38,6 @@
 
 enum { PAGE = 4096, CHUNK = 256 << 10, CHUNK_PAGES = CHUNK / PAGE };
 
-static size_t least(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
 /* Which pages of a chunk are there. 0 or an errno. */
 static int look(const struct uffd *u, const char *at, size_t bytes, bool *there)
 {
@@ -103,7 +98,7 @@ int uffd_copy_in(const struct uffd *u, void *to, void *from, size_t bytes, size_
 {
     int e = 0;
     for (*moved = 0; e == 0 && *moved < bytes;) {
-        size_t chunk = least(bytes - *moved, CHUNK), done;
+        size_t chunk = bytes - *moved < CHUNK ? bytes - *moved : CHUNK, done;
         char *new = (char *)to + *moved, *old = (char *)from + *moved;
         e = copy_chunk(u, new, old, chunk, &done);
         uffd_wake(u, new, chunk);
@@ -119,7 +114,7 @@ int uffd_copy_out(const struct uffd *u, void *to, void *from, size_t bytes, size
 {
     int e = 0;
     for (*moved = 0; e == 0 && *moved < bytes;) {
-        size_t chunk = least(bytes - *moved, CHUNK), done;
+        size_t chunk = bytes - *moved < CHUNK ? bytes - *moved : CHUNK, done;
         char *new = (char *)to + *moved, *old = (char *)from + *moved;
         e = protect(u, old, chunk, true);
         if (e == 0)

@@ -15,9 +15,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "simwait.h"
 #include "terrace_backend.h"
 
 enum { SIMDISK_CHUNK = 64 << 10, SIMDISK_DEPTH = 16 };
@@ -171,9 +171,11 @@ static int simdisk_wait(void *unit, terrace_io **done, unsigned max, int64_t tim
 {
     (void)unit;
     unsigned n = 0;
+    struct timespec until = simwait_until(timeout_ns);
     pthread_mutex_lock(&simdisk.lock);
-    while (timeout_ns && !simdisk.woken && (simdisk.held || simdisk.queued == 0)) /* 0, or no limit */
-        pthread_cond_wait(&simdisk.changed, &simdisk.lock);
+    while (!simdisk.woken && (simdisk.held || simdisk.queued == 0) &&
+           simwait_sleep(&simdisk.changed, &simdisk.lock, timeout_ns, &until))
+        ;
     simdisk.woken = false;
     while (!simdisk.held && simdisk.queued && n < max) {
         done[n] = simdisk.queue[0];

@@ -15,9 +15,11 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
+#include "simwait.h"
 #include "terrace_backend.h"
 
 enum { SIMNODE_CHUNK = 64 << 10, SIMNODE_DEPTH = 8 };
@@ -30,6 +32,8 @@ struct simnode {
     unsigned queued;
     bool woken;
     bool held;                        /* nothing completes */
+    bool fail;                        /* copies to the node do */
+    unsigned submitted, copied;       /* to the node */
     uint64_t read_bytes, written_bytes; /* from the node, to it */
     uint64_t room;                    /* bytes that it commits at most; 0: no end */
     uint64_t committed;
@@ -45,7 +49,7 @@ static struct simnode simdev = {.shift = 1ull << 62, .lock = PTHREAD_MUTEX_INITI
 /* Where the bytes at an address of a tier are. */
 static void *simnode_at(const struct simnode *n, uint64_t address)
 {
-    return (void *)(uintptr_t)(address - n->shift);
+    return (void *)(uintptr_t)((address & ~(1ull << 61)) - n->shift);
 }
 
 static int simnode_count(const terrace_host *host)
@@ -146,8 +150,10 @@ static int simnode_submit(void *unit, terrace_io *const *list, unsigned n)
     struct simnode *d = unit;
     unsigned i;
     pthread_mutex_lock(&d->lock);
-    for (i = 0; i < n && d->queued < SIMNODE_DEPTH; i++)
+    for (i = 0; i < n && d->queued < SIMNODE_DEPTH; i++) {
+        d->submitted += list[i]->op == TERRACE_IO_WRITE;
         d->queue[d->queued++] = list[i];
+    }
     pthread_mutex_unlock(&d->lock);
     return (int)i;
 }
@@ -163,9 +169,10 @@ static int simnode_wait(void *unit, terrace_io **done, unsigned max, int64_t tim
 {
     struct simnode *d = unit;
     unsigned n = 0;
+    struct timespec until = simwait_until(timeout_ns);
     pthread_mutex_lock(&d->lock);
-    while (timeout_ns && !d->woken && (d->held || d->queued == 0))
-        pthread_cond_wait(&d->changed, &d->lock);
+    while (!d->woken && (d->held || d->queued == 0) && simwait_sleep(&d->changed, &d->lock, timeout_ns, &until))
+        ;
     d->woken = false;
     while (!d->held && d->queued && n < max) {
         terrace_io *io = d->queue[0];
@@ -173,7 +180,8 @@ static int simnode_wait(void *unit, terrace_io **done, unsigned max, int64_t tim
         bool into = io->op == TERRACE_IO_WRITE;
         simnode_copy(into ? tier : io->host, into ? io->host : tier, io->bytes);
         *(into ? &d->written_bytes : &d->read_bytes) += io->bytes;
-        io->result = 0;
+        io->result = d->fail && into ? -TERRACE_EIO : 0;
+        d->copied += into;
         done[n++] = io;
         memmove(d->queue, d->queue + 1, --d->queued * sizeof d->queue[0]);
     }
@@ -205,6 +213,168 @@ static int simnode_adopt(void *unit, uint64_t address, uint64_t bytes)
     (void)address;
     atomic_fetch_add(&simnode_adopted, bytes);
     return 0;
+}
+
+/* ---- streams of the simulated device ------------------------------------- */
+
+/* What is put into one lies there until the test, in the device's place, runs it:
+ * work that changes memory, and waits for events. */
+enum { SIMSTREAM_OPS = 4096 };
+struct simstream_event;
+struct simstream {
+    bool known, capturing;
+    unsigned put, done; /* of op */
+    struct {
+        void (*work)(void *);
+        void *arg;
+        struct simstream *other; /* waits until that has done so many */
+        bool copies;             /* or so many are there */
+        unsigned until;
+    } op[SIMSTREAM_OPS];
+};
+struct simstream_event {
+    struct simstream *stream; /* NULL: the copies to the device */
+    unsigned until;
+};
+static struct simstream simstream_default = {.known = true};
+static pthread_mutex_t simstream_lock = PTHREAD_MUTEX_INITIALIZER;
+static bool simdev_lost;
+static unsigned simstream_events; /* that there are */
+
+static unsigned simnode_count_of(const unsigned *counter)
+{
+    pthread_mutex_lock(&simdev.lock);
+    unsigned n = *counter;
+    pthread_mutex_unlock(&simdev.lock);
+    return n;
+}
+
+static struct simstream *simstream_of(void *stream, int *error)
+{
+    struct simstream *s = stream ? stream : &simstream_default;
+    *error = simdev_lost ? -TERRACE_EDEVICE : !s->known ? -TERRACE_EINVAL : s->capturing ? -TERRACE_EBUSY : 0;
+    return s;
+}
+
+static int simstream_record(void *unit, void *stream, void **event)
+{
+    struct simstream_event *e = malloc(sizeof *e);
+    int r;
+    (void)unit;
+    pthread_mutex_lock(&simstream_lock);
+    struct simstream *s = simstream_of(stream == TERRACE_STREAM_COPIES ? NULL : stream, &r);
+    *e = (struct simstream_event){s, s->put};
+    if (stream == TERRACE_STREAM_COPIES)
+        *e = (struct simstream_event){NULL, simnode_count_of(&simdev.submitted)};
+    simstream_events += r == 0;
+    pthread_mutex_unlock(&simstream_lock);
+    if (r)
+        free(e);
+    else
+        *event = e;
+    return r;
+}
+
+/* The device works through the stream; false: it stands before a wait. */
+static bool simstream_run(struct simstream *s)
+{
+    bool goes = true;
+    pthread_mutex_lock(&simstream_lock);
+    while (goes && s->done < s->put) {
+        unsigned i = s->done % SIMSTREAM_OPS;
+        goes = s->op[i].copies ? simnode_count_of(&simdev.copied) >= s->op[i].until
+                               : !s->op[i].other || s->op[i].other->done >= s->op[i].until;
+        if (goes && s->op[i].work) {
+            pthread_mutex_unlock(&simstream_lock);
+            s->op[i].work(s->op[i].arg);
+            pthread_mutex_lock(&simstream_lock);
+        }
+        s->done += goes;
+    }
+    pthread_mutex_unlock(&simstream_lock);
+    return goes;
+}
+
+static int simstream_passed(void *unit, void *event)
+{
+    const struct simstream_event *e = event;
+    (void)unit;
+    if (e->stream == &simstream_default)
+        simstream_run(e->stream); /* the device works through that by itself */
+    pthread_mutex_lock(&simstream_lock);
+    int r = simdev_lost ? -TERRACE_EDEVICE
+                        : e->stream ? e->stream->done >= e->until
+                                    : simnode_count_of(&simdev.copied) >= e->until;
+    pthread_mutex_unlock(&simstream_lock);
+    return r;
+}
+
+static int simstream_follow(void *unit, void *stream, void *event)
+{
+    const struct simstream_event *e = event;
+    int r;
+    (void)unit;
+    pthread_mutex_lock(&simstream_lock);
+    struct simstream *s = simstream_of(stream, &r);
+    if (r == 0 && e) {
+        s->op[s->put % SIMSTREAM_OPS].work = NULL;
+        s->op[s->put % SIMSTREAM_OPS].other = e->stream;
+        s->op[s->put % SIMSTREAM_OPS].copies = !e->stream;
+        s->op[s->put++ % SIMSTREAM_OPS].until = e->until;
+    }
+    pthread_mutex_unlock(&simstream_lock);
+    return r;
+}
+
+static void simstream_forget(void *unit, void *event)
+{
+    (void)unit;
+    free(event);
+    pthread_mutex_lock(&simstream_lock);
+    simstream_events--;
+    pthread_mutex_unlock(&simstream_lock);
+}
+
+/* Views: an address of the device stands for itself. */
+static atomic_int simdev_views;
+
+static int simdev_view(void *unit, uint64_t address, uint64_t bytes, unsigned flags, void **handle)
+{
+    (void)unit, (void)bytes, (void)flags;
+    *handle = (void *)(uintptr_t)(address | 1ull << 61); /* nobody takes it for the address */
+    atomic_fetch_add(&simdev_views, 1);
+    return 0;
+}
+
+static void simdev_unview(void *unit, void *handle)
+{
+    (void)unit, (void)handle;
+    atomic_fetch_sub(&simdev_views, 1);
+}
+
+static inline void simstream_launch(struct simstream *s, void (*work)(void *), void *arg)
+{
+    pthread_mutex_lock(&simstream_lock);
+    s->op[s->put % SIMSTREAM_OPS].work = work;
+    s->op[s->put % SIMSTREAM_OPS].other = NULL;
+    s->op[s->put % SIMSTREAM_OPS].copies = false;
+    s->op[s->put++ % SIMSTREAM_OPS].arg = arg;
+    pthread_mutex_unlock(&simstream_lock);
+}
+
+static inline void simdev_lose(void)
+{
+    pthread_mutex_lock(&simstream_lock);
+    simdev_lost = true;
+    pthread_mutex_unlock(&simstream_lock);
+}
+
+static inline unsigned simstream_events_now(void)
+{
+    pthread_mutex_lock(&simstream_lock);
+    unsigned n = simstream_events;
+    pthread_mutex_unlock(&simstream_lock);
+    return n;
 }
 
 static const terrace_backend simnode_backend = {
@@ -244,6 +414,12 @@ static const terrace_backend simdev_backend = {
     .wake = simnode_wake,
     .explain = simnode_explain,
     .available = simnode_available,
+    .record = simstream_record,
+    .passed = simstream_passed,
+    .follow = simstream_follow,
+    .forget = simstream_forget,
+    .view = simdev_view,
+    .unview = simdev_unview,
 };
 
 /* As TERRACE_BACKEND_BUILTIN, which may stand once in a file: the disk's is there. */

@@ -162,6 +162,48 @@ Test(devices, a_host_that_is_all_in_use, .timeout = 60)
     terrace_close(d.m);
 }
 
+Test(devices, handles_stand_for_addresses, .timeout = 60)
+{
+    enum { N = 12 };
+    open_device(4 * MIB, 16 * MIB, ALL);
+    terrace_tensor *t[N];
+    void *first, *p;
+    for (int i = 0; i < N; i++) {
+        t[i] = tensor_of(d.m, SIZE, "t");
+        device_write(t[i], SIZE, (uint64_t)i, TERRACE_OVERWRITE);
+    }
+    cr_assert_leq(simdev_views, 8, "handles of copies that have left");
+    assert_ok(terrace_acquire(t[0], d.dev, TERRACE_READ, TERRACE_HOST_SYNC, &first, NULL));
+    assert_ok(terrace_acquire(t[0], d.dev, TERRACE_READ, TERRACE_HOST_SYNC, &p, NULL));
+    cr_assert_eq(first, p, "one copy has two handles");
+    cr_assert((uintptr_t)p & 1ull << 61);
+    assert_ok(terrace_release(t[0], p, TERRACE_HOST_SYNC));
+    assert_ok(terrace_release(t[0], p, TERRACE_HOST_SYNC));
+    for (int i = 0; i < N; i++)
+        device_expect(t[i], SIZE, (uint64_t)i);
+    terrace_close(d.m);
+    cr_assert_eq(simdev_views, 0);
+}
+
+Test(devices, small_tensors, .timeout = 60)
+{
+    enum { N = 300, SMALL = 1000 };
+    open_device(MIB, 32 * MIB, ALL);
+    terrace_tensor *t[N];
+    for (int i = 0; i < N; i++) {
+        t[i] = tensor_of(d.m, SMALL, "t");
+        if (i % 2)
+            write_pattern(t[i], d.host, SMALL, (uint64_t)i);
+        else
+            device_write(t[i], SMALL, (uint64_t)i, TERRACE_OVERWRITE);
+    }
+    for (int i = 0; i < N; i++)
+        device_expect(t[i], SMALL, (uint64_t)i);
+    for (int i = 0; i < N; i++)
+        expect_pattern(t[i], d.host, SMALL, (uint64_t)i);
+    terrace_close(d.m);
+}
+
 Test(devices, without_a_host_tier, .timeout = 60)
 {
     char conf[64];

@@ -6,6 +6,9 @@
  * acquired from one operation to the next only tries locks and never asks to
  * WAIT, so that nobody can wait in a circle.
  *
+ * Another program may include this file with RANDOM_DEVICE defined, and a seen() of
+ * its own: then it has no tests but those of that program.
+ *
  * TERRACE_TEST_SEED repeats a run as far as threads can be repeated;
  * TERRACE_TEST_SCALE is the per cent of operations to do. */
 #include <pthread.h>
@@ -136,11 +139,13 @@ static void slot_unlock(struct slot *s)
     pthread_rwlock_unlock(&s->lock);
 }
 
+#ifndef RANDOM_DEVICE
 /* Where the CPU finds what lies at an address of whichever tier. */
 static void *seen(void *at)
 {
     return (uintptr_t)at & simdev.shift ? simnode_at(&simdev, (uintptr_t)at) : at;
 }
+#endif
 
 static bool same(const struct slot *s, void *at, size_t from, size_t bytes)
 {
@@ -233,9 +238,9 @@ static void op_use(struct worker *k)
     void *at;
     if (!slot_lock(k, s, changes(mode)))
         return;
-    int r = terrace_acquire(s->tensor, random_host(k), mode | wait, NULL, &at, NULL);
+    int r = terrace_acquire(s->tensor, random_host(k), mode | wait, TERRACE_HOST_SYNC, &at, NULL);
     if (allowed(r, "acquire", s, wait ? 0 : TERRACE_EBUDGET) && use(k, s, at, mode))
-        allowed(terrace_release(s->tensor, at, NULL), "release", s, 0);
+        allowed(terrace_release(s->tensor, at, TERRACE_HOST_SYNC), "release", s, 0);
     slot_unlock(s);
 }
 
@@ -248,10 +253,10 @@ static void op_nowait(struct worker *k)
         return;
     int r = -TERRACE_EAGAIN;
     for (int tries = 0; tries < 3 && r == -TERRACE_EAGAIN; tries++)
-        r = terrace_acquire(s->tensor, random_host(k), mode | TERRACE_NOWAIT, NULL, &at, NULL);
+        r = terrace_acquire(s->tensor, random_host(k), mode | TERRACE_NOWAIT, TERRACE_HOST_SYNC, &at, NULL);
     if (r != -TERRACE_EAGAIN && allowed(r, "acquire without waiting", s, TERRACE_EBUDGET) &&
         use(k, s, at, mode))
-        allowed(terrace_release(s->tensor, at, NULL), "release", s, 0);
+        allowed(terrace_release(s->tensor, at, TERRACE_HOST_SYNC), "release", s, 0);
     slot_unlock(s);
 }
 
@@ -281,12 +286,12 @@ static void op_list(struct worker *k)
         list[i].mode |= wait | late;
         locked++;
     }
-    int r = locked == distinct ? terrace_acquire_all(list, distinct, NULL) : -TERRACE_EAGAIN;
+    int r = locked == distinct ? terrace_acquire_all(list, distinct, TERRACE_HOST_SYNC) : -TERRACE_EAGAIN;
     bool refused = r == -TERRACE_EAGAIN && (late || locked < distinct);
     if (!refused && allowed(r, "acquire_all", s[0], wait ? 0 : TERRACE_EBUDGET))
         for (size_t i = distinct; i-- > 0;)
             if (use(k, s[i], list[i].address, list[i].mode))
-                allowed(terrace_release(s[i]->tensor, list[i].address, NULL), "release", s[i], 0);
+                allowed(terrace_release(s[i]->tensor, list[i].address, TERRACE_HOST_SYNC), "release", s[i], 0);
     while (locked)
         slot_unlock(s[--locked]);
 }
@@ -313,13 +318,13 @@ static void op_replace(struct worker *k)
     if (!slot_lock(k, s, true))
         return;
     bool held = draw(k, 4) == 0 &&
-                allowed(terrace_acquire(s->tensor, random_host(k), TERRACE_READ, NULL, &at, NULL), "acquire", s,
+                allowed(terrace_acquire(s->tensor, random_host(k), TERRACE_READ, TERRACE_HOST_SYNC, &at, NULL), "acquire", s,
                         TERRACE_EBUDGET);
     terrace_tensor *old = s->tensor;
     if (held) { /* its bytes live until the release */
         terrace_tensor_destroy(old);
         verify(k, s, at);
-        allowed(terrace_release(old, at, NULL), "release", s, 0);
+        allowed(terrace_release(old, at, TERRACE_HOST_SYNC), "release", s, 0);
         s->tensor = NULL;
     }
     slot_empty(s);
@@ -333,7 +338,7 @@ static void op_keep(struct worker *k)
     struct slot *s = k->kept;
     if (s) {
         if (verify(k, s, k->kept_at))
-            allowed(terrace_release(s->tensor, k->kept_at, NULL), "release", s, 0);
+            allowed(terrace_release(s->tensor, k->kept_at, TERRACE_HOST_SYNC), "release", s, 0);
         k->kept = NULL;
         slot_unlock(s);
         return;
@@ -341,7 +346,7 @@ static void op_keep(struct worker *k)
     s = random_slot(k);
     if (!slot_lock(k, s, false))
         return;
-    int r = terrace_acquire(s->tensor, random_host(k), TERRACE_READ, NULL, &k->kept_at, NULL);
+    int r = terrace_acquire(s->tensor, random_host(k), TERRACE_READ, TERRACE_HOST_SYNC, &k->kept_at, NULL);
     if (allowed(r, "acquire", s, TERRACE_EBUDGET))
         k->kept = s;
     else
@@ -390,9 +395,9 @@ static void expect_all(struct worker *k)
         struct slot *s = &w.slot[i];
         void *at;
         terrace_wait(s->tensor); /* what failed before */
-        int r = terrace_acquire(s->tensor, w.host, TERRACE_READ, NULL, &at, NULL);
+        int r = terrace_acquire(s->tensor, w.host, TERRACE_READ, TERRACE_HOST_SYNC, &at, NULL);
         if (allowed(r, "last acquire", s, 0) && same(s, at, 0, s->bytes))
-            allowed(terrace_release(s->tensor, at, NULL), "release", s, 0);
+            allowed(terrace_release(s->tensor, at, TERRACE_HOST_SYNC), "release", s, 0);
         if (draw(k, 2))
             slot_empty(s); /* the others are left to terrace_close() */
     }
@@ -411,8 +416,8 @@ static void run(const char *tiers, const char *conf, unsigned long operations)
     for (size_t i = 0; i < SLOTS; i++)
         bytes += w.slot[i].bytes = random_size(self);
     char nodes[200];
-    snprintf(nodes, sizeof nodes, "%s;limit_simnode=%llu;limit_simdev=%llu", conf,
-             (unsigned long long)bytes / 10, (unsigned long long)bytes / 20);
+    snprintf(nodes, sizeof nodes, "%s;limit_simnode=%llu;limit_simdev=%llu;limit_cuda=%llu", conf,
+             (unsigned long long)bytes / 10, (unsigned long long)bytes / 20, (unsigned long long)bytes / 20);
     w.m = open_with(tiers, bytes / 10, nodes);
     if (w.refusals) {
         simnode_leave(&simnode, bytes / 20);
@@ -420,7 +425,8 @@ static void run(const char *tiers, const char *conf, unsigned long operations)
         simnode_refuse(&simnode, 4);
         simnode_refuse(&simdev, 4);
     }
-    w.nodes = 1 + (strstr(tiers, "simnode") != NULL) + (strstr(tiers, "simdev") != NULL);
+    w.nodes = 1 + (strstr(tiers, "simnode") != NULL) + (strstr(tiers, "simdev") != NULL) +
+              (strstr(tiers, "cuda") != NULL);
     w.host = host_of(w.m);
     w.disk = disk_of(w.m);
     for (size_t i = 0; i < SLOTS; i++) {
@@ -459,6 +465,7 @@ static void run(const char *tiers, const char *conf, unsigned long operations)
         free(w.slot[i].oracle);
 }
 
+#ifndef RANDOM_DEVICE
 #define SIM "numa:0,simdisk:0"
 #define NODES "numa:0,simnode:0,simdisk:0"
 #define DEVICE "simdev:0,numa:0,simdisk:0"
@@ -530,3 +537,4 @@ Test(random, uring_encrypted, .timeout = 240) { run(DISK, "log=error;io=uring;en
 Test(random, threads, .timeout = 240) { run(DISK, "log=error;io=threads", 60000); }
 Test(random, threads_verified, .timeout = 240) { run(DISK, "log=error;io=threads;verify=all", 30000); }
 Test(random, threads_encrypted, .timeout = 240) { run(DISK, "log=error;io=threads;encrypt=1", 30000); }
+#endif

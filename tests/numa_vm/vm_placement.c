@@ -307,12 +307,12 @@ Test(placement, pages_of_a_gigabyte)
 {
     terrace *m;
     assert_ok(terrace_open(&m, "tiers=numa:0;limit_numa=1G;hugepages=1g"));
-    terrace_tensor *t = tensor_of(m, (size_t)1000 * MIB, "t");
+    terrace_tensor *t = tensor_of(m, (size_t)1010 * MIB, "t");
     void *p;
     assert_ok(terrace_acquire(t, 0, TERRACE_OVERWRITE, NULL, &p, NULL));
     cr_assert_eq(smaps(p, "KernelPageSize:"), 1024 * 1024);
     cr_assert_eq(pages_on(0, p, MIB), 256);
-    ((char *)p)[(size_t)999 * MIB] = 1;
+    ((char *)p)[(size_t)1009 * MIB] = 1;
     cr_assert_eq(tier_stats_of(m, 0).used, (uint64_t)1024 * MIB);
     assert_ok(terrace_release(t, p, NULL));
     terrace_tensor_destroy(t);
