@@ -30,6 +30,7 @@ DOCDIR = $(PREFIX)/share/doc/terrace
 
 LIB_SRC := $(sort $(wildcard lib/*.c)) $(sort $(wildcard offload/*.c))
 CLI_SRC := $(wildcard lib/cli/*.c)
+PRELOAD_SRC := $(wildcard lib/preload/*.c)
 EXAMPLE_SRC := $(wildcard examples/*.c)
 BENCH_SRC := $(wildcard bench/*.c)
 MODULE_SRC := $(wildcard bench/modules/*.c)
@@ -44,10 +45,13 @@ HEADERS := $(wildcard include/*.h)
 object = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 LIB_OBJ = $(call object,$(LIB_SRC))
 CLI_OBJ = $(call object,$(CLI_SRC))
-OBJECTS = $(call object,$(wildcard lib/*.c offload/*.c lib/cli/*.c examples/*.c bench/*.c bench/modules/*.c bench/loop/*.c bench/replay/*.c tests/*.c tests/numa_vm/*.c tests/gpu/*.c tests/sim/*.c))
+PRELOAD_OBJ = $(call object,$(PRELOAD_SRC))
+OBJECTS = $(call object,$(wildcard lib/*.c offload/*.c lib/cli/*.c lib/preload/*.c examples/*.c bench/*.c bench/modules/*.c bench/loop/*.c bench/replay/*.c tests/*.c tests/numa_vm/*.c tests/gpu/*.c tests/sim/*.c))
 
 LIBRARY = $(BUILD)/lib/libterrace.so.$(VERSION)
 LINKS = $(BUILD)/lib/libterrace.so.$(SOVERSION) $(BUILD)/lib/libterrace.so
+# A sanitizer replaces malloc itself.
+PRELOAD = $(if $(SANITIZE),,$(BUILD)/lib/libterrace-preload.so)
 COMMAND = $(BUILD)/bin/terrace
 ALLOC_MODULES = $(MODULE_SRC:%.c=$(BUILD)/%.so)
 PC = $(BUILD)/lib/pkgconfig/terrace.pc
@@ -69,6 +73,7 @@ GPU_PROGS = $(GPU_SRC:tests/%.c=$(BUILD)/%)
 # The jemalloc inside the library, built once for all variants; or one's own:
 # see .ci/jemalloc. It writes what compiler and linker are to be told.
 JEMALLOC = build/jemalloc
+MALLOC = build/malloc
 JEMALLOC_PREFIX =
 
 # A file's or program's own flags: NAME_CFLAGS and NAME_LIBS.
@@ -108,7 +113,7 @@ WITH_LIBRARY = -L$(BUILD)/lib -Wl,--as-needed -lterrace -Wl,-rpath,'$$ORIGIN/../
 ##: all           library, command, man pages, examples, benchmarks
 all: library $(COMMAND) $(MAN) $(EXAMPLES) $(BENCHES) $(BENCH_MODULES) $(ALLOC_MODULES)
 
-library: $(LIBRARY) $(LINKS) $(PC)
+library: $(LIBRARY) $(LINKS) $(PC) $(PRELOAD)
 
 programs: all $(TESTS) $(FAULTS) $(PROGS) $(SIM_CUDA)
 
@@ -120,10 +125,16 @@ $(BUILD)/flags: FORCE
 	@echo '$(COMPILE) $(LDFLAGS)' | cmp -s - $@ || echo '$(COMPILE) $(LDFLAGS)' > $@
 
 $(JEMALLOC)/cflags: FORCE
-	@CC="$(CC)" .ci/jemalloc $(JEMALLOC) $(JEMALLOC_PREFIX)
+	@CC="$(CC)" .ci/jemalloc $(JEMALLOC) library $(JEMALLOC_PREFIX)
 $(JEMALLOC)/libs: $(JEMALLOC)/cflags ;
+$(MALLOC)/cflags: FORCE
+	@CC="$(CC)" .ci/jemalloc $(MALLOC) malloc
+$(MALLOC)/libs: $(MALLOC)/cflags ;
 
 $(BUILD)/obj/lib/heap_jemalloc.o: $(JEMALLOC)/cflags
+$(PRELOAD_OBJ): $(MALLOC)/cflags
+$(PRELOAD_OBJ): CPPFLAGS += -iquote lib/preload @$(MALLOC)/cflags
+$(PRELOAD_OBJ): CFLAGS += -O2 -fno-builtin-malloc -fno-builtin-calloc -fno-builtin-realloc -ftls-model=initial-exec
 
 $(BUILD)/obj/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
@@ -132,6 +143,14 @@ $(BUILD)/obj/%.o: %.c $(BUILD)/flags
 $(LIBRARY): $(LIB_OBJ) lib/libterrace.map $(JEMALLOC)/libs
 	@mkdir -p $(@D)
 	$(LINK) $(SHARED) -o $@ $(LIB_OBJ) $(LIBS)
+
+# initfirst: its fork handlers come before all others. What is wrapped are calls
+# from within it, by jemalloc.
+$(BUILD)/lib/libterrace-preload.so: $(PRELOAD_OBJ) lib/preload/preload.map $(MALLOC)/libs $(LINKS)
+	$(LINK) -shared -Wl,-soname,libterrace-preload.so -Wl,-z,initfirst -Wl,-z,nodelete -Wl,-z,defs \
+	    -Wl,--version-script=lib/preload/preload.map -Wl,--exclude-libs,ALL \
+	    -Wl,--wrap=mmap,--wrap=munmap,--wrap=madvise,--wrap=mprotect -Wl,-rpath,'$$ORIGIN' \
+	    -o $@ $(PRELOAD_OBJ) @$(MALLOC)/libs -L$(BUILD)/lib -lterrace -ldl
 
 $(LINKS): $(LIBRARY)
 	@ln -sf libterrace.so.$(VERSION) $@

@@ -55,7 +55,8 @@ void copy_settle_locked(struct copy *c)
         return;
     bool open = lease_is_open(c->tensor) && c->tensor->leased == c->tier;
     bool listed = c->state == COPY_VALID && !open && !c->pins && !c->uses && !c->tensor->transfer &&
-                  !c->tensor->doomed && !c->tensor->leaving && !(c->tensor->flags & TERRACE_ATTR_UNMOVABLE);
+                  !c->tensor->doomed && !c->tensor->leaving && !c->tensor->stuck &&
+                  !(c->tensor->flags & TERRACE_ATTR_UNMOVABLE);
     bool dirty = listed && copy_dirty_locked(c);
     if (listed && c->node.listed && c->node.dirty == dirty)
         return;

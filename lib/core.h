@@ -118,6 +118,8 @@ struct terrace_tensor {
     bool mapped;        /* its pages are at its stable address */
     bool leaving;       /* and are to be taken back */
     bool faulted;       /* somebody waits for it */
+    bool stuck;         /* it could not be taken back: not asked for it again until then */
+    uint64_t stuck_until;
     struct fine *fine;  /* its single pages, or NULL */
     struct slab *slab;  /* it holds single pages of blocks; or NULL */
     uint32_t raws;      /* transfers of single pages under way */
@@ -240,6 +242,9 @@ struct terrace {
 
 /* ---- manager.c ---- */
 
+/* What terrace_open() and terrace_close() do, unless process.c shares one. */
+int  manager_open(struct terrace **out, const char *conf);
+void manager_close(struct terrace *m);
 /* The failure where the manager cannot be used: NULL, a forked child, or that of a
  * tensor which has been destroyed. */
 int manager_refuse(const struct terrace *m);

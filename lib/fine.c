@@ -109,9 +109,9 @@ static bool page_serve_locked(struct stable *s, struct terrace_tensor *t, unsign
     default:
         break;
     }
-    if (fine->bad && c->state == COPY_FILLING)
+    if (by_pages(fine) && c->state == COPY_FILLING)
         return false;
-    if (!fine->bad && (t->mapped || c->state == COPY_FILLING || (c->state == COPY_VALID && !t->transfer))) {
+    if (!by_pages(fine) && (t->mapped || c->state == COPY_FILLING || (c->state == COPY_VALID && !t->transfer))) {
         go_whole_locked(s, fine);
         return true;
     }
@@ -259,9 +259,9 @@ bool fine_fault_locked(struct stable *s, struct terrace_tensor *t, unsigned page
         return false;
     struct fine *fine = t->fine;
     bool whole = t->mapped || c->pins || c->state == COPY_FILLING || (c->state == COPY_VALID && !writing);
-    if (whole && !(fine && fine->bad))
+    if (whole && !(fine && by_pages(fine)))
         return false;
-    bool can_come = c->state == COPY_ABSENT && !(fine && fine->bad);
+    bool can_come = c->state == COPY_ABSENT && !(fine && by_pages(fine));
     if (can_come && (walks_on(t, page) || (fine && fine->pages >= WHOLE)))
         return false;
     fine = fine_of(t);
@@ -295,6 +295,13 @@ static void fold_frame_locked(struct stable *s, struct frame *f, bool *changed)
     frame_drop_locked(s, f);
 }
 
+/* Besides by the fault that is being served. */
+static bool pinned_by_others(struct terrace_tensor *t)
+{
+    const struct pin *p = block_copy(t)->pins;
+    return p && (p->next || p->count > 1);
+}
+
 bool fine_fold_locked(struct stable *s, struct terrace_tensor *t)
 {
     struct fine *fine = t->fine;
@@ -309,6 +316,8 @@ bool fine_fold_locked(struct stable *s, struct terrace_tensor *t)
     while ((n = frames_of_locked(fine, &from, list)) != 0)
         all &= frames_recall_locked(s, t->manager, list, n);
     block_rest_locked(t);
+    for (unsigned i = 0; i < BLOCK_PAGES; i++) /* that I/O may wait for what is asked for now */
+        fine->used |= fine->frame[i] && fine->frame[i]->state == FRAME_MAPPED && !pinned_by_others(t);
     if (!all || t->raws)
         return false;
     for (unsigned i = 0; i < BLOCK_PAGES; i++)
@@ -329,6 +338,11 @@ bool fine_fold_locked(struct stable *s, struct terrace_tensor *t)
         madvise(block_address(t), t->bytes, MADV_DONTNEED);
     fine_free_locked(s, t);
     return true;
+}
+
+bool fine_stays_locked(const struct terrace_tensor *t)
+{
+    return t->fine && t->fine->used;
 }
 
 /* ---- forks ------------------------------------------------------------- */

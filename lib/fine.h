@@ -15,6 +15,9 @@ void fine_serve_all_locked(struct stable *s);
 /* The whole block is in the arena and about to be mapped: takes its single
  * pages back and puts them there. Gives up the lock. False: not now. */
 bool fine_fold_locked(struct stable *s, struct terrace_tensor *t);
+/* Pages of the block are in use by I/O, which may wait for others of them: after
+ * folding failed. It comes by pages then. */
+bool fine_stays_locked(const struct terrace_tensor *t);
 /* Takes a slab's pages back, and writes down those that were changed. */
 void fine_unmap_slab_locked(struct stable *s, struct terrace_tensor *t);
 /* Has the block's single pages leave memory; any thread. */

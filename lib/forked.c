@@ -36,6 +36,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "stable.h"
@@ -72,6 +73,8 @@ struct part {
 struct fork_plan {
     struct terrace *manager; /* that is being described */
     bool short_of_parts;
+    bool dry;                /* only to see whether all can be described */
+    bool lost;               /* something cannot */
     size_t bytes;            /* of all this */
     size_t parts, most;
     struct part part[];
@@ -80,6 +83,9 @@ struct fork_plan {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static LIST_HEAD(, forks) managers = LIST_HEAD_INITIALIZER(managers);
 static struct fork_plan *plan; /* of the fork under way, or NULL */
+static const char *lost;       /* why its child does not get all; NULL: it does */
+static _Thread_local const char *lost_last; /* why that of this thread's last fork did not */
+static _Thread_local bool strict; /* this thread forks only if its child gets all */
 
 /* ---- children ---------------------------------------------------------- */
 
@@ -220,13 +226,18 @@ void fork_reads_locked(struct fork_plan *p, char *at, struct copy *disk, uint64_
     struct terrace *m = p->manager;
     const struct tier *tier = copy_tier(disk);
     uint64_t address = disk->extent->address + offset, run;
-    if (m->sealer || !tier->backend->file || !child_expected_locked(m->forks))
+    if (m->sealer || !tier->backend->file || (!p->dry && !child_expected_locked(m->forks))) {
+        p->lost = true;
         return;
-    disk->forked = m->forks->number;
+    }
+    if (!p->dry)
+        disk->forked = m->forks->number;
     for (; bytes; at += run, address += run, bytes -= run) {
         struct part part = {.how = READ, .at = at};
-        if (tier->backend->file(tier->unit, address, bytes, TERRACE_IO_READ, &part.fd, &part.from, &run))
+        if (tier->backend->file(tier->unit, address, bytes, TERRACE_IO_READ, &part.fd, &part.from, &run)) {
+            p->lost = true;
             return;
+        }
         part.bytes = run;
         if (!part_add(p, part))
             return;
@@ -240,6 +251,15 @@ static void parts_advise(const struct fork_plan *p, int advice)
     for (size_t i = 0; i < p->parts; i++)
         if (p->part[i].how == INHERIT)
             madvise(p->part[i].at, p->part[i].bytes, advice);
+}
+
+/* Why a child does not get all stable memory; NULL: it does. */
+static const char *loss(const struct fork_plan *p)
+{
+    return !p                 ? "no host memory"
+         : p->short_of_parts  ? "it lies in too many parts; raise vm.max_map_count"
+         : p->lost            ? "what is spilled is encrypted, checked, or not in a file"
+                              : NULL;
 }
 
 /* A part takes two mappings at the most, and some are left for others. */
@@ -267,11 +287,20 @@ static struct fork_plan *plan_new(void)
     return p;
 }
 
+static void plan_describe_locked(struct fork_plan *p, struct terrace *m, bool dry)
+{
+    p->manager = m;
+    p->short_of_parts = p->lost = false;
+    p->dry = dry;
+    stable_describe_locked(m, p);
+}
+
 static void describe(struct forks *f)
 {
     struct terrace *m = f->manager;
     manager_lock(m);
     f->taking_part = stable_has_regions_locked(m);
+    lost = m->mapped ? "a file mapping serves it" : lost;
     if (!f->taking_part) {
         manager_unlock(m);
         return;
@@ -280,20 +309,18 @@ static void describe(struct forks *f)
         plan = plan_new();
     forks_reap_locked(m);
     stable_fork_begins_locked(m);
-    if (plan) {
-        plan->manager = m;
-        plan->short_of_parts = false;
-        stable_describe_locked(m, plan);
-    }
-    if (!plan || plan->short_of_parts)
-        log_write(&m->log, TERRACE_LOG_WARN, "a forked child does not get all stable memory: %s",
-                  plan ? "it lies in too many parts; raise vm.max_map_count" : "no host memory");
+    if (plan)
+        plan_describe_locked(plan, m, false);
+    lost = loss(plan) ? loss(plan) : lost;
+    if (loss(plan) && !strict && (!plan || plan->short_of_parts))
+        log_write(&m->log, TERRACE_LOG_WARN, "a forked child does not get all stable memory: %s", loss(plan));
 }
 
 static void before_fork(void)
 {
     struct forks *f;
     pthread_mutex_lock(&lock);
+    lost = NULL;
     LIST_FOREACH(f, &managers, link)
         describe(f);
     if (plan)
@@ -323,6 +350,7 @@ static void after_fork_in_parent(void)
         manager_unlock(f->manager);
     }
     plan_free();
+    lost_last = lost;
     pthread_mutex_unlock(&lock);
 }
 
@@ -344,6 +372,8 @@ static void after_fork_in_child(void)
 {
     struct forks *f;
     struct child *c;
+    if (lost && strict)
+        _exit(0); /* forks_try() says that there was none */
     for (size_t i = 0; plan && i < plan->parts; i++)
         part_place(&plan->part[i]);
     LIST_FOREACH(f, &managers, link)
@@ -352,6 +382,51 @@ static void after_fork_in_child(void)
     LIST_INIT(&managers); /* they are the parent's */
     plan_free();
     pthread_mutex_init(&lock, NULL);
+}
+
+/* Whether a child would get all, as things are; the sentence says why not. */
+static int forks_check(void)
+{
+    struct forks *f;
+    const char *why = NULL;
+    struct fork_plan *p = NULL;
+    pthread_mutex_lock(&lock);
+    LIST_FOREACH(f, &managers, link) {
+        struct terrace *m = f->manager;
+        manager_lock(m);
+        if (stable_has_regions_locked(m)) {
+            p = p ? p : plan_new();
+            stable_fork_begins_locked(m);
+            if (p)
+                plan_describe_locked(p, m, true);
+            stable_fork_ended_locked(m);
+            why = loss(p) ? loss(p) : why;
+        }
+        why = m->mapped ? "a file mapping serves it" : why;
+        manager_unlock(m);
+    }
+    pthread_mutex_unlock(&lock);
+    if (p)
+        munmap(p, p->bytes);
+    return why ? error_set(-TERRACE_ENOMEM, "fork fails, as the child would not get all stable memory: %s", why) : 0;
+}
+
+pid_t forks_try(pid_t (*fork_now)(void))
+{
+    if (forks_check()) {
+        errno = ENOMEM;
+        return -1;
+    }
+    strict = true;
+    pid_t child = fork_now();
+    strict = false;
+    if (child <= 0 || !lost_last)
+        return child;
+    while (waitpid(child, NULL, 0) < 0 && errno == EINTR)
+        ; /* something was spilled since it was checked: this one has ended at once */
+    error_set(-TERRACE_ENOMEM, "fork fails, as the child would not get all stable memory: %s", lost_last);
+    errno = ENOMEM;
+    return -1;
 }
 
 /* ---- opening and closing ----------------------------------------------- */
@@ -363,10 +438,15 @@ static void handlers_register(void)
     registered = pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
 }
 
-int forks_open(struct terrace *m)
+void forks_begin(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, handlers_register);
+}
+
+int forks_open(struct terrace *m)
+{
+    forks_begin();
     struct forks *f = registered == 0 ? calloc(1, sizeof *f) : NULL;
     if (!f)
         return error_set(-TERRACE_ENOMEM, "no host memory");

@@ -3,10 +3,18 @@
 #ifndef TERRACE_LIB_FORKED_H
 #define TERRACE_LIB_FORKED_H
 
+#include <sys/types.h>
+
 #include "core.h"
 
 struct fork_plan;
 
+/* From here on the process's forks are looked after, once there is a manager:
+ * handlers registered earlier run while locks of managers are held. */
+void forks_begin(void);
+/* Calls fork_now, or fails with ENOMEM where the child would not have all stable
+ * memory; terrace_last_error() then says why. */
+pid_t forks_try(pid_t (*fork_now)(void));
 /* From here on the manager's forks are looked after. Errors: ENOMEM. */
 int  forks_open(struct terrace *m);
 void forks_close(struct terrace *m); /* before anything else of it is closed */

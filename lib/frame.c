@@ -8,7 +8,7 @@
  * Frames belong to the service thread, but from the start of their I/O until it
  * has ended to the lane's.
  *
- * May call: core.h, frame.h, mover.h, region.h, uffd.h. */
+ * May call: core.h, frame.h, mover.h, region.h, stable.h, uffd.h. */
 #include "frame.h"
 
 #include <errno.h>
@@ -17,6 +17,7 @@
 #include <sys/mman.h>
 
 #include "fine.h"
+#include "stable.h"
 
 struct fine *fine_of(struct terrace_tensor *t)
 {
@@ -86,6 +87,7 @@ void slab_free_locked(struct stable *s, struct slab *slab)
     if (s->spare[i] == slab)
         s->spare[i] = NULL;
     LIST_REMOVE(slab, link);
+    stable_unstuck_locked(t);
     m->stats.evictions++;
     policy_remove(&slab->tier->policy, &c->node);
     policy_evicted(&slab->tier->policy, &c->node);
@@ -100,8 +102,7 @@ static void slab_stay_locked(struct slab *slab)
     struct copy *c = slab_copy(slab);
     t->leaving = slab->recalled = false;
     slab->tier->draining -= c->node.bytes;
-    policy_used(&slab->tier->policy, &c->node); /* others are tried before it */
-    copy_settle_locked(c);
+    stable_stuck_locked(c);
     manager_changed_locked(t->manager);
 }
 
@@ -177,6 +178,7 @@ void frame_drop_locked(struct stable *s, struct frame *f)
     if (fine->frame[f->page] == f) {
         fine->frame[f->page] = NULL;
         fine->pages--;
+        fine->used &= fine->pages != 0;
     }
     f->state = FRAME_DEAD;
     slab_of(f)->live--;

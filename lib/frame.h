@@ -45,6 +45,7 @@ struct fine {
     bool listed;
     bool leaving;               /* all its pages are to leave */
     bool bad;                   /* has pages that cannot be read: comes by pages */
+    bool used;                  /* has pages in use by somebody's I/O: comes by pages until these have left */
     bool parted;                /* from its blocks on disk: none of it is read or written */
     unsigned pages;             /* that have frames */
     int stride, window, end;    /* the walk: distance, pages at once, last page asked for */
@@ -70,6 +71,11 @@ static inline void bit_set(uint64_t *set, unsigned i, bool value)
 {
     uint64_t mask = UINT64_C(1) << i % 64;
     set[i / 64] = value ? set[i / 64] | mask : set[i / 64] & ~mask;
+}
+
+static inline bool by_pages(const struct fine *fine)
+{
+    return fine->bad || fine->used;
 }
 
 static inline char *page_address(const struct terrace_tensor *t, unsigned page)

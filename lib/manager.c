@@ -6,7 +6,8 @@
  * needed, which raw clone() would bypass anyway. (Only address-stable memory has
  * some: forked.c.)
  *
- * May call: core.h, forked.h, lease.h, mapped.h, seal.h, report.h, small.h. */
+ * May call: core.h, forked.h, lease.h, mapped.h, process.h, seal.h, report.h,
+ * small.h. */
 #include <errno.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -19,6 +20,7 @@
 #include "mapped.h"
 #include "mover.h"
 #include "prefetch.h"
+#include "process.h"
 #include "report.h"
 #include "seal.h"
 #include "small.h"
@@ -239,10 +241,8 @@ static void manager_free(struct terrace *m)
     free(m);
 }
 
-int terrace_open(terrace **out, const char *conf)
+int manager_open(struct terrace **out, const char *conf)
 {
-    if (!out)
-        return error_set(-TERRACE_EINVAL, "terrace_open: out is NULL");
     struct terrace *m = calloc(1, sizeof *m);
     if (!m)
         return error_set(-TERRACE_ENOMEM, "no host memory for a manager");
@@ -258,6 +258,14 @@ int terrace_open(terrace **out, const char *conf)
                   m->tier[i].info.engine, m->tier[i].info.engine_reason);
     *out = m;
     return 0;
+}
+
+int terrace_open(terrace **out, const char *conf)
+{
+    if (!out)
+        return error_set(-TERRACE_EINVAL, "terrace_open: out is NULL");
+    int r = process_join(conf, out);
+    return r > 0 ? manager_open(out, conf) : r;
 }
 
 /* Tensors that are left, once no lane runs any more. */
@@ -281,6 +289,12 @@ void terrace_close(terrace *m)
 {
     if (!m || !*m->alive)
         return; /* a child's copy of the parent's manager goes with the child */
+    if (!process_leave(m))
+        manager_close(m);
+}
+
+void manager_close(struct terrace *m)
+{
     forks_close(m);
     manager_lock(m);
     leases_drain_locked(m);

@@ -143,6 +143,7 @@ static void block_retire_locked(struct stable *s, struct terrace_tensor *t)
 {
     t->busy++;
     t->doomed = true;
+    stable_unstuck_locked(t);
     lane_unhint_locked(t);
     if (t->faulted) {
         TAILQ_REMOVE(&s->faulted, t, fault);
@@ -161,6 +162,26 @@ static void block_retire_locked(struct stable *s, struct terrace_tensor *t)
 static bool block_rests(const struct terrace_tensor *t)
 {
     return t->busy == 1 && !t->transfer && !t->leaving;
+}
+
+/* The block is as if it had never been touched. Gives up the lock; who touches it
+ * meanwhile waits, unless its pages are there. */
+static void block_discard_locked(struct region *r, size_t i)
+{
+    struct terrace *m = r->tier->manager;
+    struct stable *s = m->stable;
+    struct terrace_tensor *t = r->block[i];
+    if (!t)
+        return;
+    block_retire_locked(s, t);
+    while (!s->stop && !block_rests(t))
+        manager_wait(m);
+    madvise(block_address(t), r->block_bytes, MADV_DONTNEED);
+    r->block[i] = NULL;
+    fine_free_locked(s, t);
+    t->busy--;
+    tensor_reap_locked(t);
+    uffd_wake(&s->uffd, r->base + i * r->block_bytes, r->block_bytes);
 }
 
 void region_free_locked(struct region *r)
@@ -299,6 +320,16 @@ static void advise_block_locked(struct region *r, size_t i, int advice)
         copy_unpin_locked(block_copy(t));
         copy_settle_locked(block_copy(t));
     }
+}
+
+void stable_discard(struct terrace *m, void *p, size_t bytes)
+{
+    manager_lock(m);
+    struct region *r = m->stable ? region_at_locked(m->stable, (uintptr_t)p) : NULL;
+    size_t at = r ? (size_t)((char *)p - r->base) : 0;
+    for (size_t i = r ? at / r->block_bytes : 0; r && i < r->blocks && (i + 1) * r->block_bytes <= at + bytes; i++)
+        block_discard_locked(r, i);
+    manager_unlock(m);
 }
 
 /* Pins the blocks, then touches each, which brings it in. */

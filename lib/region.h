@@ -49,6 +49,7 @@ struct stable {
     struct notice notice;
     TAILQ_HEAD(, terrace_tensor) faulted; /* somebody waits for the block */
     TAILQ_HEAD(, terrace_tensor) leaving; /* to be taken back: blocks and slabs */
+    TAILQ_HEAD(, terrace_tensor) stuck;   /* could not be, for a while; linked by `work` */
     TAILQ_HEAD(, fine) paged;             /* somebody waits for single pages */
     LIST_HEAD(, slab) slabs;
     struct slab *open[MAX_TIERS];         /* gives out frames */

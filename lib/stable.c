@@ -57,7 +57,7 @@
 #define MADV_COLLAPSE 25 /* Linux 6.1 */
 #endif
 
-enum { FAULTS = 16, MOST_AHEAD = 8, PATIENCE_US = 5000, AGAIN_MS = 100 };
+enum { FAULTS = 16, MOST_AHEAD = 8, PATIENCE_US = 5000, AGAIN_MS = 100, STUCK_MS = 10 };
 
 /* ---- waking the service ------------------------------------------------ */
 
@@ -95,6 +95,37 @@ void stable_recall_locked(struct copy *c)
     copy_settle_locked(c);
     TAILQ_INSERT_TAIL(&t->manager->stable->leaving, t, work);
     work_locked(t->manager);
+}
+
+void stable_stuck_locked(struct copy *c)
+{
+    struct terrace_tensor *t = c->tensor;
+    if (t->doomed)
+        return;
+    t->stuck = true;
+    t->stuck_until = clock_ns() + (uint64_t)STUCK_MS * 1000000;
+    TAILQ_INSERT_TAIL(&t->manager->stable->stuck, t, work);
+    copy_settle_locked(c);
+}
+
+void stable_unstuck_locked(struct terrace_tensor *t)
+{
+    if (t->stuck)
+        TAILQ_REMOVE(&t->manager->stable->stuck, t, work);
+    t->stuck = false;
+}
+
+/* Those that may be asked for again. */
+static void unstick_locked(struct terrace *m)
+{
+    struct terrace_tensor *t;
+    uint64_t now = clock_ns();
+    while ((t = TAILQ_FIRST(&m->stable->stuck)) != NULL && t->stuck_until <= now) {
+        stable_unstuck_locked(t);
+        copies_settle_locked(t);
+        manager_changed_locked(m);
+        lanes_poke_locked(m);
+    }
 }
 
 /* ---- moving pages ------------------------------------------------------ */
@@ -151,7 +182,10 @@ static void map_locked(struct stable *s, struct terrace_tensor *t)
     struct copy *c = block_copy(t);
     struct policy *policy = &copy_tier(c)->policy;
     if (!fine_fold_locked(s, t)) {
-        if (!t->raws)
+        if (fine_stays_locked(t)) {
+            served_locked(s, t);
+            uffd_wake(&s->uffd, block_address(t), t->region->block_bytes);
+        } else if (!t->raws)
             work_locked(m); /* pages in use by somebody's I/O for a moment: again */
         return;
     }
@@ -161,7 +195,7 @@ static void map_locked(struct stable *s, struct terrace_tensor *t)
     manager_unlock(m);
     if (watch && !t->summed)
         t->sum = checksum(copy_address(c), t->bytes);
-    int e = move_pages(&s->uffd, uffd_place, uffd_take, block_address(t), copy_address(c), c->extent->bytes);
+    int e = move_pages(&s->uffd, uffd_place, uffd_take, block_address(t), copy_address(c), t->region->block_bytes);
     manager_lock(m);
     moving_locked(m, false);
     t->busy--;
@@ -190,7 +224,7 @@ static int take_back_locked(struct stable *s, struct terrace_tensor *t)
     t->busy++;
     moving_locked(m, true);
     manager_unlock(m);
-    int e = move_pages(&s->uffd, uffd_take, uffd_place, copy_address(c), block_address(t), c->extent->bytes);
+    int e = move_pages(&s->uffd, uffd_take, uffd_place, copy_address(c), block_address(t), t->region->block_bytes);
     manager_lock(m);
     moving_locked(m, false);
     t->busy--;
@@ -244,7 +278,7 @@ static void unmap_locked(struct stable *s, struct terrace_tensor *t)
     t->leaving = false;
     copy_tier(c)->draining -= c->node.bytes;
     if (e) {
-        policy_used(&copy_tier(c)->policy, &c->node); /* others are tried before it */
+        stable_stuck_locked(c);
     } else {
         t->loose = false;
         t->changes = t->summed && !same;
@@ -355,6 +389,8 @@ static void fault_locked(struct terrace *m, uint64_t address)
     size_t i = (address - (uintptr_t)r->base) / r->block_bytes;
     struct terrace_tensor *t = block_locked(r, i);
     m->stats.faults++;
+    if (t && t->doomed)
+        return; /* being discarded: woken after that */
     if (t && !t->faulted)
         notice_touched_locked(t);
     if (t && t->faulted)
@@ -436,7 +472,7 @@ static void *service(void *arg)
         bool failing = m->failures != failures;
         failures = m->failures;
         fds[0].fd = s->watched ? -1 : s->uffd.fd;
-        int most = TAILQ_EMPTY(&s->faulted) ? -1 : AGAIN_MS;
+        int most = !TAILQ_EMPTY(&s->stuck) ? STUCK_MS : TAILQ_EMPTY(&s->faulted) ? -1 : AGAIN_MS;
         manager_unlock(m);
         if (failing)
             usleep(PATIENCE_US); /* who waits for room asks again: not without end at full speed */
@@ -446,6 +482,7 @@ static void *service(void *arg)
             (void)eventfd_read(s->event, &count);
         int n = fds[0].fd >= 0 && fds[0].revents ? uffd_faults(&s->uffd, address, FAULTS) : 0;
         manager_lock(m);
+        unstick_locked(m);
         for (int i = 0; i < n; i++)
             fault_locked(m, address[i]);
         while (fork_gate_locked(m), !TAILQ_EMPTY(&s->leaving))
@@ -500,6 +537,7 @@ int stable_open_locked(struct terrace *m)
     LIST_INIT(&s->regions);
     TAILQ_INIT(&s->faulted);
     TAILQ_INIT(&s->leaving);
+    TAILQ_INIT(&s->stuck);
     TAILQ_INIT(&s->paged);
     LIST_INIT(&s->slabs);
     notice_init(m, &s->notice);

@@ -23,6 +23,10 @@ static inline bool stable_is_out(const struct terrace_tensor *t)
     return t->mapped || t->loose;
 }
 void stable_recall_locked(struct copy *c);
+/* The block, or slab, could not be taken back: somebody's I/O holds pages of it. For
+ * a while nobody asks for it again. And the end of that, if it has begun. */
+void stable_stuck_locked(struct copy *c);
+void stable_unstuck_locked(struct terrace_tensor *t);
 void stable_stop(struct terrace *m);  /* ends the service thread */
 void stable_close(struct terrace *m); /* gives all regions back; the lanes have stopped */
 /* What the lane of this disk may watch, so that single pages are asked for
@@ -43,6 +47,10 @@ bool stable_has_regions_locked(const struct terrace *m);
 void stable_fork_begins_locked(struct terrace *m);
 void stable_describe_locked(struct terrace *m, struct fork_plan *p); /* says where the bytes are */
 void stable_fork_ended_locked(struct terrace *m);
+
+/* The blocks in a part of one allocation, that begins with one, read as zeros from
+ * now on, and take no memory. Waits for I/O on them. */
+void stable_discard(struct terrace *m, void *p, size_t bytes);
 
 const char *region_label(const struct region *r);
 

@@ -18,6 +18,11 @@ int cli_failed(const char *what);
 /* ---- info.c ---- */
 
 int info_run(int argc, char **argv);
+void size_text(uint64_t bytes, char *buf, size_t len); /* "1.5 GiB" */
+
+/* ---- run.c ---- */
+
+int run_run(int argc, char **argv);
 
 /* ---- measure.c ---- */
 

@@ -64,7 +64,7 @@ static int measure_all(terrace *m, struct tier_info *tiers, int n)
 
 /* ---- as text ------------------------------------------------------------- */
 
-static void size_text(uint64_t bytes, char *buf, size_t len)
+void size_text(uint64_t bytes, char *buf, size_t len)
 {
     static const char *const unit[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
     double value = (double)bytes;

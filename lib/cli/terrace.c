@@ -19,6 +19,24 @@ static const struct command {
      "  --measure   also writes and reads up to 256 MiB per tier and shows GB/s (10^9)\n"
      "  --json      for programs: one object, sizes in bytes, bandwidths in bytes/s\n",
      info_run},
+    {"run", "[OPTION...] -- COMMAND...", "a program, unmodified, in less memory",
+     "Runs COMMAND with libterrace-preload.so: its large blocks of memory stay within a\n"
+     "budget, what does not fit goes to disk and comes back when, or before, it is used.\n"
+     "Says on standard error what it will do, then becomes the program: exit status and\n"
+     "signals are the program's own. Where nothing can be done (a static or setuid\n"
+     "program, no userfaultfd, a setting of the environment that cannot be used), it says\n"
+     "why, and the program runs untouched.\n"
+     "\n"
+     "  --ram SIZE         memory for large blocks, of each process (TERRACE_LIMIT_HOST);\n"
+     "                     default: what is available. Code, stacks and small blocks come\n"
+     "                     on top of it\n"
+     "  --nvme-path PATH   folders for the rest, separated by ':' (TERRACE_NVME_PATH)\n"
+     "  --min-size SIZE    what a large block is (TERRACE_MIN_SIZE); default 1M\n"
+     "  --report[=FILE]    what was moved, at the end of each process (TERRACE_REPORT)\n"
+     "  --trace FILE       timeline of what was moved (TERRACE_TRACE)\n"
+     "  --rules TEXT       placement rules (TERRACE_RULES)\n"
+     "  -q                 says nothing but errors\n",
+     run_run},
     {"help", "[COMMAND|env|errors]", "this text, a command's, the settings', or the errors'",
      "Without an argument: the list of commands.\n"
      "  env      every setting: name, example, meaning, what is accepted\n"
@@ -38,7 +56,7 @@ static void usage(FILE *out)
 {
     fputs("usage: terrace COMMAND [ARGUMENT...]\n\n", out);
     for (int i = 0; i < COMMANDS; i++)
-        fprintf(out, "  %-8s %-22s %s\n", commands[i].name, commands[i].arguments,
+        fprintf(out, "  %-8s %-26s %s\n", commands[i].name, commands[i].arguments,
                 commands[i].summary);
 }
 
@@ -148,7 +166,7 @@ static int dispatch(int argc, char **argv)
     const struct command *command = command_find(argv[1]);
     if (!command)
         return command_unknown(argv[1]);
-    if (argc == 3 && is_any(argv[2], "--help", "-h"))
+    if (argc >= 3 && is_any(argv[2], "--help", "-h"))
         return help_run(2, (char *[]){argv[1], argv[1], NULL});
     return command->run(argc - 1, argv + 1);
 }
