@@ -252,9 +252,9 @@ static void fill_finish_locked(struct transfer *x)
     }
     copy_set_locked(c, COPY_VALID);
     c->promised = c->wrote = false;
-    if (wrote)
-        copy_written_locked(c);
     policy_arrived(&tier->policy, &c->node, c->node.ahead);
+    if (wrote)
+        copy_written_locked(c); /* lists it, if its use is over already */
     stats->fill_bytes += x->bytes;
     stats->file_bytes += x->other ? 0 : x->bytes;
     tier->in_bytes += x->bytes;
