@@ -103,7 +103,7 @@ static bool is_recent(opencl_device device)
 static bool is_usable(opencl_device device)
 {
     return opencl_number(device, OPENCL_DEVICE_AVAILABLE) && is_recent(device) &&
-           opencl_number(device, OPENCL_DEVICE_MAX_MEM_ALLOC_SIZE) >= 2 * (uint64_t)OPENCL_IO_CHUNK;
+           opencl_number(device, OPENCL_DEVICE_MAX_MEM_ALLOC_SIZE) > OPENCL_GRANULE;
 }
 
 /* A platform's, after those that are in the list. */
