@@ -92,7 +92,7 @@ static bool is_recent(opencl_device device)
     static const char prefix[] = "OpenCL ";
     char version[80];
     opencl_string(device, OPENCL_DEVICE_VERSION, version, sizeof version);
-    if (strncmp(version, prefix, sizeof prefix - 1))
+    if (strncmp(version, prefix, sizeof prefix - 1) != 0)
         return false;
     char *end;
     long major = strtol(version + sizeof prefix - 1, &end, 10);
