@@ -185,6 +185,7 @@ opencl_memory opencl_part(struct opencl_unit *u, uint64_t address, uint64_t byte
         break;
     }
     pthread_mutex_unlock(&u->memory);
+    // cppcheck-suppress returnDanglingLifetime ; the region is read, not kept
     return part;
 }
 
