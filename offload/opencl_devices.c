@@ -92,7 +92,7 @@ static bool is_recent(opencl_device device)
     static const char prefix[] = "OpenCL ";
     char version[80];
     opencl_string(device, OPENCL_DEVICE_VERSION, version, sizeof version);
-    if (strncmp(version, prefix, sizeof prefix - 1))
+    if (strncmp(version, prefix, sizeof prefix - 1) != 0)
         return false;
     char *end;
     long major = strtol(version + sizeof prefix - 1, &end, 10);
@@ -103,7 +103,7 @@ static bool is_recent(opencl_device device)
 static bool is_usable(opencl_device device)
 {
     return opencl_number(device, OPENCL_DEVICE_AVAILABLE) && is_recent(device) &&
-           opencl_number(device, OPENCL_DEVICE_MAX_MEM_ALLOC_SIZE) >= 2 * (uint64_t)OPENCL_IO_CHUNK;
+           opencl_number(device, OPENCL_DEVICE_MAX_MEM_ALLOC_SIZE) > OPENCL_GRANULE;
 }
 
 /* A platform's, after those that are in the list. */

@@ -40,14 +40,14 @@ void opencl_memory_open(struct opencl_unit *u, int index, bool shared, terrace_u
     uint64_t align = opencl_number(u->device, OPENCL_DEVICE_MEM_BASE_ADDR_ALIGN) / 8;
     uint64_t most = opencl_number(u->device, OPENCL_DEVICE_MAX_MEM_ALLOC_SIZE);
     u->all = opencl_number(u->device, OPENCL_DEVICE_GLOBAL_MEM_SIZE);
-    u->boundary = most / OPENCL_IO_CHUNK * OPENCL_IO_CHUNK;
+    u->boundary = most / OPENCL_GRANULE * OPENCL_GRANULE;
     u->next = FIRST + (uint64_t)index * SPAN;
     u->end = u->next + SPAN;
     describe_capacity(u, shared, info);
     info->flags = TERRACE_UNIT_WHOLE;
     info->granule = OPENCL_GRANULE;
     info->page = align > 4096 ? align : 4096;
-    info->boundary = info->io_boundary = u->boundary;
+    info->boundary = u->boundary;
 }
 
 void opencl_memory_close(struct opencl_unit *u)
@@ -185,6 +185,7 @@ opencl_memory opencl_part(struct opencl_unit *u, uint64_t address, uint64_t byte
         break;
     }
     pthread_mutex_unlock(&u->memory);
+    // cppcheck-suppress returnDanglingLifetime ; the region is read, not kept
     return part;
 }
 

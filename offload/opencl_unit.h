@@ -12,7 +12,7 @@
 enum {
     OPENCL_MOST = 8, /* tiers; leaves some of the core's for others */
     OPENCL_GRANULE = 2 << 20,
-    OPENCL_IO_CHUNK = 4 << 20,
+    OPENCL_IO_CHUNK = 32 << 20, /* less, and copies that the CPU makes go through its caches */
     OPENCL_IO_DEPTH = 16
 };
 

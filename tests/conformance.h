@@ -163,7 +163,7 @@ STUB void conform_absurd(void)
 STUB void conform_bytes(void)
 {
     size_t chunk = t.info.io_chunk, page = t.info.page;
-    uint64_t bytes = 8 * t.info.granule, base = conform_range(bytes), seed = 0;
+    uint64_t bytes = chunk > 8 * t.info.granule ? chunk : 8 * t.info.granule, base = conform_range(bytes), seed = 0;
     char *out = pages(chunk), *in = pages(chunk);
     for (size_t size = page; size <= chunk; size *= 4)
         for (uint64_t at = 0; at + size <= bytes; at += bytes / 4) {
