@@ -305,20 +305,23 @@ static int leave_pool(struct numa_memory *m, uint64_t address, uint64_t bytes)
 }
 
 /* Huge pages for the part of a range that they fill, small ones for the rest.
- * Refused only where there are too many mappings: then it stays as it was. */
+ * Refused only where there are too many mappings: then it stays as it was. Where
+ * there have been small pages, their table would have the kernel put small ones
+ * again; it goes when a whole one is given back at once (Linux 6.14). */
 static void advise_whole(const struct numa_memory *m, uint64_t address, uint64_t bytes)
 {
     uint64_t end = address + bytes, from = round_to(address, GRANULE), to = end / GRANULE * GRANULE;
-    if (address % GRANULE == 0 && end % GRANULE == 0 && bytes)
-        madvise(pointer(address), bytes, m->advice);
-    else if (from >= to)
+    if (from >= to) {
         madvise(pointer(address), bytes, MADV_NOHUGEPAGE);
-    else if (madvise(pointer(from), to - from, m->advice) == 0) {
-        if (address < from)
-            madvise(pointer(address), from - address, MADV_NOHUGEPAGE);
-        if (to < end)
-            madvise(pointer(to), end - to, MADV_NOHUGEPAGE);
+        return;
     }
+    madvise(pointer(from), to - from, MADV_DONTNEED);
+    if (madvise(pointer(from), to - from, m->advice))
+        return;
+    if (address < from)
+        madvise(pointer(address), from - address, MADV_NOHUGEPAGE);
+    if (to < end)
+        madvise(pointer(to), end - to, MADV_NOHUGEPAGE);
 }
 
 int numa_memory_commit(struct numa_memory *m, uint64_t address, uint64_t bytes)

@@ -7,6 +7,7 @@
 #include <stdarg.h>
 #include <sys/mman.h>
 
+#include "../offload/numa_memory.h"
 #include "../offload/numa_nodes.h"
 #include "core.h"
 #include "manager.h"
@@ -388,21 +389,35 @@ Test(numa, nodes_share_what_the_process_may_take)
 
 /* ---- huge pages ---------------------------------------------------------------------- */
 
-/* Whether the mapping of an address has a flag in /proc/self/smaps. */
-static bool has_flag(const void *address, const char *flag)
+/* A line of the mapping of an address in /proc/self/smaps, after its name. */
+static void map_line(const void *address, const char *name, char line[1024])
 {
     FILE *f = fopen("/proc/self/smaps", "r");
     unsigned long start, end;
     char text[1024];
-    bool inside = false, found = false;
+    bool inside = false;
+    *line = '\0';
     while (fgets(text, sizeof text, f)) {
         if (sscanf(text, "%lx-%lx ", &start, &end) == 2)
             inside = start <= (uintptr_t)address && (uintptr_t)address < end;
-        else if (inside && !strncmp(text, "VmFlags:", 8))
-            found = strstr(text, flag);
+        else if (inside && !strncmp(text, name, strlen(name)))
+            memcpy(line, text + strlen(name), strlen(text + strlen(name)) + 1);
     }
     fclose(f);
-    return found;
+}
+
+static bool has_flag(const void *address, const char *flag)
+{
+    char line[1024];
+    map_line(address, "VmFlags:", line);
+    return strstr(line, flag);
+}
+
+static unsigned long huge_kib(const void *address)
+{
+    char line[1024];
+    map_line(address, "AnonHugePages:", line);
+    return strtoul(line, NULL, 10);
 }
 
 static void expect_pages(const char *conf, const char *flag, const char *reason)
@@ -426,6 +441,41 @@ Test(numa, huge_pages_as_asked_for)
     expect_pages("limit_numa=8M;hugepages=off", " nh", "no huge pages, as TERRACE_HUGEPAGES=off");
     put("/sys/kernel/mm/transparent_hugepage/enabled", "always madvise [never]\n");
     expect_pages("limit_numa=8M", " hg", "says never");
+}
+
+/* Small pages come and go, piece by piece; then the whole is there. */
+static char *in_pieces(struct numa_memory *m)
+{
+    uint64_t base;
+    assert_ok(numa_memory_reserve(m, 8 * MIB, 0, &base));
+    char *p = (char *)(uintptr_t)base;
+    for (uint64_t at = 0; at < 4 * MIB; at += MIB) {
+        assert_ok(numa_memory_commit(m, base + at, MIB));
+        memset(p + at, 1, MIB);
+    }
+    cr_assert_eq(huge_kib(p), 0);
+    for (uint64_t at = 0; at < 4 * MIB; at += MIB)
+        numa_memory_decommit(m, base + at, MIB);
+    return p;
+}
+
+Test(numa, where_small_pages_have_been_there_are_huge_ones_again)
+{
+    struct numa_memory m = {.node = -1, .granule = 2 * MIB, .advice = MADV_HUGEPAGE};
+    char *p = in_pieces(&m);
+    madvise(p, 4 * MIB, MADV_DONTNEED); /* whether the kernel does it at all */
+    madvise(p, 4 * MIB, MADV_HUGEPAGE);
+    memset(p, 1, 4 * MIB);
+    bool possible = huge_kib(p) == 4 << 10;
+    numa_memory_release(&m, (uintptr_t)p, 8 * MIB);
+    if (!possible)
+        cr_skip_test("no huge pages, or a kernel before 6.14");
+    p = in_pieces(&m);
+    assert_ok(numa_memory_commit(&m, (uintptr_t)p, 4 * MIB + MIB / 2));
+    memset(p, 1, 4 * MIB + MIB / 2);
+    cr_assert_eq(huge_kib(p), 4 << 10);
+    cr_assert_eq(huge_kib(p + 4 * MIB), 0, "not what does not fill one");
+    numa_memory_release(&m, (uintptr_t)p, 8 * MIB);
 }
 
 Test(numa, huge_pages_that_cannot_be_had_are_warned_about)
