@@ -286,8 +286,8 @@ int64_t stream_poll_locked(struct tier *tier, struct stream_poll *p)
     TAILQ_FOREACH(u, &tier->uses, order) {
         if (p->n == STREAM_BATCH || looks++ == LOOK)
             break;
-        if (u->copy->state == COPY_FILLING || is_behind(u, p))
-            continue; /* what was promised counts as written once it has come: until then it is in use */
+        if (is_behind(u, p))
+            continue;
         u->held++;
         p->use[p->n++] = u;
     }
