@@ -48,6 +48,8 @@ vendor_headers() {
     check "offload/ includes nothing of lib/" include_only_from "offload include" $(files offload)
     check "lib/cli/ includes its own, lib/ and include/" \
         include_only_from "lib/cli lib include" $(files lib/cli)
+    check "lib/preload/ includes its own, lib/ and include/" \
+        include_only_from "lib/preload lib include" $(files lib/preload)
     check "examples/ use the public header only" include_only_from "examples include" $(files examples)
 }
 check "vendors' headers only under offload/" vendor_headers
