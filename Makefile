@@ -275,6 +275,11 @@ check-tsan: deps-check
 run-tests:
 	@$(RUN_TESTS) $(ONLY)
 
+##: check-preload programs as they are (numpy, sort, gcc, one in a memory cgroup), preloaded
+check-preload: deps-preload
+	$(MAKE) all
+	@BUILD=$(BUILD) tests/preload/programs.sh
+
 ##: check-numa    tests on two NUMA nodes: boots a Debian kernel in an emulated machine
 check-numa: deps-numa
 	$(MAKE) all $(VM_PROGS)
@@ -296,6 +301,11 @@ bench: deps-bench
 	$(if $(BENCH),,BUILD=$(BUILD) python3 bench/alloc.py)
 	$(if $(BENCH),,BUILD=$(BUILD) python3 bench/stable.py)
 
+##: bench-preload measure unmodified programs, preloaded, next to kernel swap and to jemalloc
+bench-preload: deps-preload
+	$(MAKE) all
+	BUILD=$(BUILD) python3 bench/preload.py
+
 ##: bench-gpu     measure on a device
 
 # ---- read, install, ship ---------------------------------------------------
@@ -314,9 +324,12 @@ lint: deps-lint
 	tests/check_headers.sh
 	tests/check_layers.sh
 
-LINT_SRC = $(wildcard lib/*.c offload/*.c lib/cli/*.c examples/*.c bench/*.c bench/modules/*.c bench/loop/*.c bench/replay/*.c)
-tidy: $(JEMALLOC)/cflags
-	clang-tidy --quiet --warnings-as-errors='*' $(LINT_SRC) -- -std=gnu11 $(CPPFLAGS) $$(cat $(JEMALLOC)/cflags)
+LINT_SRC = $(wildcard lib/*.c offload/*.c lib/cli/*.c lib/preload/*.c examples/*.c bench/*.c bench/modules/*.c bench/loop/*.c bench/replay/*.c)
+tidy: $(JEMALLOC)/cflags $(MALLOC)/cflags
+	clang-tidy --quiet --warnings-as-errors='*' $(filter-out lib/preload/%,$(LINT_SRC)) -- -std=gnu11 $(CPPFLAGS) \
+	    $$(cat $(JEMALLOC)/cflags)
+	clang-tidy --quiet --warnings-as-errors='*' $(PRELOAD_SRC) -- -std=gnu11 $(CPPFLAGS) -iquote lib/preload \
+	    $$(cat $(MALLOC)/cflags)
 
 # System headers are left out, but for those whose macros declare things.
 MACRO_HEADERS = sys/queue.h bsd/sys/tree.h
@@ -332,12 +345,13 @@ cppcheck:
 install_dirs = $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(INCLUDEDIR) \
                $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(MANDIR)/man3 $(DESTDIR)$(DOCDIR)
 
-##: install       library, headers, command, man pages, pkg-config file
+##: install       libraries, headers, command, man pages, pkg-config file
 install: library $(COMMAND) $(MAN)
 	install -d $(install_dirs)
 	install -m 755 $(LIBRARY) $(DESTDIR)$(LIBDIR)
 	ln -sf libterrace.so.$(VERSION) $(DESTDIR)$(LIBDIR)/libterrace.so.$(SOVERSION)
 	ln -sf libterrace.so.$(VERSION) $(DESTDIR)$(LIBDIR)/libterrace.so
+	$(if $(PRELOAD),install -m 755 $(PRELOAD) $(DESTDIR)$(LIBDIR))
 	install -m 644 $(HEADERS) $(DESTDIR)$(INCLUDEDIR)
 	install -m 755 $(COMMAND) $(DESTDIR)$(BINDIR)
 	install -m 644 $(BUILD)/man/terrace.1 $(DESTDIR)$(MANDIR)/man1
@@ -352,7 +366,7 @@ uninstall:
 	    $(DESTDIR)$(LIBDIR)/libterrace.so.$(VERSION) $(DESTDIR)$(LIBDIR)/pkgconfig/terrace.pc \
 	    $(HEADERS:include/%=$(DESTDIR)$(INCLUDEDIR)/%) $(DESTDIR)$(BINDIR)/terrace \
 	    $(DESTDIR)$(MANDIR)/man1/terrace.1 $(DESTDIR)$(MANDIR)/man3/terrace.3 \
-	    $(DESTDIR)$(DOCDIR)/COPYING.jemalloc
+	    $(DESTDIR)$(LIBDIR)/libterrace-preload.so $(DESTDIR)$(DOCDIR)/COPYING.jemalloc
 
 DIST = terrace-$(VERSION)
 
@@ -370,6 +384,7 @@ OPENCL_PACKAGES = ocl-icd-opencl-dev opencl-c-headers pocl-opencl-icd
 LINT_PACKAGES = clang clang-tidy cppcheck
 NUMA_PACKAGES = qemu-system-x86 busybox-static cpio
 BENCH_PACKAGES = fio jq python3
+PRELOAD_PACKAGES = python3-numpy libjemalloc2
 RIVAL_PACKAGES = libstarpu-dev
 
 ##: deps          install the Debian packages that are missing
@@ -383,6 +398,8 @@ deps-lint: deps-check
 	@.ci/deps $(LINT_PACKAGES)
 deps-numa: deps-check
 	@.ci/deps $(NUMA_PACKAGES)
+deps-preload: deps-check
+	@.ci/deps $(PRELOAD_PACKAGES)
 deps-bench: deps-build
 	@.ci/deps $(BENCH_PACKAGES)
 	@.ci/deps $(RIVAL_PACKAGES) || true
@@ -397,7 +414,7 @@ help:
 	@sed -n 's/^##: /  /p' $(firstword $(MAKEFILE_LIST))
 
 FORCE:
-.PHONY: all library programs objects demo check check-asan check-tsan run-tests check-numa check-gpu \
-        bench bench-gpu docs lint tidy cppcheck install uninstall dist deps deps-build deps-check deps-lint deps-numa deps-bench clean help FORCE
+.PHONY: all library programs objects demo check check-asan check-tsan run-tests check-preload bench-preload check-numa check-gpu \
+        bench bench-gpu docs lint tidy cppcheck install uninstall dist deps deps-build deps-check deps-lint deps-numa deps-preload deps-bench clean help FORCE
 
 -include $(OBJECTS:.o=.d)

@@ -5,7 +5,11 @@
 not_sanitized exports
 library=$BUILD/lib/libterrace.so
 
-exported() { nm -D --defined-only "$library" | awk '$2 != "A" {print $3}' | sort; }
+exported() { nm -D --defined-only "$library" | awk '$2 != "A" && !/@TERRACE_PRIVATE$/ {print $3}' | sort; }
+# For the preloaded library of the same version.
+private() { nm -D --defined-only "$library" | sed -n 's/.* \(terrace_[a-z_]*\)@@TERRACE_PRIVATE$/\1/p' | sort; }
+declared_private() { sed -n 's/^TERRACE_API.*[ *]\(terrace_process_[a-z_]*\)(.*/\1/p' lib/process.h | sort; }
+private_is_declared() { diff <(declared_private) <(private) && [ "$(private | wc -l)" -gt 3 ]; }
 
 # Functions declared with TERRACE_API, without comments.
 declared() {
@@ -16,7 +20,7 @@ only_declared() { diff <(declared) <(exported); }
 some_declared() { [ "$(declared | wc -l)" -gt 15 ]; }
 one_version() {
     local versions
-    versions=$(nm -D --defined-only "$library" | awk '$2 == "A" {print $3}')
+    versions=$(nm -D --defined-only "$library" | awk '$2 == "A" && !/TERRACE_PRIVATE/ {print $3}')
     [ "$versions" = TERRACE_0.1@@TERRACE_0.1 ] || [ "$versions" = TERRACE_0.1 ] || {
         echo "$versions"
         false
@@ -33,6 +37,7 @@ no_executable_stack() { readelf -lW "$library" | grep GNU_STACK | grep -qv 'E ';
 
 check "functions are declared in the header" some_declared
 check "the library exports what the header declares and nothing else" only_declared
+check "what is for the preloaded library is declared, and has a version of its own" private_is_declared
 check "there is one version node" one_version
 check "the soname is libterrace.so.0" soname
 check "the library needs only what it should" needs_little

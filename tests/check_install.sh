@@ -41,6 +41,7 @@ installed_is() { # MODE PATH
     [ "$(stat -Lc %a "$root/opt/terrace/$2")" = "$1" ] || { ls -l "$root/opt/terrace/$2"; false; }
 }
 command_runs() { env -u LD_LIBRARY_PATH "$root/opt/terrace/bin/terrace" version; }
+preloads() { env -u LD_LIBRARY_PATH "$root/opt/terrace/bin/terrace" run -q -- sh -c 'grep "$0" /proc/$$/maps' "$root/opt/terrace/lib/libterrace-preload.so"; }
 pages_are_filled() { grep -q TERRACE_LIMIT "$root/opt/terrace/share/man/man1/terrace.1" &&
     grep -q TERRACE_EBUDGET "$root/opt/terrace/share/man/man3/terrace.3"; }
 no_build_paths() { ! grep -rl --binary-files=without-match "$PWD" "$root"; }
@@ -49,6 +50,8 @@ uninstalls() { clean_make uninstall && [ -z "$(find "$root" ! -type d | tee /dev
 lib=$root/opt/terrace/lib
 check "make install" installs
 check "the library is installed" installed_is 755 lib/libterrace.so.0
+check "the preloaded library is installed" installed_is 755 lib/libterrace-preload.so
+check "the installed command preloads it" preloads
 check "the headers are installed" installed_is 644 include/terrace.h
 check "the backend header is installed" installed_is 644 include/terrace_backend.h
 check "the manual is installed and filled" pages_are_filled

@@ -56,6 +56,11 @@ void large_stop(void)
 
 static void manager_open(void)
 {
+    if (!malloc_is_ours()) { /* terrace would itself live in memory that it is to move */
+        say("host memory is not tiered, as the program has a malloc of its own linked in");
+        large_stop();
+        return;
+    }
     int r = alive_open() ? terrace_process_open(&manager) : -TERRACE_ESYSTEM;
     if (r == 0)
         r = terrace_tier_find(manager, "host", &host);

@@ -5,6 +5,7 @@
  * multiples of 2 MiB. C++'s new and delete rest on these.
  *
  * May call: small.h, large.c. */
+#include <dlfcn.h>
 #include <errno.h>
 #include <malloc.h>
 #include <string.h>
@@ -28,6 +29,13 @@ HOOK void *malloc(size_t bytes)
         return small_malloc(bytes);
     void *p = large_malloc(bytes, CALLER);
     return p ? p : small_malloc(bytes);
+}
+
+bool malloc_is_ours(void)
+{
+    Dl_info used, here;
+    return dladdr(dlsym(RTLD_DEFAULT, "malloc"), &used) && dladdr((void *)(uintptr_t)malloc_is_ours, &here) &&
+           used.dli_fbase == here.dli_fbase;
 }
 
 HOOK void free(void *p)

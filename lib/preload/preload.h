@@ -99,6 +99,11 @@ void large_discard(const struct block *b, char *at, size_t bytes);
 /* From here on there are no new ones. */
 void large_stop(void);
 
+/* ---- malloc.c ---- */
+
+/* Whether it is in use, and not one that the program brings along. */
+bool malloc_is_ours(void);
+
 /* ---- mapping.c ---- */
 
 void mapping_begin(void);

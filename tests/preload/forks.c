@@ -158,7 +158,7 @@ static void bare_clones(void)
     pid_t child = (pid_t)syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL);
     NEED(child >= 0);
     if (child == 0) {
-        char *own = malloc(3 * MIB);
+        char *own = calloc(3, MIB);
         if (!own || own[2 * MIB])
             _exit(1);
         memset(own, 1, 3 * MIB);

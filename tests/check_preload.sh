@@ -1,0 +1,135 @@
+#!/bin/bash
+# Programs that know nothing of terrace, with libterrace-preload.so and a budget of
+# 32 MiB: what malloc, mmap and fork promise holds while memory is spilled.
+. "$(dirname "$0")/tap.sh"
+not_sanitized preload
+library=$PWD/$BUILD/lib/libterrace-preload.so
+[[ $BUILD = /* ]] && library=$BUILD/lib/libterrace-preload.so
+terrace=$BUILD/bin/terrace
+report=$scratch/report
+
+if ! LD_LIBRARY_PATH=$BUILD/lib TERRACE_LIMIT_HOST=32M LD_PRELOAD=$library \
+    python3 -c 'x = bytearray(3 << 20)' 2>&1 | grep -q 'not tiered'; then :; else
+    echo "ok preload # SKIP no userfaultfd here"
+    exit 0
+fi
+
+build() { # SOURCE [FLAG...]
+    local name=${1%.*}
+    "$CC" -D_GNU_SOURCE -std=gnu11 -O1 -g -Wall -Wextra -Werror -pthread "tests/preload/$1" -o "$scratch/$name" "${@:2}"
+}
+job() { # PROGRAM [ARGUMENT...]
+    rm -f "$report"
+    TERRACE_LIMIT_HOST=32M TERRACE_REPORT=$report LD_PRELOAD=$library timeout -k 5 100 "$scratch/$1" "${@:2}"
+}
+spilled() { # as a job; it must have moved something
+    job "$@" && grep -q 'written back [0-9.]* [MG]iB' "$report"
+}
+exports_little() {
+    local other
+    other=$(nm -D --defined-only "$library" | awk '{print $3}' | sort)
+    diff <(sed -n 's/^    \([a-z_0-9]*\);$/\1/p' lib/preload/preload.map | sort) - <<<"$other"
+}
+quiet_until_needed() { # no file, no ring, no thread
+    local log=$scratch/strace
+    command -v strace >/dev/null || return 0
+    LD_PRELOAD=$library strace -f -o "$log" true &&
+        ! grep -E 'io_uring|userfaultfd|clone|O_TMPFILE|/var/tmp|memfd' "$log"
+}
+
+check "builds" eval 'build blocks.c && build maps.c && build forks.c && build threads.c && build calls.c -luring &&
+    build loads.c -ldl && build own.c && build plugin.c -shared -fPIC &&
+    build linked.c -Iinclude -L"$BUILD/lib" -lterrace -Wl,-rpath,"$(realpath "$BUILD/lib")" &&
+    g++ -std=c++17 -O1 -Wall -Wno-alloc-size-larger-than tests/preload/news.cc -o "$scratch/news"'
+check "exports only what stands in for the C library's" exports_little
+check "nothing is opened before the first large block" quiet_until_needed
+check "malloc's promises" spilled blocks
+check "new and delete" spilled news
+check "mappings, whole and in parts" spilled maps
+check "system calls on spilled memory: files" spilled calls files
+check "system calls on spilled memory: O_DIRECT" spilled calls direct
+check "system calls on spilled memory: sockets" spilled calls sockets
+check "system calls on spilled memory: small arguments" spilled calls arguments
+check "system calls on spilled memory: the program's own ring" spilled calls ring
+check "a child reads and writes what is spilled" spilled forks reads
+check "a child outlives its parent, and forks" job forks outlives
+check "many children" spilled forks many
+check "a child unmaps, empties and moves what it inherited" spilled forks maps
+check "system, popen, vfork and exec, posix_spawn" spilled forks starts
+check "children by the bare system call" spilled forks clones
+fork_fails() { TERRACE_ENCRYPT=1 job forks fails 2>"$scratch/said" && grep -q 'fork fails.*encrypted' "$scratch/said"; }
+check "fork fails where the child would lack memory" fork_fails
+check "thousands of threads" spilled threads come_and_go
+check "threads that allocate at once" spilled threads at_once
+check "signal handlers touch what is spilled, whatever is under way" spilled threads alarms
+check "signal handlers allocate large blocks" spilled threads handlers
+check "libraries are loaded and unloaded" job loads "$scratch/plugin"
+own_malloc() { job own 2>"$scratch/err" && grep -q 'not tiered.*malloc of its own' "$scratch/err"; }
+check "a program with a malloc of its own" own_malloc
+check "a program that uses terrace itself, opened before its blocks" spilled linked first
+check "a program that uses terrace itself, opened after" spilled linked last
+
+# ---- what is wrong is said in a line, and breaks nothing ----------------------
+
+said() { # PATTERN COMMAND...: its output is there, and one line that matches
+    local pattern=$1
+    shift
+    "$@" >"$scratch/out" 2>"$scratch/err"
+    cat "$scratch/out" "$scratch/err"
+    [ "$(cat "$scratch/out")" = 3145728 ] && [ "$(wc -l <"$scratch/err")" = 1 ] && grep -q "$pattern" "$scratch/err"
+}
+large=(python3 -c 'print(len(bytearray(3 << 20)))')
+with() { env "LD_PRELOAD=$library" "$@"; }
+check "a setting that cannot be used" said 'TERRACE_IO=fast' with TERRACE_IO=fast "${large[@]}"
+check "a budget that cannot be used" said 'TERRACE_LIMIT_HOST=x' with TERRACE_LIMIT_HOST=x "${large[@]}"
+check "a least size that cannot be used" said 'TERRACE_MIN_SIZE=many' with TERRACE_MIN_SIZE=many "${large[@]}"
+check "a least size that is too small" said 'TERRACE_MIN_SIZE=4K' with TERRACE_MIN_SIZE=4K "${large[@]}"
+check "a spill folder that is not there" said '/nowhere' with TERRACE_NVME_PATH=/nowhere "${large[@]}"
+check "an engine that cannot serve it" said 'TERRACE_STABLE=file' with TERRACE_STABLE=file "${large[@]}"
+unprivileged() {
+    setpriv --reuid=65534 --clear-groups true 2>/dev/null || return 0
+    [ "$(cat /proc/sys/vm/unprivileged_userfaultfd)" = 0 ] && [ ! -w /dev/userfaultfd -o "$(stat -c %a /dev/userfaultfd)" = 600 ] || return 0
+    cp "$BUILD"/lib/libterrace*.so* "$scratch" && chmod 755 "$scratch"
+    local python
+    python=$(realpath /usr/bin/python3)
+    said 'vm.unprivileged_userfaultfd' env "LD_PRELOAD=$scratch/libterrace-preload.so" setpriv --reuid=65534 --clear-groups \
+        "$python" -c 'print(len(bytearray(3 << 20)))'
+}
+check "where userfaultfd serves no system calls" unprivileged
+
+# ---- terrace run ---------------------------------------------------------------
+
+runs() { # STATUS PATTERN ARGUMENT...
+    local status=$1 pattern=$2
+    shift 2
+    "$terrace" run "$@" >"$scratch/out" 2>&1
+    [ $? -eq "$status" ] && grep -q -- "$pattern" "$scratch/out" || { cat "$scratch/out"; false; }
+}
+check "run: says what it will do" runs 0 '32.0 MiB' --ram 32M -- true
+check "run: the program's status is its own" runs 7 'in memory' -- sh -c 'exit 7'
+signalled() { "$terrace" run -q -- sh -c 'kill -TERM $$'; [ $? -eq 143 ]; }
+check "run: so are signals" signalled
+quiet() { [ "$("$terrace" run -q --ram 32M -- echo out 2>&1)" = out ]; }
+check "run: -q says nothing" quiet
+check "run: preloads" runs 0 'libterrace-preload.so' -q -- sh -c 'grep preload /proc/$$/maps'
+keeps_others() { LD_PRELOAD=/lib/x86_64-linux-gnu/libm.so.6 "$terrace" run -q -- sh -c 'echo "$LD_PRELOAD"' | grep -q 'preload.so:/lib/.*libm'; }
+check "run: keeps what is preloaded already" keeps_others
+check "run: an option's value that cannot be used" runs 1 'TERRACE_LIMIT_HOST=8Q is not accepted' --ram 8Q -- true
+check "run: an option that is not there" runs 2 'no option --rum' --rum 8G -- true
+check "run: no command" runs 2 'command is missing' --ram 8G
+check "run: no such program" runs 127 'No such file' -- ./not-here
+check "run: no program" runs 126 'Permission denied' -- /etc/passwd
+check "run: more memory than there is" runs 0 'set --ram lower' --ram 10T -- true
+untouched() { TERRACE_IO=fast runs 5 'runs untouched: TERRACE_IO=fast' -- sh -c 'exit 5'; }
+check "run: a setting of the environment that cannot be used" untouched
+echo 'int main(void) { return 4; }' >"$scratch/four.c"
+static_program() { "$CC" -static "$scratch/four.c" -o "$scratch/four" && runs 4 'statically linked' -- "$scratch/four"; }
+check "run: a static program" static_program
+setuid_program() {
+    "$CC" "$scratch/four.c" -o "$scratch/set" && chown 65534 "$scratch/set" && chmod 4755 "$scratch/set" || return 0
+    runs 4 'setuid' -- "$scratch/set"
+}
+check "run: a setuid program" setuid_program
+reports() { "$terrace" run -q --ram 32M --report="$scratch/r" -- "$scratch/blocks" keeps && grep -q 'written back' "$scratch/r"; }
+check "run: --report" reports
+check "run: help" runs 0 'usage: terrace run' --help
