@@ -37,12 +37,14 @@ TEST_SRC := $(wildcard tests/test_*.c)
 FAULT_SRC := $(wildcard tests/test_faults*.c)
 PROG_SRC := $(wildcard tests/prog_*.c)
 VM_SRC := $(wildcard tests/numa_vm/*.c)
+GPU_SRC := $(wildcard tests/gpu/*.c)
+SIM_SRC := $(wildcard tests/sim/*.c)
 HEADERS := $(wildcard include/*.h)
 
 object = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 LIB_OBJ = $(call object,$(LIB_SRC))
 CLI_OBJ = $(call object,$(CLI_SRC))
-OBJECTS = $(call object,$(wildcard lib/*.c offload/*.c lib/cli/*.c examples/*.c bench/*.c bench/modules/*.c bench/loop/*.c tests/*.c tests/numa_vm/*.c))
+OBJECTS = $(call object,$(wildcard lib/*.c offload/*.c lib/cli/*.c examples/*.c bench/*.c bench/modules/*.c bench/loop/*.c tests/*.c tests/numa_vm/*.c tests/gpu/*.c tests/sim/*.c))
 
 LIBRARY = $(BUILD)/lib/libterrace.so.$(VERSION)
 LINKS = $(BUILD)/lib/libterrace.so.$(SOVERSION) $(BUILD)/lib/libterrace.so
@@ -58,7 +60,9 @@ LOOP_OBJ = $(call object,bench/loop/main.c $(filter-out %starpu.c,$(wildcard ben
 PROGS = $(PROG_SRC:%.c=$(BUILD)/%)
 FAULTS = $(FAULT_SRC:%.c=$(BUILD)/%)
 TESTS = $(filter-out $(FAULTS),$(TEST_SRC:%.c=$(BUILD)/%))
+SIM_CUDA = $(BUILD)/tests/sim/libcuda.so.1
 VM_PROGS = $(VM_SRC:tests/numa_vm/%.c=$(BUILD)/vm/%)
+GPU_PROGS = $(GPU_SRC:tests/%.c=$(BUILD)/%)
 
 # ---- how it is compiled ----------------------------------------------------
 
@@ -99,7 +103,7 @@ all: library $(COMMAND) $(MAN) $(EXAMPLES) $(BENCHES) $(BENCH_MODULES) $(ALLOC_M
 
 library: $(LIBRARY) $(LINKS) $(PC)
 
-programs: all $(TESTS) $(FAULTS) $(PROGS)
+programs: all $(TESTS) $(FAULTS) $(PROGS) $(SIM_CUDA)
 
 objects: $(OBJECTS)
 
@@ -167,11 +171,32 @@ $(BUILD)/bench/starpu.so: $(BUILD)/obj/bench/loop/engine_starpu.o
 TEST_MAIN = $(if $(SANITIZE),$(BUILD)/obj/tests/plain_main.o)
 $(TESTS): $(BUILD)/%: $(BUILD)/obj/%.o $(TEST_MAIN) $(LIB_OBJ) $(JEMALLOC)/libs
 	@mkdir -p $(@D)
-	$(LINK) -o $@ $(filter %.o,$^) $(LIBS) -lcriterion
+	$(LINK) -o $@ $(filter %.o,$^) $($(notdir $*)_LIBS) $(LIBS) -lcriterion
+
+# A CUDA driver that is simulated over host memory: see tests/sim/sim.h. A program
+# linked with it has it loaded under the name that dlopen() is asked for.
+WITH_SIM_CUDA = $(SIM_CUDA) -Wl,-rpath,'$$ORIGIN/sim'
+SIM_CUDA_TESTS = $(patsubst tests/%.c,%,$(wildcard tests/test_sim*.c tests/test_cuda*.c))
+$(foreach test,$(SIM_CUDA_TESTS),$(eval $(test)_LIBS = $$(WITH_SIM_CUDA)))
+$(SIM_CUDA_TESTS:%=$(BUILD)/tests/%): $(SIM_CUDA)
+
+# Where NVIDIA's cuda.h is, declarations of the driver are compared with it.
+CUDA = /usr/local/cuda
+cuda_check_CFLAGS = -isystem $(CUDA)/include
+$(SIM_CUDA): $(call object,$(SIM_SRC))
+	@mkdir -p $(@D)
+	$(LINK) -shared -Wl,-soname,libcuda.so.1 -Wl,-Bsymbolic -Wl,-z,nodelete $(if $(SANITIZE),,-Wl,-z,defs) \
+	    -o $@ $(filter-out %cuda_check.o,$(filter %.o,$^))
 
 # The same for a virtual machine, which has no Criterion to run tests in a sandbox.
 $(VM_PROGS): $(BUILD)/vm/%: $(BUILD)/obj/tests/numa_vm/%.o $(BUILD)/obj/tests/plain_main.o $(LIB_OBJ) \
                             $(JEMALLOC)/libs
+	@mkdir -p $(@D)
+	$(LINK) -o $@ $(filter %.o,$^) $(LIBS) -lcriterion
+
+# And for a machine with a device: the real driver is what they find.
+$(GPU_PROGS): $(BUILD)/gpu/%: $(BUILD)/obj/tests/gpu/%.o $(BUILD)/obj/tests/plain_main.o $(LIB_OBJ) \
+                              $(JEMALLOC)/libs
 	@mkdir -p $(@D)
 	$(LINK) -o $@ $(filter %.o,$^) $(LIBS) -lcriterion
 
@@ -229,9 +254,13 @@ check-numa: deps-numa
 	$(MAKE) all $(VM_PROGS)
 	@BUILD=$(BUILD) tests/numa_vm/check.sh $(ONLY)
 
-##: check-gpu     tests on a device
-check-gpu bench-gpu:
-	@echo "$@: this build has no device tier yet"
+##: check-gpu     tests on an NVIDIA device, and what memory and copies cost there
+check-gpu: deps-check
+	$(MAKE) $(GPU_PROGS)
+	@for program in $(GPU_PROGS); do $$program || exit 1; done
+
+bench-gpu:
+	@echo "$@: there is nothing to compare yet; \`make check-gpu\` measures copies and memory"
 
 ##: bench         measure, next to other ways to do it; BENCH="--only adam,gpt --quick" for a part
 BENCH =

@@ -155,6 +155,8 @@ typedef struct terrace_statistics {
     uint64_t io_errors;        /* migrations that failed */
     uint64_t corrupt;          /* of these: checksum or authentication mismatches */
     uint64_t faults;           /* of stable memory: touches of pages that were not at their place */
+    const char *absent;        /* kinds of tiers that are not here: a line for each, "cuda: why";
+                                * the manager's; "" where none is missing */
 } terrace_statistics;
 
 /* One tier. Strings are owned by the manager and valid until terrace_close(). */

@@ -72,8 +72,10 @@ typedef struct terrace_host {
 
 /* Flags of a unit. */
 enum {
-    TERRACE_UNIT_FIXED = 1 /* its pages cannot be moved to other addresses: no
-                            * address-stable memory from it */
+    TERRACE_UNIT_FIXED = 1, /* its pages cannot be moved to other addresses: no
+                             * address-stable memory from it */
+    TERRACE_UNIT_WHOLE = 2  /* reserve takes memory, not addresses: it is asked for the
+                             * budget once, and no more */
 };
 
 /* What a unit is, filled in by open (zeroed before, but `size` set by the core
@@ -128,7 +130,7 @@ typedef struct terrace_backend {
     unsigned caps;       /* TERRACE_CAP_... */
 
     /* How many units there are here; 0 where the hardware or its runtime is
-     * absent. Must not print, fail loudly or take long. */
+     * absent; why may then be said by host->fail. Must not print or take long. */
     int (*count)(const terrace_host *host);
 
     /* Opens unit `index`, fills *info. */

@@ -4,7 +4,8 @@
  * large pages are welcome, and one in pages (4 KiB). An allocation goes to the
  * granules if rounding it up wastes at most a fiftieth, else to the pages. Both
  * zones are several times larger than the budget, since address space costs
- * nothing, so fragmentation of addresses never stands for lack of memory.
+ * nothing, so fragmentation of addresses never stands for lack of memory. Where
+ * they do cost memory, there is one zone, of pages, as large as the budget.
  *
  * What costs is the memory behind the addresses. A free extent is either
  * cached (memory still behind it) or empty. An allocation takes, in this order:
@@ -105,19 +106,23 @@ static struct extent *extent_new(unsigned zone, uint64_t address, uint64_t bytes
 
 /* ---- opening ----------------------------------------------------------- */
 
-/* Room for fragmentation: address space is this many times the budget. */
-enum { SPREAD = 8 };
-
-static int zone_open(struct arena *a, unsigned which, size_t unit, size_t granule)
+static void zone_init(struct zone *z, size_t unit)
 {
-    struct zone *z = &a->zone[which];
-    unsigned flags = which == ZONE_GRANULES ? TERRACE_RESERVE_HUGE : 0;
-    uint64_t least = round_up(a->limit ? a->limit : 1, granule);
     z->unit = unit;
     RB_INIT(&z->free);
     RB_INIT(&z->cached);
     RB_INIT(&z->empty);
-    for (uint64_t want = least * SPREAD; want >= least; want = round_up(want / 2, granule)) {
+}
+
+/* Room for fragmentation: address space is this many times the budget. */
+enum { SPREAD = 8 };
+
+static int zone_open(struct arena *a, unsigned which, size_t granule, unsigned spread)
+{
+    struct zone *z = &a->zone[which];
+    unsigned flags = which == ZONE_GRANULES ? TERRACE_RESERVE_HUGE : 0;
+    uint64_t least = round_up(a->limit ? a->limit : 1, granule);
+    for (uint64_t want = least * spread; want >= least; want = round_up(want / 2, granule)) {
         int r = a->backend->reserve(a->unit, want, flags, &z->base);
         if (r == 0) {
             z->bytes = want;
@@ -143,9 +148,12 @@ int arena_open(struct arena *a, const terrace_backend *backend, void *unit,
     a->limit = a->ceiling = limit / info->page * info->page;
     if (limit > UINT64_MAX / (2 * SPREAD))
         return -TERRACE_ENOMEM; /* more than there are addresses */
-    int r = zone_open(a, ZONE_PAGES, info->page, info->granule);
-    if (r == 0)
-        r = zone_open(a, ZONE_GRANULES, info->granule, info->granule);
+    bool whole = info->flags & TERRACE_UNIT_WHOLE;
+    zone_init(&a->zone[ZONE_PAGES], info->page);
+    zone_init(&a->zone[ZONE_GRANULES], info->granule);
+    int r = zone_open(a, ZONE_PAGES, info->granule, whole ? 1 : SPREAD);
+    if (r == 0 && !whole)
+        r = zone_open(a, ZONE_GRANULES, info->granule, SPREAD);
     if (r)
         arena_close(a);
     return r;
@@ -174,7 +182,8 @@ void arena_close(struct arena *a)
 static unsigned zone_for(const struct arena *a, uint64_t bytes)
 {
     uint64_t whole = round_up(bytes, a->zone[ZONE_GRANULES].unit);
-    return whole - bytes <= bytes / 50 && whole <= a->limit ? ZONE_GRANULES : ZONE_PAGES;
+    bool granules = a->zone[ZONE_GRANULES].bytes && whole - bytes <= bytes / 50 && whole <= a->limit;
+    return granules ? ZONE_GRANULES : ZONE_PAGES;
 }
 
 uint64_t arena_round(const struct arena *a, uint64_t bytes)

@@ -33,6 +33,7 @@ int terrace_stats(terrace *m, terrace_statistics *out)
     leases_drain_locked(m);
     terrace_statistics now = m->stats;
     manager_unlock(m);
+    now.absent = m->kinds_absent;
     return hand_over(out, out ? out->size : 0, &now, sizeof now, "terrace_stats");
 }
 

@@ -340,6 +340,17 @@ static int found_compare(const void *a, const void *b)
     return x->index - y->index;
 }
 
+/* The reason why the kind of a tier is not here, as the end of a sentence; or "". */
+static const char *why_absent(const struct terrace *m, const char *tier, char buf[ERROR_TEXT])
+{
+    size_t n = strcspn(tier, ":, ");
+    buf[0] = '\0';
+    for (const char *p = m->kinds_absent; *p && !*buf; p += strcspn(p, "\n") + 1)
+        if (strncmp(p, tier, n) == 0 && p[n] == ':')
+            snprintf(buf, ERROR_TEXT, "; %.*s", (int)strcspn(p, "\n"), p);
+    return buf;
+}
+
 /* Every entry of TERRACE_TIERS must be there. */
 static int wanted_check(const struct terrace *m)
 {
@@ -352,16 +363,37 @@ static int wanted_check(const struct terrace *m)
                      (strlen(m->tier[i].backend->name) == n &&
                       strncmp(m->tier[i].backend->name, p, n) == 0);
         if (!there) {
-            char all[256];
+            char all[256], why[ERROR_TEXT];
             list_tiers(m, all, sizeof all);
-            return error_set(-TERRACE_ENOENT, "TERRACE_TIERS=%s: there is no tier '%.*s' here%s%s", list,
-                             (int)n, p, *all ? "; of those named there are " : "", all);
+            return error_set(-TERRACE_ENOENT, "TERRACE_TIERS=%s: there is no tier '%.*s' here%s%s%s", list,
+                             (int)n, p, *all ? "; of those named there are " : "", all, why_absent(m, p, why));
         }
         p += n + (p[n] != '\0');
     }
     if (list && m->tiers == 0)
         return error_set(-TERRACE_ENOENT, "TERRACE_TIERS=%s names no tier", list);
     return 0;
+}
+
+/* How many units a backend has that may be wanted: it is not even asked where
+ * TERRACE_TIERS names others only. Notes why there are none. What the thread's last
+ * failure was stays so. */
+static int units_of(struct terrace *m, const terrace_backend *backend)
+{
+    char before[ERROR_TEXT];
+    size_t used = strlen(m->kinds_absent);
+    bool wanted = false;
+    for (int i = 0; i < MAX_TIERS && !wanted; i++)
+        wanted = place_of(m, backend->name, i) >= 0;
+    if (!wanted)
+        return 0;
+    snprintf(before, sizeof before, "%s", terrace_last_error());
+    error_record("%s", "");
+    int n = backend->count(&m->host);
+    if (n == 0 && *terrace_last_error())
+        snprintf(m->kinds_absent + used, sizeof m->kinds_absent - used, "%s: %s\n", backend->name, terrace_last_error());
+    error_record("%s", before);
+    return n;
 }
 
 static int backends_open(struct terrace *m)
@@ -377,7 +409,7 @@ static int backends_open(struct terrace *m)
         int r = backend_copy(from[b], &m->backend[b]);
         if (r)
             return r;
-        int units = m->backend[b].count(&m->host);
+        int units = units_of(m, &m->backend[b]);
         for (int i = 0; i < units && n < MAX_TIERS; i++) {
             int place = place_of(m, m->backend[b].name, i);
             if (place >= 0)

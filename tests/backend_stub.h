@@ -34,7 +34,7 @@ STUB const terrace_backend *backend_named(const char *name)
 /* ---- the services -------------------------------------------------------- */
 
 static struct {
-    const char *nvme_path, *io; /* options */
+    const char *nvme_path, *io, *cuda_host_memory; /* options */
     char sentence[1024];        /* the last failure */
     char logged[1024];          /* the last message */
 } stub;
@@ -42,7 +42,9 @@ static struct {
 static const char *stub_option(void *context, const char *name)
 {
     (void)context;
-    return !strcmp(name, "NVME_PATH") ? stub.nvme_path : !strcmp(name, "IO") ? stub.io : NULL;
+    return !strcmp(name, "NVME_PATH") ? stub.nvme_path
+         : !strcmp(name, "IO") ? stub.io
+         : !strcmp(name, "CUDA_HOST_MEMORY") ? stub.cuda_host_memory : NULL;
 }
 
 __attribute__((format(printf, 3, 4))) static void stub_log(void *context, int level, const char *format, ...)

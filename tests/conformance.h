@@ -18,6 +18,7 @@ struct conformance {
     const char *io;     /* option IO; the engine it must give, where engine is set */
     const char *engine;
     unsigned folders;   /* spill folders */
+    void (*prepare)(void); /* what is to be set up before, or NULL */
 };
 
 static struct {
@@ -27,14 +28,33 @@ static struct {
     unsigned fds, threads;
 } t;
 
+/* A committed range. */
+static uint64_t conform_range(uint64_t bytes)
+{
+    uint64_t base = 0;
+    cr_assert_eq(t.b->reserve(t.unit, bytes, 0, &base), 0, "%s", stub.sentence);
+    cr_assert_eq(base % t.info.granule, 0);
+    cr_assert_eq(t.b->commit(t.unit, base, bytes), 0, "%s", stub.sentence);
+    return base;
+}
+
 /* ---- set up and taken down around every test ----------------------------- */
 
 static void conform_open(const struct conformance *c)
 {
     folders_make(c->folders);
     stub.io = c->io;
+    if (c->prepare)
+        c->prepare();
     t.b = backend_named(c->backend);
     cr_assert_not_null(t.b);
+    cr_assert_geq(t.b->count(&stub_host), 1, "%s", stub.sentence);
+    if (t.b->tier_class == TERRACE_CLASS_DEVICE) { /* what its runtime starts with the first use stays */
+        t.info = (terrace_unit_info){.size = sizeof t.info};
+        cr_assert_eq(t.b->open(&stub_host, 0, &t.info, &t.unit), 0, "%s", stub.sentence);
+        t.b->release(t.unit, conform_range(t.info.granule), t.info.granule);
+        t.b->close(t.unit);
+    }
     t.fds = fds_open();
     t.threads = entries_in("/proc/self/task");
     t.info = (terrace_unit_info){.size = sizeof t.info};
@@ -53,16 +73,6 @@ static void conform_close(void)
         if (stub_folder[i][0])
             cr_assert_eq(entries_in(stub_folder[i]), 0, "files left in %s", stub_folder[i]);
     folders_remove();
-}
-
-/* A committed range. */
-static uint64_t conform_range(uint64_t bytes)
-{
-    uint64_t base = 0;
-    cr_assert_eq(t.b->reserve(t.unit, bytes, 0, &base), 0, "%s", stub.sentence);
-    cr_assert_eq(base % t.info.granule, 0);
-    cr_assert_eq(t.b->commit(t.unit, base, bytes), 0, "%s", stub.sentence);
-    return base;
 }
 
 static terrace_io conform_io(int op, uint64_t address, void *host, size_t bytes)

@@ -3,6 +3,9 @@
 # (tests/check_*.sh), or those named as arguments. Prints a line for each, the
 # whole output of what failed, and last the sum: "N passed, 0 failed".
 #
+# Before it stands how many of these ran on a simulated driver of an accelerator;
+# that none did where some should have is a failure, too.
+#
 # A program says how many tests passed in Criterion's last line; a script
 # prints "ok NAME" or "not ok NAME" for each ("ok NAME # SKIP why" counts for
 # nothing). A crash, a timeout or silence is a failure.
@@ -12,6 +15,7 @@ limit=${TEST_TIMEOUT:-300}
 output=$(mktemp) || exit 1
 trap 'rm -f "$output"' EXIT
 total_passed=0 total_failed=0
+simulated='' # tests that passed on a simulated accelerator; empty: none were to run
 
 # Settings of whoever runs this must not change what is tested.
 for name in $(compgen -e TERRACE_); do unset "$name"; done
@@ -65,6 +69,7 @@ run_program() {
         passed=0 failed=1
         echo "no tests ran to the end" >>"$output"
     fi
+    case $1 in test_cuda*) simulated=$((simulated + passed)) ;; esac
     settle "$1"
 }
 
@@ -95,5 +100,7 @@ for name; do
 done
 
 [ $((total_passed + total_failed)) -gt 0 ] || total_failed=1
+[ -z "$simulated" ] || echo "$simulated of these on a simulated driver (CUDA)"
+[ "$simulated" != 0 ] || total_failed=$((total_failed + 1))
 echo "$total_passed passed, $total_failed failed"
 [ $total_failed -eq 0 ]

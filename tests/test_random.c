@@ -6,6 +6,9 @@
  * acquired from one operation to the next only tries locks and never asks to
  * WAIT, so that nobody can wait in a circle.
  *
+ * Another program may include this file with RANDOM_DEVICE defined, and a seen() of
+ * its own: then it has no tests but those of that program.
+ *
  * TERRACE_TEST_SEED repeats a run as far as threads can be repeated;
  * TERRACE_TEST_SCALE is the per cent of operations to do. */
 #include <pthread.h>
@@ -136,11 +139,13 @@ static void slot_unlock(struct slot *s)
     pthread_rwlock_unlock(&s->lock);
 }
 
+#ifndef RANDOM_DEVICE
 /* Where the CPU finds what lies at an address of whichever tier. */
 static void *seen(void *at)
 {
     return (uintptr_t)at & simdev.shift ? simnode_at(&simdev, (uintptr_t)at) : at;
 }
+#endif
 
 static bool same(const struct slot *s, void *at, size_t from, size_t bytes)
 {
@@ -411,8 +416,8 @@ static void run(const char *tiers, const char *conf, unsigned long operations)
     for (size_t i = 0; i < SLOTS; i++)
         bytes += w.slot[i].bytes = random_size(self);
     char nodes[200];
-    snprintf(nodes, sizeof nodes, "%s;limit_simnode=%llu;limit_simdev=%llu", conf,
-             (unsigned long long)bytes / 10, (unsigned long long)bytes / 20);
+    snprintf(nodes, sizeof nodes, "%s;limit_simnode=%llu;limit_simdev=%llu;limit_cuda=%llu", conf,
+             (unsigned long long)bytes / 10, (unsigned long long)bytes / 20, (unsigned long long)bytes / 20);
     w.m = open_with(tiers, bytes / 10, nodes);
     if (w.refusals) {
         simnode_leave(&simnode, bytes / 20);
@@ -420,7 +425,8 @@ static void run(const char *tiers, const char *conf, unsigned long operations)
         simnode_refuse(&simnode, 4);
         simnode_refuse(&simdev, 4);
     }
-    w.nodes = 1 + (strstr(tiers, "simnode") != NULL) + (strstr(tiers, "simdev") != NULL);
+    w.nodes = 1 + (strstr(tiers, "simnode") != NULL) + (strstr(tiers, "simdev") != NULL) +
+              (strstr(tiers, "cuda") != NULL);
     w.host = host_of(w.m);
     w.disk = disk_of(w.m);
     for (size_t i = 0; i < SLOTS; i++) {
@@ -459,6 +465,7 @@ static void run(const char *tiers, const char *conf, unsigned long operations)
         free(w.slot[i].oracle);
 }
 
+#ifndef RANDOM_DEVICE
 #define SIM "numa:0,simdisk:0"
 #define NODES "numa:0,simnode:0,simdisk:0"
 #define DEVICE "simdev:0,numa:0,simdisk:0"
@@ -530,3 +537,4 @@ Test(random, uring_encrypted, .timeout = 240) { run(DISK, "log=error;io=uring;en
 Test(random, threads, .timeout = 240) { run(DISK, "log=error;io=threads", 60000); }
 Test(random, threads_verified, .timeout = 240) { run(DISK, "log=error;io=threads;verify=all", 30000); }
 Test(random, threads_encrypted, .timeout = 240) { run(DISK, "log=error;io=threads;encrypt=1", 30000); }
+#endif

@@ -103,7 +103,19 @@ static void show_copies(const struct tier_info *tiers, int n, const struct bandw
         }
 }
 
-static void show_text(const struct tier_info *tiers, int n, bool measured)
+/* Kinds of tiers that are not here, and why. */
+static void show_absent(const char *absent)
+{
+    for (const char *p = absent; *p;) {
+        int kind = (int)strcspn(p, ":"), all = (int)strcspn(p, "\n");
+        printf("\n%.*s\n", kind, p);
+        if (all > kind + 2)
+            printf("    %-10s %.*s\n", "absent", all - kind - 2, p + kind + 2);
+        p += all + (p[all] != '\0');
+    }
+}
+
+static void show_text(const struct tier_info *tiers, int n, const char *absent, bool measured)
 {
     printf("terrace %s\n", terrace_version());
     for (int i = 0; i < n; i++) {
@@ -133,6 +145,7 @@ static void show_text(const struct tier_info *tiers, int n, bool measured)
         if (tiers[i].copy)
             show_copies(tiers, n, tiers[i].copy);
     }
+    show_absent(absent);
 }
 
 /* ---- as JSON ------------------------------------------------------------- */
@@ -180,10 +193,11 @@ static void json_copies(const struct tier_info *tiers, int n, const struct bandw
     putchar('}');
 }
 
-static void show_json(const struct tier_info *tiers, int n, bool measured)
+static void show_json(const struct tier_info *tiers, int n, const char *absent, bool measured)
 {
     putchar('{');
     json_pair("version", terrace_version());
+    json_pair("absent", absent);
     fputs("\"tiers\":[", stdout);
     for (int i = 0; i < n; i++) {
         const terrace_tier_statistics *t = &tiers[i].stats;
@@ -234,10 +248,13 @@ static int show(terrace *m, bool measured, bool json)
         fputs("terrace: the host is out of memory\n", stderr);
         return EXIT_FAILED;
     }
+    terrace_statistics stats = {.size = sizeof stats};
     int n = count_tiers(m, tiers);
     int status = measured ? measure_all(m, tiers, n) : EXIT_OK;
+    if (status == EXIT_OK && terrace_stats(m, &stats))
+        status = cli_failed("info");
     if (status == EXIT_OK)
-        (json ? show_json : show_text)(tiers, n, measured);
+        (json ? show_json : show_text)(tiers, n, stats.absent, measured);
     for (int i = 0; i < n; i++)
         free(tiers[i].copy);
     free(tiers);

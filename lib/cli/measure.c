@@ -3,7 +3,8 @@
  * A host tier: the CPU writes tensors that are there, then reads them; where
  * there are several, it also copies from one to the other. A disk
  * tier: tensors written on the host are demoted to it, then brought back with
- * read-ahead. So the figures are what a program gets, bookkeeping and
+ * read-ahead. A device's: tensors written on the host are brought to it with
+ * read-ahead, and, once they are changed there, back. So the figures are what a program gets, bookkeeping and
  * pipelining included, not what the hardware could do. */
 #include <stdlib.h>
 #include <string.h>
@@ -128,6 +129,41 @@ static int measure_disk(struct measurement *x, double *write, double *read)
     return err;
 }
 
+/* Has all tensors on a tier for a moment, with read-ahead, without looking at them. */
+static int bring_all(struct measurement *x, terrace_tier tier, unsigned mode, const char *what)
+{
+    int err = 0;
+    for (int i = 0; i < x->n && !err; i++)
+        err = terrace_prefetch(x->tensor[i], tier);
+    for (int i = 0; i < x->n && !err; i++) {
+        void *address;
+        err = terrace_acquire(x->tensor[i], tier, mode | TERRACE_WAIT, TERRACE_HOST_SYNC, &address, NULL);
+        if (!err)
+            err = terrace_release(x->tensor[i], address, TERRACE_HOST_SYNC);
+        progress(x, what, i + 1);
+    }
+    return err;
+}
+
+static int measure_device(struct measurement *x, double *write, double *read)
+{
+    terrace_tier host;
+    int err = terrace_tier_find(x->m, "host", &host);
+    if (!err)
+        err = touch_all(x, host, TERRACE_OVERWRITE, "preparing");
+    double start = now();
+    if (!err)
+        err = bring_all(x, x->tier, TERRACE_READ, "writing");
+    *write = now() - start;
+    if (!err)
+        err = bring_all(x, x->tier, TERRACE_WRITE, "changing"); /* now they are only there */
+    start = now();
+    if (!err)
+        err = bring_all(x, host, TERRACE_READ, "reading");
+    *read = now() - start;
+    return err;
+}
+
 /* ---- how much ------------------------------------------------------------ */
 
 /* At most a quarter of what is free in this tier and in each host tier. */
@@ -173,14 +209,12 @@ int measure_tier(terrace *m, terrace_tier tier, struct bandwidth *out)
     int n = tensors_allowed(m, &s);
     if (!n)
         b.why_not = too_little;
-    if (!host && !disk)
-        b.why_not = "only host and disk tiers are";
     struct measurement x = {.m = m, .tier = tier, .name = s.name};
     if (!b.why_not) {
         double write = 0, read = 0, bytes = (double)n * (double)(TENSOR_MIB * MIB);
         err = create(&x, n);
         if (!err)
-            err = host ? measure_host(&x, &write, &read) : measure_disk(&x, &write, &read);
+            err = (host ? measure_host : disk ? measure_disk : measure_device)(&x, &write, &read);
         b.write = bytes / write;
         b.read = bytes / read;
         progress_end();
