@@ -375,13 +375,19 @@ static int wanted_check(const struct terrace *m)
     return 0;
 }
 
+/* The thread's last failure becomes the reason why tiers of a kind are not here. */
+static void note_absent(struct terrace *m, const terrace_backend *backend)
+{
+    size_t used = strlen(m->kinds_absent);
+    snprintf(m->kinds_absent + used, sizeof m->kinds_absent - used, "%s: %s\n", backend->name, terrace_last_error());
+}
+
 /* How many units a backend has that may be wanted: it is not even asked where
  * TERRACE_TIERS names others only. Notes why there are none. What the thread's last
  * failure was stays so. */
 static int units_of(struct terrace *m, const terrace_backend *backend)
 {
     char before[ERROR_TEXT];
-    size_t used = strlen(m->kinds_absent);
     bool wanted = false;
     for (int i = 0; i < MAX_TIERS && !wanted; i++)
         wanted = place_of(m, backend->name, i) >= 0;
@@ -391,9 +397,30 @@ static int units_of(struct terrace *m, const terrace_backend *backend)
     error_record("%s", "");
     int n = backend->count(&m->host);
     if (n == 0 && *terrace_last_error())
-        snprintf(m->kinds_absent + used, sizeof m->kinds_absent - used, "%s: %s\n", backend->name, terrace_last_error());
+        note_absent(m, backend);
     error_record("%s", before);
     return n;
+}
+
+/* Opens what was found. A device that cannot be opened, and that nobody has named, is
+ * left out. */
+static int found_open(struct terrace *m, const struct found *found, size_t n, struct budgets *budgets)
+{
+    for (size_t i = 0; i < n; i++) {
+        const terrace_backend *backend = found[i].backend;
+        bool named = options_text(&m->options, "TIERS") != NULL;
+        budgets->index[m->tiers] = found[i].index;
+        unsigned before = m->tiers;
+        int r = tier_open(m, backend, found[i].index);
+        if (r == 0)
+            continue;
+        if (named || backend->tier_class != TERRACE_CLASS_DEVICE || m->tiers > before)
+            return r;
+        note_absent(m, backend);
+        log_write(&m->log, TERRACE_LOG_WARN, "%s:%d is left out: %s", backend->name, found[i].index,
+                  terrace_last_error());
+    }
+    return 0;
 }
 
 static int backends_open(struct terrace *m)
@@ -418,15 +445,12 @@ static int backends_open(struct terrace *m)
     }
     qsort(found, n, sizeof found[0], found_compare);
     struct budgets budgets = {0};
-    for (size_t i = 0; i < n; i++) {
-        budgets.index[i] = found[i].index;
-        int r = tier_open(m, found[i].backend, found[i].index);
-        if (r)
-            return r;
-    }
+    int r = found_open(m, found, n, &budgets);
+    if (r)
+        return r;
     budgets_find(m, &budgets);
-    for (size_t i = 0; i < n; i++) {
-        int r = tier_fit_out(&m->tier[i], budgets.limit[i]);
+    for (size_t i = 0; i < m->tiers; i++) {
+        r = tier_fit_out(&m->tier[i], budgets.limit[i]);
         if (r)
             return r;
     }

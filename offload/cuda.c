@@ -134,7 +134,7 @@ static cuda_result describe(struct cuda_unit *u, terrace_unit_info *info)
     if (!u->virtual_memory)
         info->flags = TERRACE_UNIT_WHOLE;
     snprintf(info->engine, sizeof info->engine, "CUDA driver API");
-    snprintf(info->engine_reason, sizeof info->engine_reason, "%s; disks are reached through the host, libcufile is %s",
+    snprintf(info->engine_reason, sizeof info->engine_reason, "%.170s; disks are reached through the host, libcufile is %s",
              memory, has_cufile() ? "here but not used" : "not here");
     return CUDA_OK;
 }

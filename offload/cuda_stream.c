@@ -75,6 +75,16 @@ static int stream_fail(const struct cuda_unit *u, cuda_result r, const char *wha
     return cuda_fail(u, r, "%s a stream, which has to be one of the device's primary context", what);
 }
 
+/* Marks the end of our own copies to the device. Two streams have them: the one
+ * waits for the other. */
+static cuda_result mark_copies(struct cuda_unit *u, cuda_event mark)
+{
+    cuda_result r = cuda.event_record(mark, u->queue[1].stream);
+    if (r == CUDA_OK)
+        r = cuda.stream_wait(u->queue[0].stream, mark, 0);
+    return r ? r : cuda.event_record(mark, u->queue[0].stream);
+}
+
 int cuda_record(void *unit, void *stream, void **event)
 {
     struct cuda_unit *u = unit;
@@ -83,11 +93,12 @@ int cuda_record(void *unit, void *stream, void **event)
     cuda_result r = cuda_enter(u->context, &scope);
     if (r)
         return stream_fail(u, r, "looking at");
-    r = check(stream);
+    bool copies = stream == TERRACE_STREAM_COPIES;
+    r = copies ? CUDA_OK : check(stream);
     if (r == CUDA_OK)
         r = event_take(u, &mark);
     if (r == CUDA_OK)
-        r = cuda.event_record(mark, stream);
+        r = copies ? mark_copies(u, mark) : cuda.event_record(mark, stream);
     cuda_leave(&scope);
     if (r && mark)
         cuda_forget(u, mark);

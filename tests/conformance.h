@@ -29,7 +29,7 @@ static struct {
 } t;
 
 /* A committed range. */
-static uint64_t conform_range(uint64_t bytes)
+STUB uint64_t conform_range(uint64_t bytes)
 {
     uint64_t base = 0;
     cr_assert_eq(t.b->reserve(t.unit, bytes, 0, &base), 0, "%s", stub.sentence);
@@ -40,7 +40,7 @@ static uint64_t conform_range(uint64_t bytes)
 
 /* ---- set up and taken down around every test ----------------------------- */
 
-static void conform_open(const struct conformance *c)
+STUB void conform_open(const struct conformance *c)
 {
     folders_make(c->folders);
     stub.io = c->io;
@@ -64,7 +64,7 @@ static void conform_open(const struct conformance *c)
         cr_assert_str_eq(t.info.engine, c->engine, "%s", t.info.engine_reason);
 }
 
-static void conform_close(void)
+STUB void conform_close(void)
 {
     t.b->close(t.unit);
     cr_assert_eq(fds_open(), t.fds, "descriptors leaked");
@@ -75,19 +75,19 @@ static void conform_close(void)
     folders_remove();
 }
 
-static terrace_io conform_io(int op, uint64_t address, void *host, size_t bytes)
+STUB terrace_io conform_io(int op, uint64_t address, void *host, size_t bytes)
 {
     return (terrace_io){.address = address, .host = host, .bytes = bytes, .op = op, .result = 1};
 }
 
-static int conform_copy(int op, uint64_t address, void *host, size_t bytes)
+STUB int conform_copy(int op, uint64_t address, void *host, size_t bytes)
 {
     terrace_io io = conform_io(op, address, host, bytes);
     return copy_now(t.b, t.unit, &io);
 }
 
 /* Takes back n copies; fails the test where one comes twice or never. */
-static void conform_collect(terrace_io *io, unsigned n)
+STUB void conform_collect(terrace_io *io, unsigned n)
 {
     terrace_io *done[64];
     for (unsigned i = 0; i < n; i++)
@@ -107,7 +107,7 @@ static void conform_collect(terrace_io *io, unsigned n)
 
 /* ---- the tests ----------------------------------------------------------- */
 
-static void conform_table(void)
+STUB void conform_table(void)
 {
     const terrace_unit_info *i = &t.info;
     cr_assert_eq(t.b->abi, TERRACE_BACKEND_ABI);
@@ -129,7 +129,7 @@ static void conform_table(void)
     cr_assert_lt(t.b->open(&stub_host, t.b->count(&stub_host), &info, &unit), 0);
 }
 
-static void conform_ranges(void)
+STUB void conform_ranges(void)
 {
     uint64_t granule = t.info.granule, base[4];
     char *host = pages(granule);
@@ -151,7 +151,7 @@ static void conform_ranges(void)
     t.b->release(t.unit, base[3], 4 * granule);
 }
 
-static void conform_absurd(void)
+STUB void conform_absurd(void)
 {
     uint64_t base = 42;
     int error = t.b->reserve(t.unit, UINT64_C(1) << 62, 0, &base);
@@ -160,7 +160,7 @@ static void conform_absurd(void)
 }
 
 /* Every power of two from page to chunk, all over a range. */
-static void conform_bytes(void)
+STUB void conform_bytes(void)
 {
     size_t chunk = t.info.io_chunk, page = t.info.page;
     uint64_t bytes = 8 * t.info.granule, base = conform_range(bytes), seed = 0;
@@ -187,7 +187,7 @@ static void conform_bytes(void)
 }
 
 /* As many as fit in flight, each with bytes of its own; more are not taken. */
-static void conform_full(void)
+STUB void conform_full(void)
 {
     enum { SIZE = 65536, EXTRA = 3, MOST = 128 };
     unsigned depth = t.info.io_depth, n = depth + EXTRA;
@@ -216,7 +216,7 @@ static void conform_full(void)
 }
 
 /* Handed back a few at a time, submitted again at once, in a random order. */
-static void conform_many(void)
+STUB void conform_many(void)
 {
     enum { SIZE = 16384, PLACES = 64, ROUNDS = 2000 };
     uint64_t base = conform_range(PLACES * SIZE), seed[PLACES] = {0};
@@ -257,14 +257,14 @@ static void conform_many(void)
     t.b->release(t.unit, base, PLACES * SIZE);
 }
 
-static void *conform_waker(void *delay_us)
+STUB void *conform_waker(void *delay_us)
 {
     usleep(*(useconds_t *)delay_us);
     t.b->wake(t.unit);
     return NULL;
 }
 
-static void conform_wake(void)
+STUB void conform_wake(void)
 {
     useconds_t delay = 100000;
     terrace_io *done[1];
@@ -286,7 +286,7 @@ static void conform_wake(void)
     cr_assert_geq(stub_now_ns() - start, 90000000);
 }
 
-static void conform_timeout(void)
+STUB void conform_timeout(void)
 {
     static const int64_t limit[] = {0, 1000, 20000000, 200000000};
     terrace_io *done[1];
@@ -299,7 +299,7 @@ static void conform_timeout(void)
 }
 
 /* A copy that failed by itself comes back like any other. */
-static void conform_stray(void)
+STUB void conform_stray(void)
 {
     if (t.b->caps & TERRACE_CAP_CPU)
         return; /* there an address is a pointer, and this one a fault */
@@ -315,7 +315,7 @@ static void conform_stray(void)
 enum { CONFORM_FILE = 3 * 1048576 + 12345 };
 static char conform_path[300];
 
-static void conform_file(void)
+STUB void conform_file(void)
 {
     char *bytes = pages(CONFORM_FILE + 8);
     snprintf(conform_path, sizeof conform_path, "%s/model.bin", stub_folder[0]);
@@ -326,7 +326,7 @@ static void conform_file(void)
     munmap(bytes, CONFORM_FILE + 8);
 }
 
-static bool conform_has_attach(void)
+STUB bool conform_has_attach(void)
 {
     if (t.b->attach)
         conform_file();
@@ -334,7 +334,7 @@ static bool conform_has_attach(void)
 }
 
 /* Reads a whole attached range chunk by chunk and compares. */
-static void conform_attached_range(uint64_t offset, uint64_t bytes)
+STUB void conform_attached_range(uint64_t offset, uint64_t bytes)
 {
     uint64_t base = 0;
     size_t chunk = t.info.io_chunk;
@@ -353,7 +353,7 @@ static void conform_attached_range(uint64_t offset, uint64_t bytes)
     munmap(want, CONFORM_FILE + 8);
 }
 
-static void conform_attach(void)
+STUB void conform_attach(void)
 {
     static const uint64_t offset[] = {0, 4096, 1, 511, 512, 8191, 1048576};
     if (!conform_has_attach())
@@ -367,7 +367,7 @@ static void conform_attach(void)
     unlink(conform_path);
 }
 
-static void conform_attach_shares(void)
+STUB void conform_attach_shares(void)
 {
     uint64_t base[40];
     char *in = pages(t.info.page), *want = pages(CONFORM_FILE + 8);
@@ -389,7 +389,7 @@ static void conform_attach_shares(void)
 }
 
 /* Changed by `how` after attach: no read succeeds. */
-static void conform_changed_by(void (*how)(int fd), uint64_t offset)
+STUB void conform_changed_by(void (*how)(int fd), uint64_t offset)
 {
     uint64_t base = 0;
     char text[512], *in = pages(t.info.page);
@@ -413,22 +413,22 @@ static void conform_changed_by(void (*how)(int fd), uint64_t offset)
     unlink(conform_path);
 }
 
-static void conform_overwrite(int fd)
+STUB void conform_overwrite(int fd)
 {
     cr_assert_eq(pwrite(fd, "x", 1, 2000000), 1);
 }
 
-static void conform_truncate(int fd)
+STUB void conform_truncate(int fd)
 {
     cr_assert_eq(ftruncate(fd, 10000), 0);
 }
 
-static void conform_extend(int fd)
+STUB void conform_extend(int fd)
 {
     cr_assert_eq(ftruncate(fd, 10000000), 0);
 }
 
-static void conform_attach_changed(void)
+STUB void conform_attach_changed(void)
 {
     if (!t.b->attach)
         return;
@@ -439,7 +439,7 @@ static void conform_attach_changed(void)
     }
 }
 
-static void conform_refused(const char *path, uint64_t offset, uint64_t bytes, int want)
+STUB void conform_refused(const char *path, uint64_t offset, uint64_t bytes, int want)
 {
     uint64_t base = 42;
     stub.sentence[0] = 0;
@@ -448,7 +448,7 @@ static void conform_refused(const char *path, uint64_t offset, uint64_t bytes, i
     cr_assert_eq(base, 42);
 }
 
-static void conform_attach_refused(void)
+STUB void conform_attach_refused(void)
 {
     char path[320];
     if (!conform_has_attach())

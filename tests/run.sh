@@ -85,6 +85,7 @@ run_script() {
 }
 
 if [ $# -eq 0 ]; then
+    simulated=0
     for source in tests/test_*.c tests/check_*.sh; do
         [ -e "$source" ] || continue
         source=${source#tests/}

@@ -106,6 +106,8 @@ static void streams(void)
     said("follow", t.b->follow(t.unit, NULL, mark));
     t.b->forget(t.unit, mark);
     unmoved("forget");
+    if (said("record", t.b->record(t.unit, TERRACE_STREAM_COPIES, &mark)) == 0)
+        t.b->forget(t.unit, mark);
 }
 
 static void contents(void)

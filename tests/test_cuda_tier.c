@@ -240,6 +240,23 @@ Test(cuda_tier, that_is_absent_says_why, .timeout = 60)
     terrace_close(m);
 }
 
+Test(cuda_tier, that_does_not_open_is_left_out_unless_it_was_named, .timeout = 60)
+{
+    terrace *m = NULL;
+    terrace_tier tier;
+    sim_fail("cuDevicePrimaryCtxRetain", 1, 0, 2);
+    assert_fails(terrace_open(&m, "tiers=cuda:0,numa:0"), TERRACE_EDEVMEM);
+    cr_assert(strstr(terrace_last_error(), "cuda:0 (") && strstr(terrace_last_error(), "TERRACE_TIERS can leave it out"),
+              "%s", terrace_last_error());
+    assert_ok(terrace_open(&m, "log=off"));
+    assert_fails(terrace_tier_find(m, "cuda", &tier), TERRACE_ENOENT);
+    assert_ok(terrace_tier_find(m, "numa:0", &tier));
+    cr_assert(strstr(stats_of(m).absent, "cuda: cuda:0 (") && strstr(stats_of(m).absent, "CUDA_ERROR_OUT_OF_MEMORY"),
+              "%s", stats_of(m).absent);
+    terrace_close(m);
+    cr_assert_eq(sim_leaks(stderr), 0);
+}
+
 /* An error of before stays the thread's last. */
 Test(cuda_tier, that_is_not_wanted_is_not_asked_for, .timeout = 60)
 {
