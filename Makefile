@@ -235,8 +235,8 @@ $(VM_PROGS): $(BUILD)/vm/%: $(BUILD)/obj/tests/numa_vm/%.o $(BUILD)/obj/tests/pl
 # And for a machine with a device, where nothing else need be installed: programs
 # that contain all but the C library and the driver.
 GPU_LIBS = -l:liburing.a -l:libnuma.a -l:libxxhash.a -l:libsodium.a @$(JEMALLOC)/libs -ldl -lm
-GPU_OBJ = $(LIB_OBJ) $(BUILD)/obj/tests/plain_main.o
-$(GPU_TESTS): $(BUILD)/gpu/%: $(BUILD)/obj/tests/gpu/%.o $(BUILD)/obj/tests/gpu/driver.o $(GPU_OBJ) $(JEMALLOC)/libs
+GPU_OBJ = $(call object,tests/plain_main.c tests/gpu/criterion.c tests/gpu/driver.c) $(LIB_OBJ)
+$(GPU_TESTS): $(BUILD)/gpu/%: $(BUILD)/obj/tests/gpu/%.o $(GPU_OBJ) $(JEMALLOC)/libs
 	@mkdir -p $(@D)
 	$(LINK) -s -o $@ $(filter %.o,$^) $(GPU_LIBS)
 

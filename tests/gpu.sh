@@ -55,7 +55,7 @@ check() { # NAME SECONDS COMMAND...
     if [ $status -eq 0 ]; then
         echo "ok $name$(sed -n 's/.*Synthesis: Tested: \([0-9]*\).*/ (\1 tests)/p' "$scratch/output")"
         sed -n 's/^\[SKIP\]/   not run:/p' "$scratch/output"
-        sed -n '/GB\/s$\| us\| KiB$/s/^/   /p' "$scratch/output"
+        sed -n '/^\(pageable\|registered\|a page\|committing\)/s/^/   /p' "$scratch/output" # what gpu_cuda found
         passed=$((passed + 1))
         result "$name" ok
     else
@@ -131,7 +131,7 @@ fi
 if [ -x "$gpt" ]; then
     check "gpt_cuda has the losses of gpt on the CPU, by its own product" 120 as_the_cpu all --own-products
     [ -n "${SIMULATED:-}" ] || check "gpt_cuda has the losses of gpt on the CPU, by cuBLAS where it is" 60 as_the_cpu blas
-    check "its gradients agree with difference quotients" 120 gradients
+    [ -n "${SIMULATED:-}" ] || check "its gradients agree with difference quotients" 120 gradients
     check "it has the same weights with 60 % of the device's memory" 60 with_less sixty 60
     check "it has the same weights with 30 %" 60 with_less thirty 30
     check "it has the same weights with 40 %, and 60 % in the host's memory" 60 to_the_disk
