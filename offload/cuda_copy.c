@@ -6,9 +6,9 @@
  * busy. The function only counts and wakes who waits: it may not call the driver.
  * A batch is closed at the end of a submit, or when it holds a chunk.
  *
- * Where the context has failed those calls never come, and where other functions
- * keep the driver's thread busy they come late. So who waits asks the streams
- * themselves every few milliseconds while something is under way.
+ * Where the context has failed those calls never come, and where a user's function
+ * keeps the driver's thread busy they come late. So who waits also asks whether the
+ * last batch is done, by an event before the call, every few milliseconds.
  *
  * Copies in a list that continue each other, on both sides, are one to the driver:
  * small ones cost about the same as large ones. Memory that is not registered is
@@ -104,7 +104,8 @@ static void batch_close(struct cuda_unit *u, struct cuda_queue *q)
 {
     if (!q->open)
         return;
-    if (cuda.stream_call(q->stream, batch_done, &u->signal->mark[q - u->queue]) == CUDA_OK)
+    if (cuda.event_record(q->end, q->stream) == CUDA_OK &&
+        cuda.stream_call(q->stream, batch_done, &u->signal->mark[q - u->queue]) == CUDA_OK)
         q->sent++;
     else
         drain(u, q);
@@ -112,14 +113,14 @@ static void batch_close(struct cuda_unit *u, struct cuda_queue *q)
     q->bytes = 0;
 }
 
-/* Asks the streams that have something to do whether they have done it. */
+/* Asks the queues that have something to do whether they have done it. */
 static void ask(struct cuda_unit *u)
 {
     struct cuda_scope scope;
     cuda_result r = cuda_enter_again(u->context, &scope);
     for (unsigned i = 0; i < CUDA_QUEUES; i++) {
         struct cuda_queue *q = &u->queue[i];
-        cuda_result is = r == CUDA_OK && q->head ? cuda.stream_query(q->stream) : r;
+        cuda_result is = r == CUDA_OK && q->head ? cuda.event_query(q->end) : r;
         if (is == CUDA_OK || r)
             finish_until(u, q, UINT64_MAX, is);
         else if (is != CUDA_NOT_READY)
@@ -309,10 +310,14 @@ cuda_result cuda_copies_open(struct cuda_unit *u)
     u->signal = signal_new();
     if (!u->signal)
         return CUDA_OUT_OF_MEMORY;
-    for (unsigned i = 0; i < CUDA_QUEUES && r == CUDA_OK; i++) {
-        r = cuda.stream_create(&u->queue[i].stream, CUDA_STREAM_NON_BLOCKING);
+    for (struct cuda_queue *q = u->queue; q < u->queue + CUDA_QUEUES && r == CUDA_OK; q++) {
+        r = cuda.stream_create(&q->stream, CUDA_STREAM_NON_BLOCKING);
         if (r)
-            u->queue[i].stream = NULL;
+            q->stream = NULL;
+        else
+            r = cuda.event_create(&q->end, CUDA_EVENT_WITHOUT_TIME);
+        if (r)
+            q->end = NULL;
     }
     return r;
 }
@@ -349,11 +354,13 @@ void cuda_copies_close(struct cuda_unit *u)
 {
     bool child = u->pid != getpid();
     for (unsigned i = 0; i < CUDA_QUEUES; i++) {
-        cuda_stream stream = u->queue[i].stream;
-        if (!stream || child)
+        struct cuda_queue *q = &u->queue[i];
+        if (!q->stream || child)
             continue;
-        (void)CUDA_UNDO(cuda.stream_synchronize(stream));
-        (void)CUDA_UNDO(cuda.stream_destroy(stream));
+        (void)CUDA_UNDO(cuda.stream_synchronize(q->stream));
+        (void)CUDA_UNDO(cuda.stream_destroy(q->stream));
+        if (q->end)
+            (void)CUDA_UNDO(cuda.event_destroy(q->end));
     }
     if (u->signal)
         signal_free(u, child);

@@ -38,6 +38,7 @@ struct cuda_range {
 /* Copies in one of our streams, in its order. */
 struct cuda_queue {
     cuda_stream stream;
+    cuda_event end; /* of its last batch */
     terrace_io *head, *tail;
     uint64_t sent;  /* batches with an end that will be told */
     uint64_t bytes; /* of the batch that has no end yet */

@@ -48,6 +48,7 @@ vendor_headers() {
     check "offload/ includes nothing of lib/" include_only_from "offload include" $(files offload)
     check "lib/cli/ includes its own, lib/ and include/" \
         include_only_from "lib/cli lib include" $(files lib/cli)
+    check "tests/sim/ includes nothing but its own" include_only_from tests/sim $(files tests/sim)
     check "examples/ use the public header only" include_only_from "examples include" $(files examples)
 }
 check "vendors' headers only under offload/" vendor_headers

@@ -18,7 +18,7 @@ total_passed=0 total_failed=0
 simulated='' # tests that passed on a simulated accelerator; empty: none were to run
 
 # Settings of whoever runs this must not change what is tested.
-for name in $(compgen -e TERRACE_); do unset "$name"; done
+for name in $(compgen -e TERRACE_; compgen -e SIM_); do unset "$name"; done
 
 launch=()
 if [ -n "$SANITIZE" ]; then

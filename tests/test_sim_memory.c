@@ -429,7 +429,9 @@ Test(sim_memory, memory_in_a_streams_order, .timeout = 60)
 
     wait_for(a, flag, 2);
     ok(cuMemAllocAsync(&d, MIB, a));
+    sim_hold(1u << SIM_FILL);
     ok(cuMemsetD8Async(d, 1, MIB, b)); /* not ordered behind it */
+    sim_let_go();
     fails(cuStreamSynchronize(b), CUDA_ERROR_ILLEGAL_ADDRESS);
     cr_assert_eq(sim_misuses(), 1);
 }
@@ -493,7 +495,9 @@ Test(sim_memory, two_devices, .timeout = 60)
     ok(sim_launch(s, touch, &kernel.could, 0)); /* now it must not */
     sim_let_go();
     fails(cuStreamSynchronize(s), CUDA_ERROR_ILLEGAL_ADDRESS);
-    cr_assert(!kernel.could);
+    for (int i = 0; i < 1000 && sim_pending(); i++)
+        usleep(1000);
+    cr_assert(!sim_pending() && !kernel.could);
     ok(cuCtxSetCurrent(second)); /* and this device has nothing to do with that */
     ok(cuMemFree_v2(there));
 }

@@ -192,14 +192,11 @@ static int refused_locked(const char *name, unsigned conditions)
     }
     if (conditions && (engine.forked || !engine.initialised))
         return SIM_ENOTINIT;
-    if (!(conditions & ENTRY_CONTEXT))
-        return SIM_OK;
     const struct context *context = context_current();
-    if (!context)
-        return SIM_ENOCONTEXT;
-    if (!context->retained)
-        return SIM_EDESTROYED;
-    if (context->device->failed && !(conditions & ENTRY_CLEANUP))
+    bool needed = conditions & ENTRY_CONTEXT;
+    if (needed && (!context || !context->retained))
+        return context ? SIM_EDESTROYED : SIM_ENOCONTEXT;
+    if (needed && context->device->failed && !(conditions & ENTRY_CLEANUP))
         return context->device->failed;
     return conditions & ENTRY_UNSAFE ? capture_refuse_unsafe_locked() : SIM_OK;
 }

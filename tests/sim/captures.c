@@ -11,8 +11,8 @@ struct graph {
     unsigned nodes;
 };
 
-static unsigned unsafe;       /* captures in global mode that go on */
 static struct capture ended; /* whose events are of a capture that has ended */
+static __thread int thread_mode = CAPTURE_GLOBAL;
 
 int capture_begin(struct context *context, uint64_t handle, int mode)
 {
@@ -22,13 +22,12 @@ int capture_begin(struct context *context, uint64_t handle, int mode)
     int r = capture ? stream_find_locked(context, handle, &stream) : SIM_ENOMEM;
     if (!r && !handle)
         r = SIM_ECAPTURING; /* a default stream cannot be */
-    if (!r && (stream->capture || mode < CAPTURE_GLOBAL || mode > CAPTURE_RELAXED))
-        r = SIM_EINVAL;
+    if (!r && stream->capture)
+        r = SIM_ESTATE;
     if (!r) {
         *capture = (struct capture){.thread = (uint64_t)pthread_self(), .mode = mode,
                                     .origin = stream};
         stream->capture = capture;
-        unsafe += mode == CAPTURE_GLOBAL;
     } else {
         free(capture);
     }
@@ -50,9 +49,16 @@ static void forget_capture(void *object, void *capture)
         event->capture = &ended; /* until it is recorded again */
 }
 
+static void see_unjoined(void *object, void *arg)
+{
+    const struct stream *stream = object;
+    struct capture *capture = arg;
+    if (stream->capture == capture && stream != capture->origin && !stream->joined)
+        capture->joined = false;
+}
+
 static void over_locked(struct capture *capture)
 {
-    unsafe -= capture->mode == CAPTURE_GLOBAL;
     object_each_locked(OBJECT_EVENT, forget_capture, capture);
     object_each_locked(OBJECT_STREAM, leave_capture, capture);
     free(capture);
@@ -66,8 +72,12 @@ void capture_leave_locked(struct stream *stream)
 
 static int end_locked(struct capture *capture, uint64_t *handle)
 {
-    struct graph *graph = capture->invalid ? NULL : calloc(1, sizeof *graph);
-    int r = capture->invalid ? SIM_EINVALIDATED : graph ? SIM_OK : SIM_ENOMEM;
+    capture->joined = true;
+    object_each_locked(OBJECT_STREAM, see_unjoined, capture);
+    int r = capture->invalid ? SIM_EINVALIDATED : capture->joined ? SIM_OK : SIM_EUNJOINED;
+    struct graph *graph = r ? NULL : calloc(1, sizeof *graph);
+    if (!r && !graph)
+        r = SIM_ENOMEM;
     *handle = 0;
     if (graph) {
         graph->nodes = capture->nodes;
@@ -84,7 +94,7 @@ int capture_end(struct context *context, uint64_t handle, uint64_t *graph)
     int r = stream_find_locked(context, handle, &stream);
     const struct capture *capture = r ? NULL : stream->capture;
     if (!r && (!capture || capture->origin != stream))
-        r = SIM_ENOTCAPTURING;
+        r = capture ? SIM_EUNMATCHED : SIM_ESTATE;
     else if (!r && capture->mode != CAPTURE_RELAXED && capture->thread != (uint64_t)pthread_self())
         r = SIM_ETHREAD;
     else if (!r)
@@ -137,20 +147,30 @@ int capture_refuse_locked(struct stream *stream)
     return r;
 }
 
-static void invalidate(void *object, void *arg)
+static void refuse(void *object, void *arg)
 {
-    struct stream *stream = object;
-    (void)arg;
-    if (stream->capture && stream->capture->mode == CAPTURE_GLOBAL)
-        stream->capture->invalid = true;
+    const struct stream *stream = object;
+    struct capture *capture = stream->capture;
+    if (!capture || capture->mode == CAPTURE_RELAXED)
+        return;
+    bool own = capture->thread == (uint64_t)pthread_self();
+    if (own || (thread_mode == CAPTURE_GLOBAL && capture->mode == CAPTURE_GLOBAL))
+        capture->invalid = *(bool *)arg = true;
 }
 
 int capture_refuse_unsafe_locked(void)
 {
-    if (!unsafe)
-        return SIM_OK;
-    object_each_locked(OBJECT_STREAM, invalidate, NULL);
-    return SIM_ECAPTURING;
+    bool refused = false;
+    if (thread_mode != CAPTURE_RELAXED)
+        object_each_locked(OBJECT_STREAM, refuse, &refused);
+    return refused ? SIM_ECAPTURING : SIM_OK;
+}
+
+int capture_exchange(int mode)
+{
+    int before = thread_mode;
+    thread_mode = mode;
+    return before;
 }
 
 struct seen {
@@ -175,10 +195,29 @@ int capture_refuse_default_locked(const struct context *context)
     return seen.capturing ? SIM_EIMPLICIT : SIM_OK;
 }
 
-bool capture_joined_locked(struct stream *stream, struct capture *capture)
+/* What a captured event stands for is all that its stream has put in: so that
+ * stream need not be waited for any more. */
+int capture_join_locked(struct stream *stream, const struct event *event)
 {
-    if (capture == &ended || (stream->capture && stream->capture != capture))
-        return false;
-    stream->capture = capture;
-    return true;
+    struct stream *recorded = object_find_locked(OBJECT_STREAM, event->mark->stream);
+    if (event->capture == &ended || (stream->capture && stream->capture != event->capture))
+        return SIM_EMERGE;
+    if (recorded && recorded != stream && recorded->nodes == event->mark->nodes)
+        recorded->joined = true;
+    if (!stream->capture)
+        stream->nodes = 0;
+    stream->capture = event->capture;
+    stream->joined = false;
+    return SIM_OK;
+}
+
+int capture_put_locked(struct stream *stream, const struct work *work)
+{
+    struct capture *capture = stream->capture;
+    if (capture->invalid)
+        return SIM_EINVALIDATED;
+    capture->nodes += work->kind != SIM_RECORD && work->kind != SIM_WAIT_EVENT;
+    stream->nodes += work->kind != SIM_RECORD;
+    stream->joined = stream->joined && work->kind == SIM_RECORD;
+    return SIM_OK;
 }

@@ -42,6 +42,7 @@
     X(CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, 901)       \
     X(CUDA_ERROR_STREAM_CAPTURE_MERGE, 902)             \
     X(CUDA_ERROR_STREAM_CAPTURE_UNMATCHED, 903)         \
+    X(CUDA_ERROR_STREAM_CAPTURE_UNJOINED, 904)          \
     X(CUDA_ERROR_STREAM_CAPTURE_ISOLATION, 905)         \
     X(CUDA_ERROR_STREAM_CAPTURE_IMPLICIT, 906)          \
     X(CUDA_ERROR_CAPTURED_EVENT, 907)                   \
@@ -303,6 +304,8 @@ typedef struct {
     X(cuStreamEndCapture, 10000, cuStreamEndCapture, (CUstream stream, CUgraph *graph))            \
     X(cuStreamIsCapturing, 10000, cuStreamIsCapturing,                                             \
       (CUstream stream, CUstreamCaptureStatus *status))                                            \
+    X(cuThreadExchangeStreamCaptureMode, 10010, cuThreadExchangeStreamCaptureMode,                 \
+      (CUstreamCaptureMode *mode))                                                                 \
     X(cuGraphDestroy, 10000, cuGraphDestroy, (CUgraph graph))                                      \
     X(cuEventCreate, 2000, cuEventCreate, (CUevent *event, unsigned flags))                        \
     X(cuEventDestroy, 4000, cuEventDestroy_v2, (CUevent event))                                    \

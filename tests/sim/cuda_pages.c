@@ -62,7 +62,7 @@ CUresult cuMemRelease(CUmemGenericAllocationHandle handle)
 CUresult cuMemMap(CUdeviceptr address, size_t bytes, size_t offset, CUmemGenericAllocationHandle handle,
                   unsigned long long flags)
 {
-    ENTER(0);
+    ENTER(ENTRY_UNSAFE);
     if (offset || flags)
         return MISUSED("offset and flags must be zero");
     return entry_leave(pages_map(context_current(), address, bytes, handle));
@@ -70,7 +70,7 @@ CUresult cuMemMap(CUdeviceptr address, size_t bytes, size_t offset, CUmemGeneric
 
 CUresult cuMemUnmap(CUdeviceptr address, size_t bytes)
 {
-    ENTER(0);
+    ENTER(ENTRY_UNSAFE);
     return entry_leave(pages_unmap(context_current(), address, bytes));
 }
 
@@ -87,7 +87,7 @@ static int set_access(CUdeviceptr address, size_t bytes, const CUmemAccessDesc *
 
 CUresult cuMemSetAccess(CUdeviceptr address, size_t bytes, const CUmemAccessDesc *desc, size_t count)
 {
-    ENTER(0);
+    ENTER(ENTRY_UNSAFE);
     if (!desc || !count)
         return MISUSED("no description of the access");
     int r = SIM_OK;

@@ -97,13 +97,13 @@ CUresult cuStreamDestroy_v2(CUstream stream)
 
 CUresult cuStreamQuery(CUstream stream)
 {
-    ENTER(ENTRY_CONTEXT);
+    ENTER(ENTRY_CONTEXT | ENTRY_UNSAFE);
     return entry_leave(stream_query(context_current(), cuda_stream(stream)));
 }
 
 CUresult cuStreamSynchronize(CUstream stream)
 {
-    ENTER(ENTRY_CONTEXT);
+    ENTER(ENTRY_CONTEXT | ENTRY_UNSAFE);
     return entry_leave(stream_wait(context_current(), cuda_stream(stream)));
 }
 
@@ -216,13 +216,13 @@ CUresult cuEventRecord(CUevent event, CUstream stream)
 
 CUresult cuEventQuery(CUevent event)
 {
-    ENTER(ENTRY_CONTEXT);
+    ENTER(ENTRY_CONTEXT | ENTRY_UNSAFE);
     return entry_leave(event_query(number(event)));
 }
 
 CUresult cuEventSynchronize(CUevent event)
 {
-    ENTER(ENTRY_CONTEXT);
+    ENTER(ENTRY_CONTEXT | ENTRY_UNSAFE);
     return entry_leave(event_wait(number(event)));
 }
 
@@ -248,10 +248,27 @@ CUresult cuEventElapsedTime(float *ms, CUevent from, CUevent to)
 
 /* ---- captures ------------------------------------------------------------------------------- */
 
+static const int modes[] = {
+    [CU_STREAM_CAPTURE_MODE_GLOBAL] = CAPTURE_GLOBAL,
+    [CU_STREAM_CAPTURE_MODE_THREAD_LOCAL] = CAPTURE_THREAD,
+    [CU_STREAM_CAPTURE_MODE_RELAXED] = CAPTURE_RELAXED,
+};
+
+CUresult cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode *mode)
+{
+    ENTER(0);
+    if (!mode || *mode < 0 || *mode > CU_STREAM_CAPTURE_MODE_RELAXED)
+        return MISUSED("an unknown mode, or none");
+    int before = capture_exchange(modes[*mode]);
+    for (int i = 0; i <= CU_STREAM_CAPTURE_MODE_RELAXED; i++)
+        if (modes[i] == before)
+            *mode = i;
+    return entry_leave(SIM_OK);
+}
+
 CUresult cuStreamBeginCapture_v2(CUstream stream, CUstreamCaptureMode mode)
 {
     ENTER(ENTRY_CONTEXT);
-    static const int modes[] = {CAPTURE_GLOBAL, CAPTURE_THREAD, CAPTURE_RELAXED};
     if (mode < 0 || mode > CU_STREAM_CAPTURE_MODE_RELAXED)
         return MISUSED("an unknown mode");
     return entry_leave(capture_begin(context_current(), cuda_stream(stream), modes[mode]));

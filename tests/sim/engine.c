@@ -150,6 +150,11 @@ void engine_moved_locked(void)
     pthread_cond_broadcast(&engine.progress);
 }
 
+bool engine_failed_locked(const struct device *device)
+{
+    return device->failed && !device->moving;
+}
+
 void engine_sleep_until_locked(uint64_t ns)
 {
     struct timespec until = timespec_of(ns);

@@ -43,7 +43,9 @@ enum sim_error {
     SIM_EPEERLESS,      /* cannot be */
     SIM_ECAPTURING,     /* not while a stream is being captured */
     SIM_EINVALIDATED,   /* the capture was */
-    SIM_ENOTCAPTURING,
+    SIM_ESTATE,         /* a stream is captured already, or is not */
+    SIM_EUNMATCHED,     /* the capture began in another stream */
+    SIM_EUNJOINED,      /* a stream of the capture was not waited for */
     SIM_EIMPLICIT,      /* would depend on a capture by way of the default stream */
     SIM_ECAPTURED,      /* the event belongs to a capture */
     SIM_EMERGE,         /* would join two captures */
@@ -79,6 +81,7 @@ struct device {
     unsigned lose_in;   /* copies until it is lost, 0: never */
     uint64_t free_at[SIM_DIRECTIONS]; /* when the copy engine has done what it has, in ns */
     bool calling;       /* a host function runs */
+    unsigned moving;    /* pieces of work that move bytes or compute just now */
     unsigned pending;   /* pieces of work not done */
     struct context context;
 };
@@ -112,6 +115,8 @@ uint64_t engine_now(void); /* ns */
 /* Waits under the lock until something moves, at most ns. */
 void engine_wait_locked(uint64_t ns);
 void engine_moved_locked(void);
+/* Whether a device has failed, and nothing is under way there any more. */
+bool engine_failed_locked(const struct device *device);
 /* Gives the lock up until that time. */
 void engine_sleep_until_locked(uint64_t ns);
 

@@ -82,7 +82,8 @@ static int record_locked(struct event *event, struct stream *stream)
     if (!mark)
         return SIM_ENOMEM;
     mark->refs = 2; /* the event's, and the work's */
-    mark->stream = stream;
+    mark->stream = stream->handle;
+    mark->nodes = stream->nodes;
     int r = stream_put_locked(stream, &(struct work){.kind = SIM_RECORD, .mark = mark});
     if (r) {
         mark_drop_locked(mark);
@@ -134,7 +135,7 @@ int event_wait(uint64_t handle)
         struct mark *mark = event->mark; /* a later record makes no difference */
         const struct device *device = event->context->device;
         mark->refs++;
-        while (!mark->done && !device->failed)
+        while (!mark->done && !engine_failed_locked(device))
             engine_wait_locked(UINT64_MAX);
         r = device->failed;
         mark_drop_locked(mark);
@@ -146,7 +147,7 @@ int event_wait(uint64_t handle)
 static int follow_locked(struct stream *stream, struct event *event)
 {
     if (event->capture)
-        return capture_joined_locked(stream, event->capture) ? SIM_OK : SIM_EMERGE;
+        return capture_join_locked(stream, event);
     if (stream->capture) {
         stream->capture->invalid |= event->mark != NULL;
         return event->mark ? SIM_EISOLATION : SIM_OK;

@@ -12,7 +12,8 @@ struct mark {
     unsigned refs;
     bool done;
     uint64_t at; /* when, in ns */
-    struct stream *stream; /* only compared */
+    uint64_t stream;       /* in a capture: the handle of the stream, */
+    unsigned nodes;        /* and what it had put into the capture */
 };
 
 struct event {
@@ -37,6 +38,7 @@ struct capture {
     uint64_t thread;
     int mode; /* CAPTURE_... */
     bool invalid;
+    bool joined; /* all its streams are, as seen at the end */
     unsigned nodes;
     struct stream *origin; /* where it began */
 };
@@ -52,6 +54,8 @@ struct stream {
     struct queue *queue;
     uint64_t asked, done; /* pieces of work */
     struct capture *capture;
+    unsigned nodes; /* it has put into the capture */
+    bool joined;    /* another stream of the capture waits for all of them */
 };
 
 /* Work that must have been done before. */
@@ -164,13 +168,18 @@ int graph_destroy(uint64_t graph);
 int graph_nodes(uint64_t graph, unsigned *nodes);
 /* Refuses what cannot be done to a stream being captured, which ends it. */
 int capture_refuse_locked(struct stream *stream);
-/* Refuses calls that are not safe while a capture in global mode goes on. */
+/* Refuses calls that are not safe while certain captures go on. */
 int capture_refuse_unsafe_locked(void);
 /* Refuses the default stream while one that is ordered with it is captured. */
 int capture_refuse_default_locked(const struct context *context);
 /* Ends, without a graph, a capture that began in a stream that goes. */
 void capture_leave_locked(struct stream *stream);
-bool capture_joined_locked(struct stream *stream, struct capture *capture);
+/* A stream waits for an event of a capture, and so becomes a part of it. */
+int capture_join_locked(struct stream *stream, const struct event *event);
+/* Counts work that is captured instead of done. */
+int capture_put_locked(struct stream *stream, const struct work *work);
+/* Sets how far this thread is refused unsafe calls; gives what it was before. */
+int capture_exchange(int mode);
 
 /* ---- memory.c, pools.c -------------------------------------------------------------- */
 

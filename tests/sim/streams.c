@@ -293,11 +293,7 @@ int stream_put_locked(struct stream *stream, const struct work *work)
     if (copy)
         work_clear_locked(copy);
     free(copy);
-    if (!r && stream->capture->invalid)
-        return SIM_EINVALIDATED;
-    if (!r)
-        stream->capture->nodes++;
-    return r;
+    return r ? r : capture_put_locked(stream, work);
 }
 
 /* ---- waiting ------------------------------------------------------------------------------ */
@@ -307,7 +303,7 @@ static int reached_locked(struct stream *stream, uint64_t done)
 {
     const struct device *device = stream->context->device;
     stream->refs++;
-    while (stream->done < done && !device->failed)
+    while (stream->done < done && !engine_failed_locked(device))
         engine_wait_locked(UINT64_MAX);
     int r = device->failed;
     stream_drop_locked(stream);
@@ -374,7 +370,7 @@ int stream_wait(struct context *context, uint64_t handle)
 int stream_drain_locked(struct context *context)
 {
     const struct device *device = context->device;
-    while (!device->failed && device->pending)
+    while (device->pending && !engine_failed_locked(device))
         engine_wait_locked(UINT64_MAX);
     return device->failed;
 }

@@ -135,6 +135,7 @@ static void copy_bytes_locked(const struct work *work, char *to, const char *fro
     uint64_t bytes = work->copy.bytes, half = bytes / 2 & ~7ull;
     uint64_t end = copy_end_locked(work->stream->context->device, direction, bytes);
     bool timed = end > engine_now();
+    work->stream->context->device->moving++;
     engine_unlock();
     move_bytes(to, from, half, direction);
     engine_lock();
@@ -143,6 +144,7 @@ static void copy_bytes_locked(const struct work *work, char *to, const char *fro
     engine_unlock();
     move_bytes(to + half, from + half, bytes - half, direction);
     engine_lock();
+    work->stream->context->device->moving--;
 }
 
 static void copy_locked(struct work *work)
@@ -183,9 +185,11 @@ static void fill_locked(struct work *work)
     struct use writing = {.base = work->fill.at, .bytes = work->fill.bytes, .write = true,
                           .stream = work->stream};
     use_begin_locked(&writing);
+    work->stream->context->device->moving++;
     engine_unlock();
     fill_bytes(to, work->fill.bytes, work->fill.value, work->fill.width);
     engine_lock();
+    work->stream->context->device->moving--;
     use_end_locked(&writing);
 }
 
@@ -243,6 +247,7 @@ static void kernel_locked(struct work *work)
 {
     if (work->call.ns)
         engine_sleep_until_locked(engine_now() + work->call.ns);
+    work->stream->context->device->moving++;
     engine_unlock();
     current = work;
     calls_inside = "a kernel";
@@ -250,6 +255,7 @@ static void kernel_locked(struct work *work)
     calls_inside = NULL;
     current = NULL;
     engine_lock();
+    work->stream->context->device->moving--;
     for (struct use *use; (use = work->uses);) {
         work->uses = use->sibling;
         use_end_locked(use);
