@@ -212,7 +212,7 @@ $(SIM_CUDA_TESTS:%=$(BUILD)/tests/%): $(SIM_CUDA)
 # That trainer there: its kernels, compiled for the CPU (see tests/sim/kernels.h).
 $(BUILD)/obj/tests/sim/gpt_cuda.o: tests/sim/gpt_cuda.cc $(BUILD)/flags
 	@mkdir -p $(@D)
-	$(CXX) -std=c++17 -fPIC -pthread -O2 -g $(WARN:-Wstrict-prototypes=) $(WERROR) -Iinclude -MMD -MP -c $< -o $@
+	$(CXX) -std=c++17 -fPIC -pthread -O2 -g -Wall -Wextra $(WERROR) -Iinclude -MMD -MP -c $< -o $@
 
 $(BUILD)/tests/sim/gpt_cuda: $(BUILD)/obj/examples/gpt_device.o $(BUILD)/obj/tests/sim/gpt_cuda.o $(LINKS) $(SIM_CUDA)
 	@mkdir -p $(@D)

@@ -34,6 +34,7 @@ static struct {
     char *pinned, *pageable;
     cuda_address device; /* 2 * total */
     cuda_stream stream[2];
+    void *library; /* the driver's */
     cuda_result (*copy_inside)(cuda_address to, cuda_address from, size_t bytes, cuda_stream stream);
     terrace *m;
     terrace_tier dev, host, disk, disk_tier; /* disk: the class */
@@ -395,9 +396,9 @@ static void open_driver(void)
     cuda_context context;
     if (cuda_load(why, sizeof why) == 0)
         die(NO_DEVICE, "%s", why);
-    void *library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
-    *(void **)&b.copy_inside = library ? dlsym(library, "cuMemcpyDtoDAsync_v2") : NULL;
-    b.simulated = library && dlsym(library, "sim_count");
+    b.library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+    *(void **)&b.copy_inside = b.library ? dlsym(b.library, "cuMemcpyDtoDAsync_v2") : NULL;
+    b.simulated = b.library && dlsym(b.library, "sim_count");
     if (!b.copy_inside)
         die(1, "the driver has no cuMemcpyDtoDAsync_v2");
     must(cuda.context_retain(&context, 0), "the device's context");
@@ -423,6 +424,7 @@ static void close_driver(void)
     }
     must(cuda.context_set(NULL), "the device's context");
     must(cuda.context_release(0), "the device's context");
+    dlclose(b.library);
 }
 
 static void open_terrace(void)

@@ -68,7 +68,7 @@ train() { # NAME OPTION...
     local name=$1
     shift
     # shellcheck disable=SC2086 # options
-    TERRACE_NVME_PATH=$folder "$gpt" $model --data README.md --json "$folder/$name.json" "$@" \
+    TERRACE_NVME_PATH=$folder "$gpt" $model --data LICENSE --json "$folder/$name.json" "$@" \
         >"$folder/out" 2>"$folder/why" || return
     sed -n 's/^ *"step_seconds": \[\(.*\)\],/\1/p' "$folder/$name.json" | tr -d ' ' | tr , '\n' | tail -n +3 | median
 }
@@ -153,7 +153,7 @@ torch() {
     elif [ -n "$quick" ]; then
         not_run "PyTorch's own offload" "it knows no simulated device"
     # shellcheck disable=SC2086 # options
-    elif python3 bench/gpu_torch.py $model --data README.md --json "$folder/torch" 2>"$folder/why"; then
+    elif python3 bench/gpu_torch.py $model --data LICENSE --json "$folder/torch" 2>"$folder/why"; then
         torch_json="\"torch\": $(cat "$folder/torch"),"
     else
         not_run "PyTorch's own offload" "$(tail -n 1 "$folder/why")"
@@ -168,6 +168,9 @@ store() {
         echo "{\"date\": \"$(date +%F)\", \"runs\": $RUNS, \"kernel\": \"$(uname -r)\", ${disk_json-} ${gpt_json-} ${torch_json-}"
         echo " \"bench\": $(cat "$folder/copies")}"
     } >"$folder/result"
+    if command -v python3 >/dev/null && ! python3 -m json.tool "$folder/result" >/dev/null 2>"$folder/why"; then
+        fail "the results as JSON" "$(cat "$folder/why")"
+    fi
     if [ -n "${SIMULATED:-}" ]; then
         echo "simulated: nothing is stored"
     else

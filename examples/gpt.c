@@ -125,10 +125,15 @@ static tier_sum tier_class(const model *g, const char *tier_class)
 /* Bytes moved into the memory where it is computed, and out of it, so far. */
 static void moved(const model *g, uint64_t *in, uint64_t *out)
 {
-    terrace_statistics s = statistics(g);
-    tier_sum device = tier_class(g, "device");
-    *in = ON_DEVICE ? device.in : s.fill_bytes;
-    *out = ON_DEVICE ? device.out : s.writeback_bytes;
+    if (ON_DEVICE) {
+        tier_sum device = tier_class(g, "device");
+        *in = device.in;
+        *out = device.out;
+    } else {
+        terrace_statistics s = statistics(g);
+        *in = s.fill_bytes;
+        *out = s.writeback_bytes;
+    }
 }
 
 static void progress(const model *g, long step, const record *r)

@@ -153,7 +153,7 @@ static void gemm_block(const gemm_space *s, size_t m, size_t n, size_t k, view a
 static void gemm(const gemm_space *s, size_t m, size_t n, size_t k, view a, view b, float *c,
                  size_t ldc, int add)
 {
-    size_t passes = (k + DEPTH - 1) / DEPTH, depth = (k + passes - 1) / passes;
+    size_t passes = k > DEPTH ? (k + DEPTH - 1) / DEPTH : 1, depth = (k + passes - 1) / passes;
     for (size_t j = 0; j < n; j += s->cols)
         for (size_t p = 0; p < k; p += depth)
             for (size_t i = 0; i < m; i += s->rows) {

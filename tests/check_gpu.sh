@@ -26,7 +26,7 @@ if [ -x "$gpt" ]; then
     check "gpt_cuda --help" helps
     check "gpt_cuda refuses what it does not know" refused "there is no option '--hbm'; gpt_cuda --help" --hbm
     check "gpt_cuda refuses a limit that is none" refused "must be a plain SIZE" --hbm-limit 'a;b'
-    check "gpt_cuda without a device" no_device "$gpt" --data README.md
+    check "gpt_cuda without a device" no_device "$gpt" --data LICENSE
 else
     echo "ok gpt_cuda # SKIP it is not built, for want of nvcc"
 fi

@@ -53,7 +53,10 @@ check() { # NAME SECONDS COMMAND...
     fi
     status=$?
     if [ $status -eq 0 ]; then
-        echo "ok $name$(sed -n 's/.*Synthesis: Tested: \([0-9]*\).*/ (\1 tests)/p' "$scratch/output")"
+        local tests skipped
+        tests=$(sed -n 's/.*Synthesis: Tested: \([0-9]*\).*/\1/p' "$scratch/output")
+        skipped=$(grep -c '^\[SKIP\]' "$scratch/output")
+        echo "ok $name${tests:+ ($((tests - skipped)) tests, $skipped not run)}"
         sed -n 's/^\[SKIP\]/   not run:/p' "$scratch/output"
         sed -n '/^\(pageable\|registered\|a page\|committing\)/s/^/   /p' "$scratch/output" # what gpu_cuda found
         passed=$((passed + 1))
@@ -72,7 +75,7 @@ train() { # PROGRAM NAME OPTION...
     local program=$1 name=$2
     shift 2
     # shellcheck disable=SC2086 # options
-    "$program" $model --data README.md --steps 6 --hash --json "$scratch/$name.json" "$@" && tail -n 2 "$scratch/$name.json"
+    "$program" $model --data LICENSE --steps 6 --hash --json "$scratch/$name.json" "$@" && tail -n 2 "$scratch/$name.json"
 }
 value() { sed -n "s/^ *\"$2\": \(.*[^,]\),*$/\1/p" "$scratch/$1.json"; } # NAME KEY
 
@@ -97,7 +100,7 @@ moved() { ! value "$1" step_read_bytes | grep -q '^\[0, 0, 0, 0, 0, 0\]$'; }
 host_limit() { echo $(($(value all working_set_bytes) * $1 / 100)); }
 to_the_disk() { with_less disk 40 --host-limit "$(host_limit 60)"; }
 
-gradients() { "$gpt" --check-gradients --own-products --data README.md; }
+gradients() { "$gpt" --check-gradients --own-products --data LICENSE; }
 
 export gpt cpu model scratch
 export -f train value losses_near same as_the_cpu with_less moved host_limit to_the_disk gradients
@@ -109,7 +112,7 @@ sanitized() { # TOOL
     sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
     if [ -n "$sanitizer" ]; then
         check "the trainer under compute-sanitizer's $1" 120 "$sanitizer" --tool "$1" --error-exitcode 9 "$gpt" --layers 1 \
-            --width 64 --heads 2 --context 32 --batch 1 --steps 2 --own-products --hbm-limit 8M --data README.md
+            --width 64 --heads 2 --context 32 --batch 1 --steps 2 --own-products --hbm-limit 8M --data LICENSE
     else
         not_run "the trainer under compute-sanitizer's $1" "it is not installed"
     fi
