@@ -95,7 +95,13 @@ with_less() { # NAME PERCENT OPTION...: of the device's memory
     train "$gpt" "$name" --own-products --hbm-limit $limit "$@" && same all "$name" losses && same all "$name" hash &&
         [ "$(value "$name" device_peak_bytes)" -le $limit ] && moved "$name"
 }
-moved() { ! value "$1" step_read_bytes | grep -q '^\[0, 0, 0, 0, 0, 0\]$'; }
+# Something has to be, but not the same bytes over and over.
+moved() { # NAME
+    local last
+    last=$(value "$1" step_read_bytes | sed 's/.*, \([0-9]*\)\]$/\1/')
+    echo "$last bytes to the device in the last step, of $(value "$1" working_set_bytes)"
+    [ "$last" -gt 0 ] && [ "$last" -le $((3 * $(value "$1" working_set_bytes))) ]
+}
 
 host_limit() { echo $(($(value all working_set_bytes) * $1 / 100)); }
 to_the_disk() { with_less disk 40 --host-limit "$(host_limit 60)"; }
