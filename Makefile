@@ -66,7 +66,12 @@ FAULTS = $(FAULT_SRC:%.c=$(BUILD)/%)
 TESTS = $(filter-out $(FAULTS),$(TEST_SRC:%.c=$(BUILD)/%))
 SIM_CUDA = $(BUILD)/tests/sim/libcuda.so.1
 VM_PROGS = $(VM_SRC:tests/numa_vm/%.c=$(BUILD)/vm/%)
-GPU_PROGS = $(GPU_SRC:tests/%.c=$(BUILD)/%)
+GPU_TESTS = $(patsubst tests/%.c,$(BUILD)/%,$(filter %/gpu_cuda.c %/gpu_tier.c,$(GPU_SRC)))
+GPU_PROGS = $(GPU_TESTS) $(BUILD)/gpu/bench $(BUILD)/gpu/disk $(BUILD)/gpu/gpt $(NVCC:%=$(BUILD)/gpu/gpt_cuda)
+
+# NVIDIA's compiler, for the trainer on a device; empty: there is none.
+CUDA = /usr/local/cuda
+NVCC = $(wildcard $(CUDA)/bin/nvcc)
 
 # ---- how it is compiled ----------------------------------------------------
 
@@ -111,11 +116,12 @@ WITH_LIBRARY = -L$(BUILD)/lib -Wl,--as-needed -lterrace -Wl,-rpath,'$$ORIGIN/../
 .SECONDARY:
 
 ##: all           library, command, man pages, examples, benchmarks
-all: library $(COMMAND) $(MAN) $(EXAMPLES) $(BENCHES) $(BENCH_MODULES) $(ALLOC_MODULES)
+all: library $(COMMAND) $(MAN) $(EXAMPLES) $(BENCHES) $(BENCH_MODULES) $(ALLOC_MODULES) \
+     $(if $(NVCC),$(BUILD)/examples/gpt_cuda,without-nvcc)
 
 library: $(LIBRARY) $(LINKS) $(PC) $(PRELOAD)
 
-programs: all $(TESTS) $(FAULTS) $(PROGS) $(SIM_CUDA)
+programs: all $(TESTS) $(FAULTS) $(PROGS) $(SIM_CUDA) $(if $(SANITIZE),,$(BUILD)/tests/sim/gpt_cuda)
 
 objects: $(OBJECTS)
 
@@ -166,6 +172,10 @@ $(EXAMPLES) $(BENCHES) $(PROGS): $(BUILD)/%: $(BUILD)/obj/%.o $(LINKS)
 # This one replays traces against the library's own functions.
 $(BUILD)/bench/policy: $(call object,$(wildcard bench/replay/*.c) $(addprefix lib/,policy.c schedule.c schedule_lines.c schedule_steps.c))
 
+# This one makes the driver's own calls, too.
+$(BUILD)/bench/gpu: $(call object,offload/cuda_driver.c)
+gpu_LIBS = -ldl
+
 # What bench/alloc compares, each with the private jemalloc in it: terrace's
 # allocator of addresses, which the library does not export, and that by itself.
 MODULE_OBJ = $(patsubst %,$(BUILD)/obj/lib/%.o,arena error heap heap_cache heap_classes heap_jemalloc pages)
@@ -192,6 +202,25 @@ $(BUILD)/bench/starpu.so: $(BUILD)/obj/bench/loop/engine_starpu.o
 	@mkdir -p $(@D)
 	$(LINK) -shared -o $@ $< $$(pkg-config --libs starpu-1.3 2>/dev/null)
 
+# The trainer on a device: the same gpt.c, and kernels instead of gpt_kernels.h.
+# cudart is linked statically, so that it runs where only the driver is installed.
+NVCC_FLAGS = -O3 -std=c++17 -arch=all-major -Xcompiler -fPIC,-fno-exceptions,-fno-threadsafe-statics
+CUDART = -L$(CUDA)/lib64 -lcudart_static -ldl -lrt
+$(BUILD)/obj/examples/gpt_device.o: examples/gpt.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(COMPILE) -O3 -DGPT_CUDA -MMD -MP -c $< -o $@
+
+$(BUILD)/obj/examples/gpt_cuda.o: examples/gpt_cuda.cu examples/gpt_cuda.h examples/gpt_compute.h
+	@mkdir -p $(@D)
+	$(NVCC) $(NVCC_FLAGS) -c $< -o $@
+
+$(BUILD)/examples/gpt_cuda: $(BUILD)/obj/examples/gpt_device.o $(BUILD)/obj/examples/gpt_cuda.o $(LINKS)
+	@mkdir -p $(@D)
+	$(LINK) -o $@ $(filter %.o,$^) $(WITH_LIBRARY) $(CUDART) -lm
+
+without-nvcc:
+	@echo "examples/gpt_cuda is not built: there is no $(CUDA)/bin/nvcc (CUDA= names another folder)"
+
 # Unit tests contain the library's objects, to reach what it does not export.
 # Under a sanitizer they have a main of their own (see there).
 TEST_MAIN = $(if $(SANITIZE),$(BUILD)/obj/tests/plain_main.o)
@@ -206,8 +235,17 @@ SIM_CUDA_TESTS = $(patsubst tests/%.c,%,$(wildcard tests/test_sim*.c tests/test_
 $(foreach test,$(SIM_CUDA_TESTS),$(eval $(test)_LIBS = $$(WITH_SIM_CUDA)))
 $(SIM_CUDA_TESTS:%=$(BUILD)/tests/%): $(SIM_CUDA)
 
+# That trainer there: its kernels, compiled for the CPU (see tests/sim/kernels.h).
+$(BUILD)/obj/tests/sim/gpt_cuda.o: tests/sim/gpt_cuda.cc $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(CXX) -std=c++17 -fPIC -pthread -O2 -g -Wall -Wextra $(WERROR) -Iinclude -MMD -MP -c $< -o $@
+
+$(BUILD)/tests/sim/gpt_cuda: $(BUILD)/obj/examples/gpt_device.o $(BUILD)/obj/tests/sim/gpt_cuda.o $(LINKS) $(SIM_CUDA)
+	@mkdir -p $(@D)
+	$(CXX) -pthread -o $@ $(filter %.o,$^) $(SIM_CUDA) -L$(BUILD)/lib -lterrace \
+	    -Wl,-rpath,'$$ORIGIN' -Wl,-rpath,'$$ORIGIN/../../lib' -lm
+
 # Where NVIDIA's cuda.h is, declarations of the driver are compared with it.
-CUDA = /usr/local/cuda
 cuda_check_CFLAGS = -isystem $(CUDA)/include
 $(SIM_CUDA): $(call object,$(SIM_SRC))
 	@mkdir -p $(@D)
@@ -220,11 +258,26 @@ $(VM_PROGS): $(BUILD)/vm/%: $(BUILD)/obj/tests/numa_vm/%.o $(BUILD)/obj/tests/pl
 	@mkdir -p $(@D)
 	$(LINK) -o $@ $(filter %.o,$^) $(LIBS) -lcriterion
 
-# And for a machine with a device: the real driver is what they find.
-$(GPU_PROGS): $(BUILD)/gpu/%: $(BUILD)/obj/tests/gpu/%.o $(BUILD)/obj/tests/plain_main.o $(LIB_OBJ) \
-                              $(JEMALLOC)/libs
+# And for a machine with a device, where nothing else need be installed: programs
+# that contain all but the C library and the driver.
+GPU_LIBS = -l:liburing.a -l:libnuma.a -l:libxxhash.a -l:libsodium.a @$(JEMALLOC)/libs -ldl -lm
+GPU_OBJ = $(call object,tests/plain_main.c tests/gpu/criterion.c tests/gpu/driver.c) $(LIB_OBJ)
+$(GPU_TESTS): $(BUILD)/gpu/%: $(BUILD)/obj/tests/gpu/%.o $(GPU_OBJ) $(JEMALLOC)/libs
 	@mkdir -p $(@D)
-	$(LINK) -o $@ $(filter %.o,$^) $(LIBS) -lcriterion
+	$(LINK) -s -o $@ $(filter %.o,$^) $(GPU_LIBS)
+
+$(BUILD)/obj/examples/gpt_anywhere.o: examples/gpt.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(COMPILE) -O3 -MMD -MP -c $< -o $@
+
+$(BUILD)/gpu/gpt: $(BUILD)/obj/examples/gpt_anywhere.o
+$(BUILD)/gpu/gpt_cuda: $(BUILD)/obj/examples/gpt_device.o $(BUILD)/obj/examples/gpt_cuda.o
+$(BUILD)/gpu/gpt_cuda: GPU_LIBS += $(CUDART)
+$(BUILD)/gpu/bench: $(BUILD)/obj/bench/gpu.o
+$(BUILD)/gpu/disk: $(BUILD)/obj/bench/disk.o
+$(filter-out $(GPU_TESTS),$(GPU_PROGS)): $(LIB_OBJ) $(JEMALLOC)/libs
+	@mkdir -p $(@D)
+	$(LINK) -s -o $@ $(filter %.o,$^) $(GPU_LIBS)
 
 # Here calls of the symbols in tests/faults.wrap go through tests/faults.c.
 $(FAULTS): $(BUILD)/%: $(BUILD)/obj/%.o $(BUILD)/obj/tests/faults.o $(TEST_MAIN) $(LIB_OBJ) \
@@ -285,13 +338,25 @@ check-numa: deps-numa
 	$(MAKE) all $(VM_PROGS)
 	@BUILD=$(BUILD) tests/numa_vm/check.sh $(ONLY)
 
-##: check-gpu     tests on an NVIDIA device, and what memory and copies cost there
-check-gpu: deps-check
+##: gpu           in build/gpu all that check-gpu and bench-gpu run, to be carried to a machine with a device
+gpu:
 	$(MAKE) $(GPU_PROGS)
-	@for program in $(GPU_PROGS); do $$program || exit 1; done
+	@du -sh $(BUILD)/gpu
 
+# Where it cannot be built, what is in build/gpu is run as it is.
+gpu_built = @if [ -x $(BUILD)/gpu/bench ] && ! echo '\#include <liburing.h>' | $(CC) -E - >/dev/null 2>&1; \
+    then echo "running what is in $(BUILD)/gpu, as nothing can be built here"; \
+    else $(MAKE) deps-check && $(MAKE) gpu; fi
+
+##: check-gpu     tests on an NVIDIA device
+check-gpu:
+	$(gpu_built)
+	@BUILD=$(BUILD) tests/gpu.sh
+
+##: bench-gpu     measure on an NVIDIA device
 bench-gpu:
-	@echo "$@: there is nothing to compare yet; \`make check-gpu\` measures copies and memory"
+	$(gpu_built)
+	@BUILD=$(BUILD) bench/gpu.sh
 
 ##: bench         measure, next to other ways to do it; BENCH="--only adam,gpt --quick" for a part
 BENCH =
@@ -305,8 +370,6 @@ bench: deps-bench
 bench-preload: deps-preload
 	$(MAKE) all
 	BUILD=$(BUILD) python3 bench/preload.py
-
-##: bench-gpu     measure on a device
 
 # ---- read, install, ship ---------------------------------------------------
 
@@ -414,7 +477,7 @@ help:
 	@sed -n 's/^##: /  /p' $(firstword $(MAKEFILE_LIST))
 
 FORCE:
-.PHONY: all library programs objects demo check check-asan check-tsan run-tests check-preload bench-preload check-numa check-gpu \
+.PHONY: all library programs objects demo check check-asan check-tsan run-tests check-preload bench-preload check-numa check-gpu gpu without-nvcc \
         bench bench-gpu docs lint tidy cppcheck install uninstall dist deps deps-build deps-check deps-lint deps-numa deps-preload deps-bench clean help FORCE
 
 -include $(OBJECTS:.o=.d)

@@ -1,4 +1,4 @@
-/* gpt_kernels.h - the arithmetic of gpt.c: matrix product, softmax, attention,
+/* gpt_kernels.h - the arithmetic of gpt.c on the CPU: matrix product, softmax, attention,
  * layer norm, GELU, Adam, in plain C with OpenMP and GCC's vector types.
  *
  * Every element of every result is computed by one thread, in an order that
@@ -16,14 +16,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#ifdef _OPENMP
-#include <omp.h>
-#else
-#pragma GCC diagnostic ignored "-Wunknown-pragmas"
-static inline int omp_get_max_threads(void) { return 1; }
-static inline int omp_get_thread_num(void) { return 0; }
-static inline void omp_set_num_threads(int n) { (void)n; }
-#endif
+#include <terrace.h>
+
+#define PROGRAM "gpt"
+#define PROGRAM_WHERE ""
+#define COMPUTE_TIER "host"
+#define COMPUTE_CLASS "host"
+enum { ON_DEVICE = 0, NO_COMPUTE = 1 /* exit status when out of memory */ };
 
 /* ---- matrix product ---------------------------------------------------- */
 
@@ -41,24 +40,12 @@ enum { TASK_ROWS = 16 * MR, TASK_COLS = 8 * NR }; /* what a thread takes at a ti
 
 typedef float vec __attribute__((vector_size(VEC * sizeof(float)), aligned(4), may_alias));
 
-/* A matrix as the product sees it: element (i, j) is data[i * row + j * col]. */
-typedef struct view {
-    const float *data;
-    size_t row, col;
-} view;
-
-static inline view plain(const float *data, size_t ld) { return (view){data, ld, 1}; }
-static inline view transposed(const float *data, size_t ld) { return (view){data, 1, ld}; }
-
 /* Where the two operands are repacked: `rows` x DEPTH and DEPTH x `cols`. */
 typedef struct gemm_space {
     size_t rows, cols;
     float *a, *b;
     int parallel;
 } gemm_space;
-
-static size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
-static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
 static size_t gemm_space_bytes(size_t rows, size_t cols)
 {
@@ -166,7 +153,7 @@ static void gemm_block(const gemm_space *s, size_t m, size_t n, size_t k, view a
 static void gemm(const gemm_space *s, size_t m, size_t n, size_t k, view a, view b, float *c,
                  size_t ldc, int add)
 {
-    size_t passes = (k + DEPTH - 1) / DEPTH, depth = (k + passes - 1) / passes;
+    size_t passes = k > DEPTH ? (k + DEPTH - 1) / DEPTH : 1, depth = (k + passes - 1) / passes;
     for (size_t j = 0; j < n; j += s->cols)
         for (size_t p = 0; p < k; p += depth)
             for (size_t i = 0; i < m; i += s->rows) {
@@ -502,6 +489,96 @@ static void attention_backward(const attention *t, float *dqkv, const float *dou
                                 out + row * t->width + column, dout + row * t->width + column,
                                 logs + i * t->context, dqkv + row * 3 * t->width + column);
     }
+}
+
+/* ---- what the trainer calls besides (see gpt_compute.h) ----------------- */
+
+typedef struct compute {
+    size_t batch, context, heads, width;
+    int threads, own_products;
+    void *stream;
+    gemm_space space;
+    attention attention;
+} compute;
+
+static const char *compute_open(compute *c)
+{
+    c->stream = TERRACE_HOST_SYNC;
+    c->attention = (attention){.batch = c->batch, .context = c->context, .heads = c->heads,
+                               .width = c->width, .threads = c->threads};
+    return gemm_space_init(&c->space, 1024, 2048, 1) && attention_init(&c->attention)
+               ? NULL
+               : "out of memory";
+}
+
+static void compute_close(compute *c)
+{
+    for (int i = 0; i < c->threads; i++)
+        free(c->attention.space[i].a);
+    free(c->attention.space);
+    free(c->attention.blocks);
+    free(c->space.a);
+}
+
+static size_t compute_bytes(const compute *c)
+{
+    return gemm_space_bytes(1024, 2048) + attention_bytes(&c->attention);
+}
+
+static const char *compute_products(const compute *c)
+{
+    (void)c;
+    return "gpt_kernels.h";
+}
+
+static void *compute_memory(size_t bytes) { return aligned_alloc(64, bytes); }
+static void compute_forget(void *memory) { free(memory); }
+static void put(void *to, const void *from, size_t bytes) { memcpy(to, from, bytes); }
+static void get(void *to, const void *from, size_t bytes) { memcpy(to, from, bytes); }
+static void copy(float *to, const float *from, size_t n) { memcpy(to, from, n * sizeof *to); }
+static void zero(float *to, size_t n) { memset(to, 0, n * sizeof *to); }
+
+static void product(const compute *c, size_t m, size_t n, size_t k, view a, view b, float *out,
+                    size_t ld, int add)
+{
+    gemm(&c->space, m, n, k, a, b, out, ld, add);
+}
+
+static void attend(const compute *c, float *out, float *logs, const float *qkv)
+{
+    attention_forward(&c->attention, out, logs, qkv);
+}
+
+static void attend_backward(const compute *c, float *dqkv, const float *dout, const float *qkv,
+                            const float *out, const float *logs)
+{
+    attention_backward(&c->attention, dqkv, dout, qkv, out, logs);
+}
+
+/* x = the sum of a token's row and its position's. */
+static void embed(float *x, const int *inputs, const float *token, const float *position,
+                  size_t tokens, size_t width, size_t context)
+{
+#pragma omp parallel for schedule(static)
+    for (size_t i = 0; i < tokens; i++)
+        for (size_t j = 0; j < width; j++)
+            x[i * width + j] = token[(size_t)inputs[i] * width + j] + position[i % context * width + j];
+}
+
+/* The gradient of an embedding table: dx's row i is added to row inputs[i] or,
+ * without inputs, i modulo the rows. A thread has some columns to itself, so the
+ * order of the sums is fixed. */
+static void table_gradient(float *gradient, size_t rows, const float *dx, const int *inputs,
+                           size_t tokens, size_t width)
+{
+    memset(gradient, 0, rows * width * sizeof *gradient);
+#pragma omp parallel for schedule(static)
+    for (size_t j0 = 0; j0 < width; j0 += 64)
+        for (size_t i = 0; i < tokens; i++) {
+            size_t row = inputs ? (size_t)inputs[i] : i % rows;
+            for (size_t j = j0; j < smaller(width, j0 + 64); j++)
+                gradient[row * width + j] += dx[i * width + j];
+        }
 }
 
 #endif /* GPT_KERNELS_H */

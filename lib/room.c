@@ -150,6 +150,10 @@ static int make_locked(struct tier *tier, struct room *want, struct grant *grant
     int r;
     tier->wanted += bytes;
     for (;;) {
+        if (want->ahead && tier->wanted > bytes) { /* what leaves is for those who wait */
+            r = -TERRACE_EAGAIN;
+            break;
+        }
         r = arena_take(&tier->arena, bytes, want->tensor->alignment, grant);
         if (r == -TERRACE_EAGAIN && want->wait) {
             manager_wait(m);
