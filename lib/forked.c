@@ -264,8 +264,9 @@ static const char *loss(const struct fork_plan *p)
 
 static struct fork_plan *plan_new(void)
 {
-    void *new = mmap(NULL, plan_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    return new == MAP_FAILED ? NULL : new;
+    struct fork_plan *p = mmap(NULL, plan_bytes, PROT_READ | PROT_WRITE,
+                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return p == MAP_FAILED ? NULL : p;
 }
 
 static void plan_describe_locked(struct fork_plan *p, struct terrace *m, bool dry)
