@@ -102,15 +102,16 @@ def interval(values):
 
 
 def swap(args):
-    memory = 256 if args.quick else 512
+    memory = 128 if args.quick else 512
     size = 3 * memory
     folder = os.environ.get("TERRACE_NVME_PATH", "/var/tmp").split(":")[0]
     result = {}
-    command = [PYTHON, "-c", STREAM, str(size), "2" if args.quick else "3"]
+    command = [PYTHON, "-c", STREAM, str(size), "1" if args.quick else "3"]
     runs = {
         "terrace": lambda: cgroup.run([TERRACE, "run", "-q", "--ram", f"{memory}M", "--"] + command,
                                       (memory + BESIDES) * MIB),
-        "swap": lambda: cgroup.run(command, (memory + BESIDES) * MIB, swap=folder, swap_bytes=(size + 64) * MIB),
+        "swap": lambda: cgroup.run(command, (memory + BESIDES) * MIB, swap=folder, swap_bytes=(size + 64) * MIB,
+                                    timeout=120 if args.quick else 900),
     }
     for name, run in runs.items():
         try:

@@ -132,4 +132,6 @@ setuid_program() {
 check "run: a setuid program" setuid_program
 reports() { "$terrace" run -q --ram 32M --report="$scratch/r" -- "$scratch/blocks" keeps && grep -q 'written back' "$scratch/r"; }
 check "run: --report" reports
+reports_late() { seq 300000 | TERRACE_LIMIT_HOST=32M "$terrace" run -q --report -- sort -S 100M -n 2>&1 >/dev/null | grep -q 'written back'; }
+check "run: --report, of a program that closes its stderr" reports_late
 check "run: help" runs 0 'usage: terrace run' --help

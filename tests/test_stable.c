@@ -6,6 +6,7 @@
 
 #include "manager.h"
 #include "simdisk.h"
+#include "stable.h"
 
 #define STABLE_SUITE stable
 #define STABLE_OPEN(limit) open_sim(limit, NULL)
@@ -51,6 +52,44 @@ Test(stable, what_is_only_read_is_not_written_again, .timeout = 60)
         cr_assert(pattern_is(p + i * BLOCK, BLOCK, i));
     p[5 * BLOCK + 17] ^= 1;
     cr_assert(pattern_is(p + 5 * BLOCK, BLOCK, 5));
+    terrace_close(m);
+}
+
+Test(stable, blocks_a_little_smaller_than_a_granule, .timeout = 20)
+{
+    terrace *m = open_sim(16 * MIB, NULL);
+    unsigned char *p[12];
+    size_t bytes[] = {BLOCK - 4096, BLOCK - 100, BLOCK / 2 + 1};
+    for (size_t i = 0; i < 12; i++) {
+        p[i] = stable_of(m, bytes[i % 3]);
+        pattern_fill(p[i], bytes[i % 3], i);
+    }
+    for (size_t i = 0; i < 12; i++) {
+        cr_assert(pattern_is(p[i], bytes[i % 3], i));
+        terrace_free(m, p[i]);
+    }
+    terrace_close(m);
+}
+
+Test(stable, discarded_blocks_read_as_zeros, .timeout = 60)
+{
+    enum { BLOCKS = 24 };
+    terrace *m = open_sim(16 * MIB, NULL);
+    unsigned char *p = stable_of(m, (size_t)BLOCKS * BLOCK);
+    for (size_t i = 0; i < BLOCKS; i++)
+        pattern_fill(p + i * BLOCK, BLOCK, i);
+    assert_ok(terrace_advise(m, p + 4 * BLOCK, BLOCK, TERRACE_ADVISE_PIN, host_of(m)));
+    stable_discard(m, p + 3 * BLOCK, 18 * BLOCK - 1); /* in memory, on disk, pinned; not the last */
+    for (size_t i = 0; i < BLOCKS; i++) {
+        bool gone = i >= 3 && i < 20;
+        cr_assert(gone || pattern_is(p + i * BLOCK, BLOCK, i), "block %zu", i);
+        for (size_t at = 0; gone && at < BLOCK; at += 512)
+            cr_assert(p[i * BLOCK + at] == 0, "block %zu", i);
+    }
+    for (size_t i = 0; i < BLOCKS; i++)
+        pattern_fill(p + i * BLOCK, BLOCK, i + 1);
+    for (size_t i = 0; i < BLOCKS; i++)
+        cr_assert(pattern_is(p + i * BLOCK, BLOCK, i + 1));
     terrace_close(m);
 }
 

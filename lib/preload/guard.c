@@ -78,7 +78,8 @@ void say(const char *format, ...)
     size_t length = strlen(line);
     vsnprintf(line + length, sizeof line - length - 1, format, args);
     va_end(args);
-    strcat(line, "\n");
-    while (write(STDERR_FILENO, line, strlen(line)) < 0 && errno == EINTR)
+    length = strlen(line);
+    line[length++] = '\n';
+    while (write(STDERR_FILENO, line, length) < 0 && errno == EINTR)
         ;
 }

@@ -10,9 +10,12 @@
  *
  * May call: terrace.h, process.h, table.c, guard.c. */
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "preload.h"
 #include "small.h"
@@ -25,6 +28,7 @@ static enum { CLOSED, OPENING, OPEN, OFF } _Atomic state;
 static terrace *manager;
 static terrace_tier host;
 static unsigned epoch;
+static int error_output = -1; /* where the report goes, should the program close its stderr before */
 static unsigned char *alive; /* reads 0 in a child, also of the bare system call */
 
 /* ---- the manager --------------------------------------------------------- */
@@ -65,6 +69,9 @@ static void manager_open(void)
     if (r == 0)
         r = terrace_tier_find(manager, "host", &host);
     if (r == 0) {
+        const char *report = getenv("TERRACE_REPORT");
+        if (report && strcmp(report, "1") == 0)
+            error_output = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 100);
         state = OPEN;
         return;
     }
@@ -176,6 +183,8 @@ __attribute__((destructor)) static void end(void)
 {
     struct guard g;
     guard_enter(&g);
+    if (error_output >= 0 && fcntl(STDERR_FILENO, F_GETFD) < 0)
+        dup2(error_output, STDERR_FILENO);
     if (state == OPEN)
         terrace_process_report();
     guard_leave(&g);

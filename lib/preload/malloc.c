@@ -7,6 +7,7 @@
  * May call: small.h, large.c. */
 #include <dlfcn.h>
 #include <errno.h>
+#include <link.h>
 #include <malloc.h>
 #include <string.h>
 
@@ -31,11 +32,16 @@ HOOK void *malloc(size_t bytes)
     return p ? p : small_malloc(bytes);
 }
 
+/* In a program at a fixed address the name may stand for a stub there, which calls
+ * the one defined elsewhere. */
 bool malloc_is_ours(void)
 {
     Dl_info used, here;
-    return dladdr(dlsym(RTLD_DEFAULT, "malloc"), &used) && dladdr((void *)(uintptr_t)malloc_is_ours, &here) &&
-           used.dli_fbase == here.dli_fbase;
+    const ElfW(Sym) *symbol = NULL;
+    if (!dladdr1(dlsym(RTLD_DEFAULT, "malloc"), &used, (void **)&symbol, RTLD_DL_SYMENT) ||
+        !dladdr((void *)(uintptr_t)malloc_is_ours, &here))
+        return false;
+    return used.dli_fbase == here.dli_fbase || (symbol && symbol->st_shndx == SHN_UNDEF);
 }
 
 HOOK void free(void *p)

@@ -137,7 +137,7 @@ static int slot_settle(struct block *b, size_t slot)
     int e = 0;
     for (size_t i = slot * SLOT_PAGES; i < end; i++) {
         dead &= (b->page[i] & (PAGE_GONE | PAGE_FOREIGN)) != 0;
-        odd |= b->page[i] && (i < used || b->page[i] != PAGE_GONE);
+        odd |= i < used ? b->page[i] != 0 : b->page[i] != PAGE_GONE;
     }
     int now = dead ? SLOT_DEAD : odd ? SLOT_PINNED : SLOT_PLAIN;
     if (large_inherited(b) || now == b->slot[slot])

@@ -1,7 +1,6 @@
 #!/bin/bash
 # Programs as people have them, in less memory than they use: `make check-preload`.
-cd "$(dirname "$0")/.." || exit 1
-. ./tap.sh
+. "$(dirname "$0")/../tap.sh"
 terrace=$PWD/$BUILD/bin/terrace
 [[ $BUILD = /* ]] && terrace=$BUILD/bin/terrace
 python=/usr/bin/python3
@@ -16,7 +15,7 @@ run() { # MEMORY COMMAND...
     "$terrace" run -q --ram "$ram" --report="$scratch/report" --nvme-path "$big" -- "$@"
 }
 
-cat >"$scratch/numpy.py" <<'END'
+cat >"$scratch/stream.py" <<'END'
 import numpy as np
 n = 768 << 17
 a = np.zeros(n)
@@ -31,7 +30,7 @@ c = a[: n // 4].copy()
 del a
 assert c[-1] == (n // 4 - 1 >> 20 << 20) + 2
 END
-numpy() { run 256M $python "$scratch/numpy.py" && spilled; }
+numpy() { run 256M $python "$scratch/stream.py" && spilled; }
 numpy_fork() {
     run 128M $python -c '
 import multiprocessing as mp, numpy as np
@@ -49,8 +48,8 @@ sorts() {
         seq 1 6000000 | cmp - "$big/sorted"
 }
 compiles() {
-    "$CC" -O2 -D_GNU_SOURCE -Iinclude -iquote lib -c ../lib/stable.c -I../include -iquote ../lib -o "$scratch/a.o" &&
-        "$terrace" run -q --ram 16M -- "$CC" -O2 -D_GNU_SOURCE -I../include -iquote ../lib -c ../lib/stable.c -o "$scratch/b.o" &&
+    local compile=("$CC" -O2 -D_GNU_SOURCE= -Iinclude -iquote lib -c lib/options.c -o)
+    "${compile[@]}" "$scratch/a.o" && run 16M "${compile[@]}" "$scratch/b.o" &&
         cmp "$scratch/a.o" "$scratch/b.o"
 }
 cat >"$scratch/set.c" <<'END'
@@ -70,7 +69,7 @@ int main(void) /* goes over 400 MiB three times */
 }
 END
 in_group() { # LIMIT COMMAND...
-    PYTHONPATH=../bench $python -c '
+    PYTHONPATH=bench $python -c '
 import sys, cgroup
 try:
     print(cgroup.run(sys.argv[2:], int(sys.argv[1]) << 20)[0], end="")
