@@ -5,8 +5,7 @@
  * granules if rounding it up wastes at most a fiftieth, else to the pages. Both
  * zones are several times larger than the budget, since address space costs
  * nothing, so fragmentation of addresses never stands for lack of memory. Where
- * they do cost memory, there is one zone, of pages, as large as the budget, all of it
- * cached for ever.
+ * they do cost memory, there is one zone, of pages, as large as the budget.
  *
  * What costs is the memory behind the addresses. A free extent is either
  * cached (memory still behind it) or empty. An allocation takes, in this order:
@@ -118,12 +117,12 @@ static void zone_init(struct zone *z, size_t unit)
 /* Room for fragmentation: address space is this many times the budget. */
 enum { SPREAD = 8 };
 
-static int zone_open(struct arena *a, unsigned which, size_t granule)
+static int zone_open(struct arena *a, unsigned which, size_t granule, unsigned spread)
 {
     struct zone *z = &a->zone[which];
     unsigned flags = which == ZONE_GRANULES ? TERRACE_RESERVE_HUGE : 0;
     uint64_t least = round_up(a->limit ? a->limit : 1, granule);
-    for (uint64_t want = least * (a->whole ? 1 : SPREAD); want >= least; want = round_up(want / 2, granule)) {
+    for (uint64_t want = least * spread; want >= least; want = round_up(want / 2, granule)) {
         int r = a->backend->reserve(a->unit, want, flags, &z->base);
         if (r == 0) {
             z->bytes = want;
@@ -132,14 +131,13 @@ static int zone_open(struct arena *a, unsigned which, size_t granule)
         if (want == least)
             return r;
     }
-    struct extent *all = extent_new(which, z->base, a->whole ? a->limit : z->bytes);
+    struct extent *all = extent_new(which, z->base, z->bytes);
     if (!all) {
         a->backend->release(a->unit, z->base, z->bytes);
         z->bytes = 0;
         return error_set(-TERRACE_ENOMEM, "no host memory to manage a tier's address space");
     }
-    insert(a, all, a->whole ? CACHED : EMPTY);
-    a->committed += a->whole ? all->bytes : 0;
+    insert(a, all, EMPTY);
     return 0;
 }
 
@@ -150,12 +148,12 @@ int arena_open(struct arena *a, const terrace_backend *backend, void *unit,
     a->limit = a->ceiling = limit / info->page * info->page;
     if (limit > UINT64_MAX / (2 * SPREAD))
         return -TERRACE_ENOMEM; /* more than there are addresses */
-    a->whole = info->flags & TERRACE_UNIT_WHOLE;
+    bool whole = info->flags & TERRACE_UNIT_WHOLE;
     zone_init(&a->zone[ZONE_PAGES], info->page);
     zone_init(&a->zone[ZONE_GRANULES], info->granule);
-    int r = zone_open(a, ZONE_PAGES, info->granule);
-    if (r == 0 && !a->whole)
-        r = zone_open(a, ZONE_GRANULES, info->granule);
+    int r = zone_open(a, ZONE_PAGES, info->granule, whole ? 1 : SPREAD);
+    if (r == 0 && !whole)
+        r = zone_open(a, ZONE_GRANULES, info->granule, SPREAD);
     if (r)
         arena_close(a);
     return r;
@@ -403,7 +401,7 @@ void arena_purge(struct arena *a, struct grant *grant)
 {
     struct extent *e;
     *grant = (struct grant){0};
-    for (unsigned i = 0; i < ZONES && !a->whole; i++)
+    for (unsigned i = 0; i < ZONES; i++)
         while ((e = RB_ROOT(&a->zone[i].cached)) != NULL) {
             detach(a, e);
             a->committed -= e->bytes;
@@ -416,7 +414,7 @@ void arena_decay(struct arena *a, struct grant *grant)
 {
     *grant = (struct grant){0};
     uint64_t keep = cached(a) - (a->idle < cached(a) ? a->idle : cached(a));
-    while (cached(a) > keep && largest_cached(a) && !a->whole)
+    while (cached(a) > keep && largest_cached(a))
         give_largest(a, cached(a) - keep, grant);
     a->idle = cached(a);
 }

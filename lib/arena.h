@@ -52,7 +52,6 @@ struct arena {
     uint64_t step;      /* bytes worth committing at once */
     uint64_t idle;      /* least bytes cached since the last decay */
     uint64_t extents;   /* in use */
-    bool whole;         /* address space is memory */
     struct zone zone[ZONES];
 };
 

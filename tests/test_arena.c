@@ -198,7 +198,7 @@ static void check_whole_again(struct arena *a)
     check_books(a, NULL, 0);
     cr_assert_eq(fake.bytes, 0);
     for (int i = 0; i < ZONES; i++)
-        cr_assert_eq(free_extents(&a->zone[i]), 1);
+        cr_assert_eq(free_extents(&a->zone[i]), a->zone[i].bytes > 0);
     arena_close(a);
     cr_assert_eq(fake.reserved, 0);
 }
@@ -572,18 +572,7 @@ Test(arena, address_space_that_is_memory_is_taken_once)
     struct extent *last = get(&a, PAGE);
     cr_assert_eq(arena_round(&a, 2 * MIB - PAGE), 2 * MIB - PAGE);
     arena_free(&a, last);
-    struct grant grant;
-    arena_decay(&a, &grant);
-    cr_assert_null(grant.give);
-    arena_purge(&a, &grant);
-    cr_assert_null(grant.give);
-    for (int i = 0; i < 3; i++)
-        arena_free(&a, e[i]);
-    e[0] = get(&a, LIMIT); /* it has joined again */
-    arena_free(&a, e[0]);
-    cr_assert_eq(fake.calls, 0);
-    arena_close(&a);
-    cr_assert_eq(fake.reserved, 0);
+    finish(&a, e, 3);
     fake.largest = 15 * MIB;
     cr_assert_eq(arena_open(&a, &backend, NULL, &info, LIMIT), -TERRACE_ENOTSUP);
     cr_assert_eq(fake.reserved, 0);

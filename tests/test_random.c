@@ -32,7 +32,7 @@ enum { SLOWER = 1 };
 __attribute__((visibility("default"))) const char *__tsan_default_suppressions(void);
 const char *__tsan_default_suppressions(void)
 {
-    return "race:^simdisk_store$\nrace:pwrite\n";
+    return "race:^simdisk_store$\nrace:pwrite\nrace:^move_bytes$\n";
 }
 
 struct slot {
