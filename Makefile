@@ -480,4 +480,4 @@ FORCE:
 .PHONY: all library programs objects demo check check-asan check-tsan run-tests check-preload bench-preload check-numa check-gpu gpu without-nvcc \
         bench bench-gpu docs lint tidy cppcheck install uninstall dist deps deps-build deps-check deps-lint deps-numa deps-preload deps-bench clean help FORCE
 
--include $(OBJECTS:.o=.d)
+-include $(OBJECTS:.o=.d) $(patsubst %,$(BUILD)/obj/%.d,examples/gpt_device examples/gpt_anywhere tests/sim/gpt_cuda)

@@ -349,14 +349,15 @@ int main(int argc, char **argv)
     corpus text = {NULL, 0};
     uint64_t count = 0, hash = 0xcbf29ce484222325u;
     int status = 0;
+    for (int i = 1; i < argc; i++)
+        if (strcmp(argv[i], "--check-gradients") == 0) { /* unless other options say otherwise */
+            g.cfg.layers = 2;
+            g.cfg.width = 32;
+            g.cfg.heads = 2;
+            g.cfg.context = 70;
+            g.cfg.batch = 2;
+        }
     arguments_parse(&g.cfg, argc, argv);
-    if (g.cfg.check_gradients) {
-        g.cfg.layers = 2;
-        g.cfg.width = 32;
-        g.cfg.heads = 2;
-        g.cfg.context = 70;
-        g.cfg.batch = 2;
-    }
     omp_set_num_threads((int)g.cfg.threads);
     corpus_load(&text, &g.cfg);
     model_open(&g);

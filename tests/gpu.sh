@@ -79,10 +79,10 @@ train() { # PROGRAM NAME OPTION...
 }
 value() { sed -n "s/^ *\"$2\": \(.*[^,]\),*$/\1/p" "$scratch/$1.json"; } # NAME KEY
 
-# Sums are made in other orders there: equal to three decimals.
+# Sums are made in other orders there: equal to nearly four decimals.
 losses_near() { # NAME NAME
     paste <(value "$1" losses | tr -d '[] ' | tr , '\n') <(value "$2" losses | tr -d '[] ' | tr , '\n') |
-        awk '{ print; d = $1 - $2; if (d > 1e-3 || d < -1e-3) bad = 1; n++ } END { exit bad || n != 6 }'
+        awk '{ print; d = $1 - $2; if (d > 1e-4 || d < -1e-4) bad = 1; n++ } END { exit bad || n != 6 }'
 }
 same() { [ -n "$(value "$1" "$3")" ] && [ "$(value "$1" "$3")" = "$(value "$2" "$3")" ]; } # NAME NAME KEY
 
@@ -106,7 +106,9 @@ moved() { # NAME
 host_limit() { echo $(($(value all working_set_bytes) * $1 / 100)); }
 to_the_disk() { with_less disk 40 --host-limit "$(host_limit 60)"; }
 
-gradients() { "$gpt" --check-gradients --own-products --data LICENSE; }
+gradients() { # OPTION...
+    "$gpt" --check-gradients --own-products --data LICENSE "$@"
+}
 
 export gpt cpu model scratch
 export -f train value losses_near same as_the_cpu with_less moved host_limit to_the_disk gradients
@@ -140,7 +142,8 @@ fi
 if [ -x "$gpt" ]; then
     check "gpt_cuda has the losses of gpt on the CPU, by its own product" 120 as_the_cpu all --own-products
     [ -n "${SIMULATED:-}" ] || check "gpt_cuda has the losses of gpt on the CPU, by cuBLAS where it is" 60 as_the_cpu blas
-    [ -n "${SIMULATED:-}" ] || check "its gradients agree with difference quotients" 120 gradients
+    # shellcheck disable=SC2046 # options or nothing
+    check "its gradients agree with difference quotients" 120 gradients $([ -z "${SIMULATED:-}" ] || echo --layers 1 --context 12)
     check "it has the same weights with 60 % of the device's memory" 60 with_less sixty 60
     check "it has the same weights with 30 %" 60 with_less thirty 30
     check "it has the same weights with 40 %, and 60 % in the host's memory" 60 to_the_disk
