@@ -266,7 +266,9 @@ static struct fork_plan *plan_new(void)
 {
     struct fork_plan *p = mmap(NULL, plan_bytes, PROT_READ | PROT_WRITE,
                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    return p == MAP_FAILED ? NULL : p;
+    if (p == MAP_FAILED)
+        p = NULL;
+    return p;
 }
 
 static void plan_describe_locked(struct fork_plan *p, struct terrace *m, bool dry)
