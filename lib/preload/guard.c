@@ -25,6 +25,7 @@ void guard_enter(struct guard *g)
 {
     sigset_t all;
     g->error = errno;
+    g->inside = inside;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &g->mask);
     inside = true;
@@ -32,7 +33,7 @@ void guard_enter(struct guard *g)
 
 void guard_leave(const struct guard *g)
 {
-    inside = false;
+    inside = g->inside;
     pthread_sigmask(SIG_SETMASK, &g->mask, NULL);
     errno = g->error;
 }

@@ -80,7 +80,8 @@ static void *move(struct block *b, size_t bytes, const void *caller)
 
 static void *large_realloc(struct block *b, size_t bytes, const void *caller)
 {
-    bool stays = bytes <= b->reserved && bytes >= large_least / 2 && !large_inherited(b);
+    bool fits = bytes <= (b->page ? round_up(b->bytes, PAGE) : b->reserved);
+    bool stays = fits && bytes >= large_least / 2 && !large_inherited(b);
     if (!stays)
         return move(b, bytes, caller);
     size_t end = round_up(bytes, SLOT);

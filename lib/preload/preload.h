@@ -35,6 +35,7 @@ extern _Thread_local bool inside __attribute__((tls_model("initial-exec"), visib
 struct guard {
     sigset_t mask;
     int error;
+    bool inside;
 };
 void guard_enter(struct guard *g);
 void guard_leave(const struct guard *g);
