@@ -34,7 +34,7 @@ quiet_until_needed() { # no file, no ring, no thread
     local log=$scratch/strace
     command -v strace >/dev/null || return 0
     LD_PRELOAD=$library strace -f -o "$log" true &&
-        ! grep -E 'io_uring|userfaultfd|clone|O_TMPFILE|/var/tmp|memfd' "$log"
+        ! grep -E '(io_uring[a-z_]*|userfaultfd|clone3?|memfd_create)\(|O_TMPFILE|"/var/tmp' "$log"
 }
 
 check "builds" eval 'build blocks.c && build maps.c && build forks.c && build threads.c && build calls.c -luring &&
