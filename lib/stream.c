@@ -41,12 +41,18 @@ struct use {
 
 /* ---- what is in the way ------------------------------------------------ */
 
+/* A use in this mode comes after it. */
+static bool comes_before(const struct use *u, unsigned mode)
+{
+    return u->writes || (mode & WRITES);
+}
+
 static bool excludes_locked(const struct copy *c, unsigned mode)
 {
     if (c->will_write) /* although the stream may be done, the lane has not been told of the copying */
         return true;
     for (const struct use *u = c->uses; u; u = u->next)
-        if (u->writes || (mode & WRITES))
+        if (comes_before(u, mode))
             return true;
     return false;
 }
@@ -163,7 +169,7 @@ static size_t to_follow_locked(const struct request *q, struct use **list, size_
     size_t n = 0;
     for (size_t i = 0; i < q->n; i++)
         for (struct use *u = q->entry[i].copy->uses; u; u = u->next) {
-            if (u->stream == q->stream || !(u->writes || (q->entry[i].mode & WRITES)))
+            if (u->stream == q->stream || !comes_before(u, q->entry[i].mode))
                 continue;
             if (n < most) {
                 u->held++;

@@ -390,6 +390,14 @@ static void kernel_write_few(void *arg)
     pattern_fill(simnode_at(&simdev, (uintptr_t)k->at), FEW, k->seed);
 }
 
+/* Acquires the tensor, whose bytes are still to come, and puts work on it into the
+ * stream; it is not released. */
+static void begin_few(terrace_tensor *t, struct simstream *s, unsigned mode, struct kernel *k)
+{
+    assert_ok(terrace_acquire(t, d.dev, mode, s, &k->at, NULL));
+    simstream_launch(s, mode == TERRACE_READ ? kernel_check_few : kernel_write_few, k);
+}
+
 Test(streams, the_stream_waits_for_the_bytes_and_not_the_host, .timeout = 60)
 {
     open_device(8 * MIB);
@@ -397,8 +405,7 @@ Test(streams, the_stream_waits_for_the_bytes_and_not_the_host, .timeout = 60)
     struct kernel k = {.seed = 20};
     write_pattern(t, d.host, FEW, 20);
     simnode_hold(&simdev, true);
-    assert_ok(terrace_acquire(t, d.dev, TERRACE_READ, &one, &k.at, NULL));
-    simstream_launch(&one, kernel_check_few, &k);
+    begin_few(t, &one, TERRACE_READ, &k);
     cr_assert_not(simstream_run(&one), "the work did not wait for its bytes");
     assert_ok(terrace_release(t, k.at, &one));
     simnode_hold(&simdev, false);
@@ -438,8 +445,7 @@ Test(streams, what_a_writer_left_is_what_others_get, .timeout = 60)
     struct kernel w = {.seed = 25};
     write_pattern(t, d.host, FEW, 24);
     simnode_hold(&simdev, true);
-    assert_ok(terrace_acquire(t, d.dev, TERRACE_WRITE, &one, &w.at, NULL));
-    simstream_launch(&one, kernel_write_few, &w);
+    begin_few(t, &one, TERRACE_WRITE, &w);
     assert_ok(terrace_release(t, w.at, &one));
     simnode_hold(&simdev, false);
     run_all(&one);
@@ -455,8 +461,7 @@ Test(streams, a_promise_that_is_broken_before_the_release, .timeout = 60)
     void *p;
     write_pattern(t, d.host, FEW, 26);
     simnode_hold(&simdev, true);
-    assert_ok(terrace_acquire(t, d.dev, TERRACE_WRITE, &one, &w.at, NULL));
-    simstream_launch(&one, kernel_write_few, &w);
+    begin_few(t, &one, TERRACE_WRITE, &w);
     simdev.fail = true;
     simnode_hold(&simdev, false);
     run_all(&one); /* its memory is still there */
@@ -465,8 +470,7 @@ Test(streams, a_promise_that_is_broken_before_the_release, .timeout = 60)
     simdev.fail = false;
     expect_pattern(t, d.host, FEW, 26);
     struct kernel k = {.seed = 26};
-    assert_ok(terrace_acquire(t, d.dev, TERRACE_READ, &two, &k.at, NULL));
-    simstream_launch(&two, kernel_check_few, &k);
+    begin_few(t, &two, TERRACE_READ, &k);
     assert_ok(terrace_release(t, k.at, &two));
     run_all(&one);
     run_all(&two);
@@ -481,8 +485,7 @@ Test(streams, a_promise_that_is_broken_after_the_release, .timeout = 60)
     struct kernel w = {.seed = 29};
     write_pattern(t, d.host, FEW, 28);
     simnode_hold(&simdev, true);
-    assert_ok(terrace_acquire(t, d.dev, TERRACE_WRITE, &one, &w.at, NULL));
-    simstream_launch(&one, kernel_write_few, &w);
+    begin_few(t, &one, TERRACE_WRITE, &w);
     assert_ok(terrace_release(t, w.at, &one));
     simdev.fail = true;
     simnode_hold(&simdev, false);
@@ -517,8 +520,7 @@ Test(streams, a_tensor_destroyed_before_its_bytes_are_there, .timeout = 60)
     struct kernel k = {.seed = 31};
     write_pattern(t, d.host, FEW, 31);
     simnode_hold(&simdev, true);
-    assert_ok(terrace_acquire(t, d.dev, TERRACE_READ, &one, &k.at, NULL));
-    simstream_launch(&one, kernel_check_few, &k);
+    begin_few(t, &one, TERRACE_READ, &k);
     assert_ok(terrace_release(t, k.at, &one));
     terrace_tensor_destroy(t);
     simnode_hold(&simdev, false);
