@@ -23,6 +23,7 @@
 #include <time.h>
 
 #include "numa_memory.h"
+#include "sleep.h"
 #include "terrace_backend.h"
 
 enum { PAGE = 4096, IO_CHUNK = 1 << 20, IO_DEPTH = 4 };
@@ -213,23 +214,10 @@ static int numa_submit(void *unit, terrace_io *const *list, unsigned n)
 /* Sleeps until wake or the time limit. */
 static void numa_sleep(struct numa_unit *u, int64_t timeout_ns)
 {
-    struct timespec limit;
-
-    clock_gettime(CLOCK_MONOTONIC, &limit);
-    if (timeout_ns > 0) {
-        limit.tv_sec += timeout_ns / 1000000000;
-        limit.tv_nsec += timeout_ns % 1000000000;
-        if (limit.tv_nsec >= 1000000000) {
-            limit.tv_sec++;
-            limit.tv_nsec -= 1000000000;
-        }
-    }
+    struct timespec limit = sleep_limit(timeout_ns);
     pthread_mutex_lock(&u->lock);
-    while (!u->woken)
-        if (timeout_ns < 0)
-            pthread_cond_wait(&u->wakeup, &u->lock);
-        else if (pthread_cond_timedwait(&u->wakeup, &u->lock, &limit))
-            break;
+    while (!u->woken && sleep_on(&u->wakeup, &u->lock, timeout_ns, &limit))
+        ;
     u->woken = false;
     pthread_mutex_unlock(&u->lock);
 }

@@ -13,6 +13,7 @@
 #include <time.h>
 
 #include "opencl_unit.h"
+#include "sleep.h"
 
 enum { EVENT, UNIT }; /* of terrace_io.backend */
 
@@ -128,21 +129,9 @@ int opencl_submit(void *unit, terrace_io *const *list, unsigned n)
 /* Until something has finished, wake, or the time limit. */
 static void sleep_locked(struct opencl_unit *u, int64_t timeout_ns)
 {
-    struct timespec limit;
-    clock_gettime(CLOCK_MONOTONIC, &limit);
-    if (timeout_ns > 0) {
-        limit.tv_sec += timeout_ns / 1000000000;
-        limit.tv_nsec += timeout_ns % 1000000000;
-        if (limit.tv_nsec >= 1000000000) {
-            limit.tv_sec++;
-            limit.tv_nsec -= 1000000000;
-        }
-    }
-    while (!u->woken && u->count == 0)
-        if (timeout_ns < 0)
-            pthread_cond_wait(&u->changed, &u->lock);
-        else if (pthread_cond_timedwait(&u->changed, &u->lock, &limit))
-            break;
+    struct timespec limit = sleep_limit(timeout_ns);
+    while (!u->woken && u->count == 0 && sleep_on(&u->changed, &u->lock, timeout_ns, &limit))
+        ;
 }
 
 /* The event of a copy that has ended. */
