@@ -184,7 +184,7 @@ struct tier {
     uint64_t wanted;    /* memory tiers: bytes that acquires are waiting for */
     uint64_t sought;    /* memory tiers: how often something had to leave */
     uint64_t ahead;     /* memory tiers: bytes brought, or coming, ahead of use */
-    unsigned coming;    /* memory tiers: fills under way that were started ahead of use */
+    unsigned moving;    /* memory tiers: transfers under way whose end may leave a copy here to evict */
     uint64_t credit;    /* memory tiers: bytes that may be written back ahead */
     uint64_t full_until; /* memory tiers: when more may be asked for again, see tier_full_locked() */
     bool full_said;

@@ -62,6 +62,7 @@ static int goal_prepare_locked(struct transfer *x)
     int r = room_take_locked(copy_tier(goal), &want, &goal->extent);
     if (r == 0) {
         goal->node.bytes = goal->extent->bytes;
+        transfer_keep_locked(x, goal);
         return 0;
     }
     copy_drop_locked(goal);

@@ -23,6 +23,7 @@ struct transfer {
     bool drop;            /* write-back: drop the copy in memory afterwards */
     bool stale;           /* the bytes changed meanwhile, discard the result */
     bool ahead;           /* fill: started ahead of use */
+    unsigned kept;        /* bit per tier with a copy that cannot leave until this has ended */
     uint64_t bytes;
     uint64_t next;        /* first byte not started yet */
     unsigned piece;       /* number of the next piece */
@@ -107,6 +108,8 @@ int transfer_fill_locked(struct copy *c, bool ahead);
  * NULL to the next that has room. 1: it may be dropped as it is. Errors: ENOMEM,
  * EBUDGET (there is no disk tier to write to). */
 int transfer_writeback_locked(struct copy *c, struct tier *to, enum priority priority, bool drop);
+/* One more copy that cannot leave its tier until the transfer has ended. */
+void transfer_keep_locked(struct transfer *x, const struct copy *c);
 /* Whether the fill is out of our hands: a stream can be told to wait for it. */
 bool transfer_is_taken(const struct transfer *x);
 /* Somebody waits for it now. */

@@ -208,7 +208,7 @@ static int make_locked(struct tier *tier, struct room *want, struct grant *grant
             no_memory |= begun == -TERRACE_ENOMEM;
             continue;
         }
-        if (tier->draining == 0 && tier->coming == 0 && TAILQ_EMPTY(&tier->uses)) {
+        if (tier->draining == 0 && tier->moving == 0 && TAILQ_EMPTY(&tier->uses)) {
             r = no_memory ? error_set(-TERRACE_ENOMEM, "no host memory to write down what would make "
                                       "room for '%s' in %s", tensor_name(want->tensor), tier->name)
                           : out_of_victims_locked(tier, want, failures);

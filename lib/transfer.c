@@ -107,6 +107,20 @@ static struct tier *goal_locked(const struct copy *c)
 
 /* ---- starting a transfer ----------------------------------------------- */
 
+void transfer_keep_locked(struct transfer *x, const struct copy *c)
+{
+    if (!(x->kept & 1u << c->tier))
+        copy_tier(c)->moving++;
+    x->kept |= 1u << c->tier;
+}
+
+static void transfer_keeps_no_more_locked(const struct transfer *x)
+{
+    struct terrace *m = x->tensor->manager;
+    for (unsigned i = 0; i < m->tiers; i++)
+        m->tier[i].moving -= x->kept >> i & 1;
+}
+
 static int transfer_start_locked(struct transfer init)
 {
     struct terrace_tensor *t = init.tensor = init.copy->tensor;
@@ -118,6 +132,9 @@ static int transfer_start_locked(struct transfer init)
     x->bytes = x->other ? round_up(t->bytes, x->lane->tier->info.page) : t->bytes;
     x->queued = true;
     t->transfer = x;
+    for (unsigned i = 0; i < t->manager->tiers; i++)
+        if (t->copy[i].state == COPY_VALID || (!x->writeback && &t->copy[i] == x->copy))
+            transfer_keep_locked(x, &t->copy[i]);
     TAILQ_INSERT_TAIL(&x->lane->queue[x->priority], x, link);
     manager_kick_locked(t->manager, x->lane->tier);
     copies_settle_locked(t); /* off the lists until it has ended */
@@ -138,9 +155,7 @@ int transfer_fill_locked(struct copy *c, bool ahead)
         return r;
     c->node.ahead = ahead;
     if (ahead) {
-        struct tier *tier = copy_tier(c);
-        tier->ahead += c->node.bytes;
-        tier->coming++;
+        copy_tier(c)->ahead += c->node.bytes;
         t->manager->stats.prefetches++;
     }
     return 0;
@@ -234,7 +249,6 @@ static void fill_finish_locked(struct transfer *x)
     struct copy *c = x->copy;
     struct tier *tier = copy_tier(c);
     terrace_statistics *stats = &tier->manager->stats;
-    tier->coming -= x->ahead;
     if (x->error) {
         tensor_failed_locked(x->tensor, x->error, x->text);
         x->tensor->unfilled = true;
@@ -331,6 +345,7 @@ void transfer_finish_locked(struct transfer *x)
     struct terrace_tensor *t = x->tensor;
     struct terrace *m = t->manager;
     t->transfer = NULL;
+    transfer_keeps_no_more_locked(x);
     if (x->writeback)
         writeback_finish_locked(x);
     else

@@ -162,6 +162,30 @@ Test(devices, a_host_that_is_all_in_use, .timeout = 60)
     terrace_close(d.m);
 }
 
+static void *let_go_soon(void *unused)
+{
+    usleep(100000);
+    simnode_hold(&simdev, false);
+    return unused;
+}
+
+Test(devices, room_that_is_being_read_is_waited_for, .timeout = 60)
+{
+    open_device(2 * MIB, 8 * MIB, ALL);
+    terrace_tensor *a = tensor_of(d.m, 2 * MIB, "a"), *b = tensor_of(d.m, 2 * MIB, "b");
+    pthread_t thread;
+    device_write(a, 2 * MIB, 1, TERRACE_OVERWRITE);
+    simnode_hold(&simdev, true);
+    assert_ok(terrace_prefetch(a, d.host)); /* until it has been read it cannot leave */
+    cr_assert(simnode_await_queued(&simdev, 1));
+    cr_assert_eq(pthread_create(&thread, NULL, let_go_soon, NULL), 0);
+    device_write(b, 2 * MIB, 2, TERRACE_OVERWRITE);
+    pthread_join(thread, NULL);
+    expect_pattern(a, d.host, 2 * MIB, 1);
+    device_expect(b, 2 * MIB, 2);
+    terrace_close(d.m);
+}
+
 Test(devices, handles_stand_for_addresses, .timeout = 60)
 {
     enum { N = 12 };
