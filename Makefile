@@ -31,7 +31,7 @@ DOCDIR = $(PREFIX)/share/doc/terrace
 LIB_SRC := $(sort $(wildcard lib/*.c)) $(sort $(wildcard offload/*.c))
 CLI_SRC := $(wildcard lib/cli/*.c)
 PRELOAD_SRC := $(wildcard lib/preload/*.c)
-EXAMPLE_SRC := $(wildcard examples/*.c)
+EXAMPLE_SRC := $(filter-out %/backend_template.c,$(wildcard examples/*.c))
 BENCH_SRC := $(wildcard bench/*.c)
 MODULE_SRC := $(wildcard bench/modules/*.c)
 TEST_SRC := $(wildcard tests/test_*.c)
@@ -57,6 +57,7 @@ ALLOC_MODULES = $(MODULE_SRC:%.c=$(BUILD)/%.so)
 PC = $(BUILD)/lib/pkgconfig/terrace.pc
 MAN = $(BUILD)/man/terrace.1 $(BUILD)/man/terrace.3
 EXAMPLES = $(EXAMPLE_SRC:%.c=$(BUILD)/%)
+TEMPLATE = $(BUILD)/examples/libterrace-template.so
 BENCHES = $(BENCH_SRC:%.c=$(BUILD)/%)
 LOOPS = adam inference random
 BENCH_MODULES = $(BUILD)/bench/starpu.so $(BUILD)/bench/plain.so
@@ -116,7 +117,7 @@ WITH_LIBRARY = -L$(BUILD)/lib -Wl,--as-needed -lterrace -Wl,-rpath,'$$ORIGIN/../
 .SECONDARY:
 
 ##: all           library, command, man pages, examples, benchmarks
-all: library $(COMMAND) $(MAN) $(EXAMPLES) $(BENCHES) $(BENCH_MODULES) $(ALLOC_MODULES) \
+all: library $(COMMAND) $(MAN) $(EXAMPLES) $(TEMPLATE) $(BENCHES) $(BENCH_MODULES) $(ALLOC_MODULES) \
      $(if $(NVCC),$(BUILD)/examples/gpt_cuda,without-nvcc)
 
 library: $(LIBRARY) $(LINKS) $(PC) $(PRELOAD)
@@ -168,6 +169,11 @@ $(COMMAND): $(CLI_OBJ) $(LINKS)
 $(EXAMPLES) $(BENCHES) $(PROGS): $(BUILD)/%: $(BUILD)/obj/%.o $(LINKS)
 	@mkdir -p $(@D)
 	$(LINK) -o $@ $(filter %.o,$^) $(WITH_LIBRARY) $($(notdir $*)_LIBS)
+
+# A backend by itself, as TERRACE_BACKENDS takes it: it needs nothing of the library.
+$(TEMPLATE): $(BUILD)/obj/examples/backend_template.o
+	@mkdir -p $(@D)
+	$(LINK) -shared $(if $(SANITIZE),,-Wl,-z,defs) -o $@ $<
 
 # This one replays traces against the library's own functions.
 $(BUILD)/bench/policy: $(call object,$(wildcard bench/replay/*.c) $(addprefix lib/,policy.c schedule.c schedule_lines.c schedule_steps.c))

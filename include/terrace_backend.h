@@ -236,6 +236,17 @@ typedef struct terrace_backend {
     void (*unview)(void *unit, void *handle);
 } terrace_backend;
 
+/* A library that holds one backend says so with this, once, and is then named in
+ * TERRACE_BACKENDS: see examples/backend_template.c. `terrace backend-check LIBRARY`
+ * tries everything this file asks of it. */
+#define TERRACE_BACKEND_PLUGIN(table)                                                      \
+    __attribute__((visibility("default"))) const terrace_backend *terrace_backend_plugin(void); \
+    const terrace_backend *terrace_backend_plugin(void) { return &(table); }
+
+/* The table of a backend that is part of this library, by its name; NULL: there is
+ * none. It belongs to the library. By any thread. */
+TERRACE_API const terrace_backend *terrace_backend_find(const char *name);
+
 /* Built-in backends announce themselves to the core with this, once per file,
  * so that no list of them exists anywhere. */
 #define TERRACE_BACKEND_BUILTIN(table)                                                     \

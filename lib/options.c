@@ -228,7 +228,7 @@ static int check_text(const struct setting *s, bool paths)
             return not_accepted(s, "text without control characters");
     size_t length = strlen(s->text);
     if (paths && (*s->text == ':' || s->text[length - 1] == ':' || strstr(s->text, "::")))
-        return not_accepted(s, "one or more folders separated by ':', none of them empty");
+        return not_accepted(s, "one or more paths separated by ':', none of them empty");
     return 0;
 }
 

@@ -5,7 +5,8 @@
  * and copied, so that an older or shorter one reads as if its missing optional
  * functions were NULL.
  *
- * May call: core.h, mover.h, budget.h, the backends' tables. */
+ * May call: core.h, mover.h, budget.h, plugin.h, the backends' tables. */
+#include <assert.h>
 #include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +14,7 @@
 
 #include "budget.h"
 #include "mover.h"
+#include "plugin.h"
 #include "staging.h"
 #include "view.h"
 
@@ -128,7 +130,8 @@ int backend_copy(const terrace_backend *from, terrace_backend *to)
                          TERRACE_BACKEND_ABI, required);
     memcpy(to, from, from->size < sizeof *to ? from->size : sizeof *to);
     to->size = sizeof *to;
-    bool complete = to->name && to->count && to->open && to->close && to->reserve && to->release &&
+    bool named = to->name && *to->name && !to->name[strspn(to->name, "abcdefghijklmnopqrstuvwxyz0123456789")];
+    bool complete = named && strlen(to->name) < NAME_TEXT / 2 && to->count && to->open && to->close && to->reserve && to->release &&
                     to->commit && to->decommit && to->submit && to->wait && to->wake && to->explain;
     bool streams = to->record && to->passed && to->follow && to->forget;
     if (!streams)
@@ -136,8 +139,8 @@ int backend_copy(const terrace_backend *from, terrace_backend *to)
     if (!to->unview)
         to->view = NULL;
     if (!complete || to->tier_class <= 0 || to->tier_class >= CLASSES)
-        return error_set(-TERRACE_EINVAL, "backend '%s' lacks a required function or has no class",
-                         to->name ? to->name : "(unnamed)");
+        return error_set(-TERRACE_EINVAL, "backend '%.40s' lacks a required function, has no class, or a name that is "
+                         "not of lower-case letters and digits", to->name ? to->name : "(unnamed)");
     return 0;
 }
 
@@ -389,6 +392,7 @@ static int units_of(struct terrace *m, const terrace_backend *backend)
 {
     char before[ERROR_TEXT];
     bool wanted = false;
+    assert(backend->name); /* it has been checked */
     for (int i = 0; i < MAX_TIERS && !wanted; i++)
         wanted = place_of(m, backend->name, i) >= 0;
     if (!wanted)
@@ -423,19 +427,54 @@ static int found_open(struct terrace *m, const struct found *found, size_t n, st
     return 0;
 }
 
+const terrace_backend *terrace_backend_find(const char *name)
+{
+    for (const terrace_backend *const *b = __start_terrace_backends; b < __stop_terrace_backends; b++)
+        if (strcmp((*b)->name, name) == 0)
+            return *b;
+    return NULL;
+}
+
+/* One more table, checked. The first of a name counts: no other may take it. */
+static int backend_add(struct terrace *m, const terrace_backend *from)
+{
+    terrace_backend *to = &m->backend[m->backends];
+    int r = backend_copy(from, to);
+    for (size_t i = 0; r == 0 && i < m->backends; i++)
+        if (strcmp(m->backend[i].name, to->name) == 0)
+            r = error_set(-TERRACE_EINVAL, "there are two backends of the kind '%s'; name one of them in "
+                          "TERRACE_BACKENDS, under another kind than those of this library", to->name);
+    m->backends += r == 0;
+    return r;
+}
+
+/* Those of this library, and those from outside. */
+static int backends_gather(struct terrace *m)
+{
+    const terrace_backend *plugin[MAX_PLUGINS];
+    const terrace_backend *const *from = __start_terrace_backends;
+    size_t builtin = (size_t)(__stop_terrace_backends - __start_terrace_backends);
+    int plugins = plugins_load(m, plugin), r = plugins < 0 ? plugins : 0;
+    if (r)
+        return r;
+    m->backend = calloc(builtin + MAX_PLUGINS, sizeof m->backend[0]);
+    if (!m->backend)
+        return error_set(-TERRACE_ENOMEM, "no host memory");
+    for (size_t b = 0; r == 0 && b < builtin; b++)
+        r = backend_add(m, from[b]);
+    for (int p = 0; r == 0 && p < plugins; p++)
+        r = backend_add(m, plugin[p]);
+    return r;
+}
+
 static int backends_open(struct terrace *m)
 {
     struct found found[MAX_TIERS];
     size_t n = 0;
-    const terrace_backend *const *from = __start_terrace_backends;
-    m->backends = (size_t)(__stop_terrace_backends - __start_terrace_backends);
-    m->backend = calloc(m->backends, sizeof m->backend[0]);
-    if (!m->backend)
-        return error_set(-TERRACE_ENOMEM, "no host memory");
+    int r = backends_gather(m);
+    if (r)
+        return r;
     for (size_t b = 0; b < m->backends; b++) {
-        int r = backend_copy(from[b], &m->backend[b]);
-        if (r)
-            return r;
         int units = units_of(m, &m->backend[b]);
         for (int i = 0; i < units && n < MAX_TIERS; i++) {
             int place = place_of(m, m->backend[b].name, i);
@@ -445,7 +484,7 @@ static int backends_open(struct terrace *m)
     }
     qsort(found, n, sizeof found[0], found_compare);
     struct budgets budgets = {0};
-    int r = found_open(m, found, n, &budgets);
+    r = found_open(m, found, n, &budgets);
     if (r)
         return r;
     budgets_find(m, &budgets);
@@ -489,4 +528,5 @@ void tiers_close(struct terrace *m)
     m->tiers = 0;
     free(m->backend);
     m->backend = NULL;
+    m->backends = 0;
 }

@@ -13,7 +13,7 @@ private_is_declared() { diff <(declared_private) <(private) && [ "$(private | wc
 
 # Functions declared with TERRACE_API, without comments.
 declared() {
-    sed -n '/^TERRACE_API/s/.*[ *]\(terrace_[a-z_]*\)(.*/\1@@TERRACE_0.1/p' include/terrace.h | sort
+    sed -n '/^TERRACE_API/s/.*[ *]\(terrace_[a-z_]*\)(.*/\1@@TERRACE_0.1/p' include/terrace.h include/terrace_backend.h | sort
 }
 
 only_declared() { diff <(declared) <(exported); }

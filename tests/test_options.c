@@ -102,7 +102,7 @@ static const struct {
     {BOOL, {"2", "-1", "maybe", "01", " 1"}, "0 or 1"},
     {SIZE, {"-1", "1Q", "many", "1e9", "0x10", "99999999999T", "1 2"}, "a size in bytes"},
     {TEXT, {"a\nb", "\x01"}, "text without control characters"},
-    {PATHS, {"a::b", ":", "/a:", ":/a"}, "folders separated by ':'"},
+    {PATHS, {"a::b", ":", "/a:", ":/a"}, "paths separated by ':'"},
 };
 
 static void check_bad_value(const struct row *row, const char *value, const char *accepted)

@@ -37,6 +37,19 @@ static const struct command {
      "  --rules TEXT       placement rules (TERRACE_RULES)\n"
      "  -q                 says nothing but errors\n",
      run_run},
+    {"backend-check", "[--unit N] [--only CHECK] [--json] BACKEND", "whether a tier backend does all it must",
+     "Tries everything that terrace_backend.h asks of a backend, each check in a process\n"
+     "of its own, and shows what passed, what failed and why, and how fast bytes are\n"
+     "copied: a report to send to whoever wrote it, or wants to use it. BACKEND is one of\n"
+     "this library's (numa, nvme, opencl, cuda ...) or the path of a library, as\n"
+     "TERRACE_BACKENDS takes it. Settings of the environment hold, but what is spilled\n"
+     "goes to a temporary folder below $TMPDIR or /var/tmp. Exit status 1: some failed.\n"
+     "\n"
+     "  --unit N      of several devices, number N; default 0\n"
+     "  --only CHECK  this check alone\n"
+     "  --list        the checks, a line each\n"
+     "  --json        for programs: one object; bandwidths in bytes/s\n",
+     backend_check_run},
     {"help", "[COMMAND|env|errors]", "this text, a command's, the settings', or the errors'",
      "Without an argument: the list of commands.\n"
      "  env      every setting: name, example, meaning, what is accepted\n"
@@ -56,8 +69,7 @@ static void usage(FILE *out)
 {
     fputs("usage: terrace COMMAND [ARGUMENT...]\n\n", out);
     for (int i = 0; i < COMMANDS; i++)
-        fprintf(out, "  %-8s %-26s %s\n", commands[i].name, commands[i].arguments,
-                commands[i].summary);
+        fprintf(out, "  %-13s %s\n", commands[i].name, commands[i].summary);
 }
 
 static const struct command *command_find(const char *name)
