@@ -21,7 +21,8 @@ import time
 
 import bound
 import cgroup
-from common import BUILD, MIB, machine, machine_line, save, spill_folder, tool
+import rounds
+from common import BUILD, MIB, machine_line, save, spill_folder, tool
 from loops import PASSIVE, disk_rates
 
 SHARES = [100, 75, 50, 25, 12]
@@ -107,53 +108,71 @@ def traffic(folder, size, percent, rate):
             process.kill()
 
 
-def measure(trainer, share, kinds, runs):
-    """All with one share of the working set; the point for the JSON."""
+def choose_all(trainer, point, kinds, limit):
+    """Those to run; what each is told is chosen where no round before did."""
+    chosen = []
+    for kind in kinds:
+        try:
+            if kind not in point["told"]:
+                choice, tried = trainer.choose(kind, limit)
+                point["told"][kind] = {"choice": choice.get("BENCH_ADVICE", ""), "tried": tried}
+            chosen.append(kind)
+        except (OSError, cgroup.Killed) as e:
+            point["not_run"][kind] = str(e)
+    return chosen
+
+
+def round_of(trainer, point, kinds, limit, budget):
+    """The disk, all in memory without and with traffic beside it, and every rival, once."""
+    i, reverse = rounds.begin(point)
+    b, huge = point["bound"], {"BENCH_ADVICE": "huge"}
+    mib, percent = trainer.working_set // MIB, b["read_percent"]
+    rates = [disk_rates(trainer.folder, mib, (percent,))[0]["GBps"]]
+    point["rounds"][i]["mixed_GBps"] = rates
+    point["told"].update({name: {"choice": "huge", "tried": {}} for name in ("ram", "ram+disk")})
+    ram = trainer.run("plain", choice=huge)
+    rounds.add(point, "ram", i, ram)
+    with traffic(trainer.folder, mib, percent, (b["read_bytes"] + b["written_bytes"]) / ram["median"]):
+        rounds.add(point, "ram+disk", i, trainer.run("plain", choice=huge))
+    for kind in reversed(kinds) if reverse else kinds:
+        steps = min(trainer.steps, MOST_STEPS.get(kind, trainer.steps))
+        told = point["told"][kind]["choice"]
+        try:
+            rounds.add(point, kind, i,
+                       trainer.run(kind, limit, budget, {"BENCH_ADVICE": told} if told else {}, steps))
+        except (OSError, cgroup.Killed) as e:
+            point["not_run"][kind] = str(e)
+        rates.append(disk_rates(trainer.folder, mib, (percent,), 1)[0]["GBps"])
+    print(f"  {point['share']} % {rounds.line(point)}", file=sys.stderr)
+
+
+def same_results(trainer, point):
+    first = point["rivals"]["ram"]["runs"][0]
+    for kind, row in point["rivals"].items():
+        for r in row["runs"]:
+            if r["losses"] != first["losses"][:len(r["losses"])]:
+                sys.exit(f"gpt at {point['share']} %: the losses of {kind} are others")
+            if len(r["losses"]) == trainer.steps and r["hash"] != first["hash"]:
+                sys.exit(f"gpt at {point['share']} %: the weights of {kind} are others")
+
+
+def measure(trainer, result, share, kinds, runs):
+    """All with one share of the working set: so many rounds more of its point."""
     budget = trainer.working_set * share // 100
     limit = budget + trainer.besides
     b = bound.bound(trainer.events, budget)
     read, written = b["read_bytes"], b["written_bytes"]
     percent = round(100 * read / (read + written)) if read + written else 50
-    rows, not_run, chosen, disk, ram, beside = {}, {}, {}, [], [], []
-    for kind in kinds:
-        try:
-            chosen[kind], tried = trainer.choose(kind, limit)
-            rows[kind] = {"choice": chosen[kind].get("BENCH_ADVICE", ""), "tried": tried, "runs": []}
-        except (OSError, cgroup.Killed) as e:
-            not_run[kind] = str(e)
-    for i in range(runs):
-        disk.append(disk_rates(trainer.folder, trainer.working_set // MIB, (percent,))[0])
-        ram.append(trainer.run("plain", choice={"BENCH_ADVICE": "huge"}))
-        with traffic(trainer.folder, trainer.working_set // MIB, percent, (read + written) / ram[-1]["median"]):
-            beside.append(trainer.run("plain", choice={"BENCH_ADVICE": "huge"}))
-        for kind in list(chosen):
-            try:
-                rows[kind]["runs"].append(trainer.run(
-                    kind, limit, budget, chosen[kind], min(trainer.steps, MOST_STEPS.get(kind, trainer.steps))))
-            except (OSError, cgroup.Killed) as e:
-                not_run[kind] = str(e)
-                del chosen[kind], rows[kind]
-        print(f"  {share} % {i + 1}/{runs}: disk {disk[-1]['GBps']:.2f} GB/s, ram {ram[-1]['median']:.3f} s, beside traffic {beside[-1]['median']:.3f} s, " +
-              ", ".join(f"{k} {r['runs'][-1]['median']:.3f} s" for k, r in rows.items()), file=sys.stderr)
-    rows["ram"] = {"choice": "huge", "tried": {}, "runs": ram}
-    rows["ram+disk"] = {"choice": "huge", "tried": {}, "runs": beside}
-    for kind, row in rows.items():
-        row["seconds"] = statistics.median(r["median"] for r in row["runs"])
-        for r in row["runs"]:
-            if r["losses"] != ram[0]["losses"][:len(r["losses"])]:
-                sys.exit(f"gpt at {share} %: the losses of {kind} are others")
-            if len(r["losses"]) == trainer.steps and r["hash"] != ram[0]["hash"]:
-                sys.exit(f"gpt at {share} %: the weights of {kind} are others")
-    rate = statistics.median(d["GBps"] for d in disk)
-    compute, transfer = rows["ram"]["seconds"], (read + written) / (rate * 1e9)
-    seconds = max(compute, transfer)
-    for row in rows.values():
-        row["of_bound"] = seconds / row["seconds"]
-    return {"share": share, "memory_MiB": budget / MIB, "limit_MiB": limit / MIB,
-            "size_MiB": trainer.working_set / MIB, "runs": runs, "steps": trainer.steps,
-            "bound": {"seconds": seconds, "compute_seconds": compute, "disk_seconds": transfer,
-                      "read_bytes": read, "written_bytes": written, "GBps": rate},
-            "disk": {"read_percent": percent, "mixed_GBps": rate}, "rivals": rows, "not_run": not_run}
+    point = rounds.point_of(result, "share", {
+        "share": share, "memory_MiB": budget / MIB, "limit_MiB": limit / MIB,
+        "size_MiB": trainer.working_set / MIB, "steps": trainer.steps,
+        "bound": {"read_bytes": read, "written_bytes": written, "read_percent": percent}})
+    chosen = choose_all(trainer, point, kinds, limit)
+    for _ in range(runs):
+        round_of(trainer, point, chosen, limit, budget)
+    if point["rounds"]:
+        same_results(trainer, point)
+    rounds.summarise(point)
 
 
 def table(points):
@@ -166,6 +185,7 @@ def table(points):
             row = p["rivals"].get(k)
             line += f"{row['seconds']:>11.3f}{1 / row['of_bound']:>9.2f}" if row else f"{'-':>11}{'':>9}"
         print(f"{p['share']:>8} %{b['seconds']:>11.3f}{b['compute_seconds']:>9.3f}{b['disk_seconds']:>9.3f}{line}")
+    print("rounds: " + ", ".join(f"{len(p['rounds'])} at {p['share']} %" for p in points))
     for p in points:
         for k, reason in p["not_run"].items():
             print(f"{k} at {p['share']} % not run: {reason}")
@@ -174,8 +194,7 @@ def table(points):
 def bench(args):
     kinds = [k for k in CHOICES if not args.rivals or k in args.rivals]
     options = ["--width", "448", "--heads", "7"] if args.quick else ["--batch", "2"]
-    result = {"bench": "gpt", "what": "a GPT trained with a share of its working set in memory",
-              "machine": machine(), "points": []}
+    result = rounds.load(args, "gpt", "a GPT trained with a share of its working set in memory")
     with tempfile.TemporaryDirectory(dir=spill_folder(), prefix="terrace-bench-") as folder:
         trainer = Trainer(folder, options, 5)
         try:
@@ -184,9 +203,9 @@ def bench(args):
             print(f"gpt not run: {e}")
             return
         for share in args.memory or SHARES:
-            result["points"].append(measure(trainer, share, kinds, args.runs))
+            measure(trainer, result, share, kinds, args.runs)
             path = save(result, args.results, "gpt")
     print(f"\n{machine_line(result['machine'])}\ngpt: {result['what']}, of {trainer.working_set / MIB:.0f} MiB; "
           "losses and weights identical")
-    table(result["points"])
-    print(f"medians of {args.runs} runs, from step {WARM + 1} on; JSON: {path}")
+    table([p for p in result["points"] if p["rounds"]])
+    print(f"medians of the rounds, from step {WARM + 1} on; JSON: {path}")

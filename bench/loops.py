@@ -2,9 +2,10 @@
 
 Each run is a process of its own in a memory cgroup, without swap but for the
 rival that is swap: it fills the tensors, makes two steps that are not counted,
-and some that are. Rivals are alternated, run by run, and so is the measurement
-of the disk; figures are medians. What a rival can be told (madvise, how far to
-read ahead, a scheduler) is tried first, and the fastest is taken.
+and some that are. Rivals are alternated, round by round, and so is the
+measurement of the disk; figures are medians (rounds.py). What a rival can be
+told (madvise, how far to read ahead, a scheduler) is tried first, and the
+fastest is taken.
 
     bound = max(compute with everything resident, (R + W) / disk rate)
 
@@ -23,9 +24,10 @@ import time
 
 import bound
 import cgroup
-from common import MIB, machine, machine_line, save, spill_folder, tool
+import rounds
+from common import MIB, machine_line, save, spill_folder, tool
 
-BESIDES = 16  # MiB for code, stacks and tables, which terrace's own limit leaves
+BESIDES = 16  # MiB for code, stacks and tables, which a rival's own limit leaves
 PASSIVE = {"OMP_WAIT_POLICY": "passive"}  # idle threads leave their processor to the I/O
 HUGE_MALLOC = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # O_DIRECT is faster into huge pages
 
@@ -37,6 +39,7 @@ class Rival:
     choices: list  # of option lists; the fastest is taken
     limited: bool = True
     swap: bool = False
+    besides: int = BESIDES
     env: dict = dataclasses.field(default_factory=dict)
 
 
@@ -49,7 +52,8 @@ def rivals():
                                ["--advice", "willneed+sync", "--ahead", "2"], ["--advice", "normal"]]),
         Rival("swap", "swap", [["--advice", "normal"], ["--advice", "willneed", "--ahead", "1"],
                                ["--advice", "huge"]], swap=True),
-        Rival("starpu", "starpu", [["--advice", a] for a in ("eager", "dmdar", "eager+wontuse", "dmdar+wontuse")], env=HUGE_MALLOC),
+        Rival("starpu", "starpu", [["--advice", a] for a in ("eager", "dmdar", "eager+wontuse", "dmdar+wontuse")],
+              besides=80, env=HUGE_MALLOC),  # it takes some 60 MiB more than it is told to
         Rival("ram", "ram", [[]], limited=False),
     ]
 
@@ -75,10 +79,9 @@ class Bench:
         self.options = self.options + ["--size", str(size)]
         if size < 1024 and loop == "adam":
             self.options += ["--piece", "2"]
-        self.not_run = {}
 
     def once(self, rival, choice, warm=2, steps=None, seconds=60, timeout=None):
-        limit = self.memory - BESIDES
+        limit = self.memory - rival.besides
         command = [self.program, *self.options, "--engine", rival.engine, "--folder", self.folder,
                    "--limit", str(limit), "--warm", str(warm), "--steps", str(steps or self.steps),
                    "--seconds", str(seconds), *choice]
@@ -120,53 +123,52 @@ class Bench:
         r = bound.bound(events, self.memory * MIB)
         return r["read_bytes"], r["written_bytes"]
 
-    def measure(self, wanted):
-        read, written = self.traffic()
-        share = round(100 * read / (read + written)) if read + written else 50
-        chosen, rows, disk = {}, {}, []
+    def rivals(self, point, wanted):
+        """Those to run, with what each is told: as the rounds before were, or what is fastest."""
+        result = []
         for rival in rivals():
             if rival.name not in self.names or (wanted and rival.name not in wanted + ["ram"]):
                 continue
             try:
-                choice, tried = self.choose(rival)
-                chosen[rival.name] = (rival, choice)
-                rows[rival.name] = {"choice": " ".join(choice), "tried": tried, "runs": []}
-                print(f"  {rival.name}: {' '.join(choice)}", file=sys.stderr)
+                if rival.name not in point["told"]:
+                    choice, tried = self.choose(rival)
+                    point["told"][rival.name] = {"choice": " ".join(choice), "tried": tried}
+                    print(f"  {rival.name}: {' '.join(choice)}", file=sys.stderr)
+                result.append(rival)
             except (OSError, cgroup.Killed) as e:
-                self.not_run[rival.name] = str(e)
+                point["not_run"][rival.name] = str(e)
                 print(f"  {rival.name} not run: {e}", file=sys.stderr)
-        for i in range(self.runs):
-            disk.append(disk_rates(self.folder, self.size, (share, 100, 50, 0)))
-            for name, (rival, choice) in list(chosen.items()):
-                try:
-                    rows[name]["runs"].append(self.once(rival, choice))
-                except (OSError, cgroup.Killed) as e:
-                    self.not_run[name] = str(e)
-                    del chosen[name], rows[name]
-            print(f"  {i + 1}/{self.runs}: disk {disk[-1][0]['GBps']:.2f} GB/s, " + ", ".join(
-                f"{n} {r['runs'][-1]['median']:.3f} s" for n, r in rows.items()), file=sys.stderr)
-        sums = {run["sum"] for r in rows.values() for run in r["runs"]}
-        if len(sums) > 1:
-            sys.exit(f"the results differ: { {n: r['runs'][0]['sum'] for n, r in rows.items()} }")
-        return self.point(rows, disk, read, written)
+        return result
 
-    def point(self, rows, disk, read, written):
-        rate = statistics.median(d[0]["GBps"] for d in disk)
-        for r in rows.values():
-            r["seconds"] = statistics.median(run["median"] for run in r["runs"])
-        compute = rows["ram"]["seconds"] if "ram" in rows else 0.0
-        seconds = max(compute, (read + written) / (rate * 1e9))
-        for r in rows.values():
-            r["of_bound"] = seconds / r["seconds"]
-        return {"memory_MiB": self.memory, "size_MiB": self.size, "steps": self.steps, "runs": self.runs,
-                "bound": {"seconds": seconds, "compute_seconds": compute, "read_bytes": read,
-                          "written_bytes": written, "GBps": rate},
-                "disk": {"read_percent": disk[0][0]["read_percent"],
-                         "mixed_GBps": rate,
-                         "read_GBps": statistics.median(d[1]["GBps"] for d in disk),
-                         "half_GBps": statistics.median(d[2]["GBps"] for d in disk),
-                         "write_GBps": statistics.median(d[3]["GBps"] for d in disk)},
-                "rivals": rows, "not_run": self.not_run}
+    def round(self, point, chosen):
+        """Every rival once, and the disk before the first and after each."""
+        i, reverse = rounds.begin(point)
+        share = point["bound"]["read_percent"]
+        rates = [d["GBps"] for d in disk_rates(self.folder, self.size, (share, 100, 50, 0))]
+        r = point["rounds"][i]
+        r.update(mixed_GBps=rates[:1], read_GBps=rates[1], half_GBps=rates[2], write_GBps=rates[3])
+        for rival in reversed(chosen) if reverse else chosen:
+            try:
+                rounds.add(point, rival.name, i, self.once(rival, point["told"][rival.name]["choice"].split()))
+            except (OSError, cgroup.Killed) as e:
+                point["not_run"][rival.name] = str(e)
+            r["mixed_GBps"].append(disk_rates(self.folder, self.size, (share,), 1)[0]["GBps"])
+        print("  " + rounds.line(point), file=sys.stderr)
+
+    def measure(self, result, wanted):
+        read, written = self.traffic()
+        share = round(100 * read / (read + written)) if read + written else 50
+        point = rounds.point_of(result, "memory_MiB", {
+            "memory_MiB": self.memory, "size_MiB": self.size, "steps": self.steps,
+            "bound": {"read_bytes": read, "written_bytes": written, "read_percent": share}})
+        chosen = self.rivals(point, wanted)
+        for _ in range(self.runs):
+            self.round(point, chosen)
+        sums = {run["sum"] for r in point["rivals"].values() for run in r["runs"]}
+        if len(sums) > 1:
+            sys.exit(f"the results differ: { {n: r['runs'][0]['sum'] for n, r in point['rivals'].items()} }")
+        rounds.summarise(point)
+        return point
 
 
 def disk_rates(folder, size, shares, seconds=1.5):
@@ -177,22 +179,25 @@ def disk_rates(folder, size, shares, seconds=1.5):
 
 
 def table(title, point):
-    b, d = point["bound"], point["disk"]
+    b, rivals_ = point["bound"], point["rivals"]
+    read, written, half = (statistics.median(r[k] for r in point["rounds"])
+                           for k in ("read_GBps", "write_GBps", "half_GBps"))
     print(f"\n{title}; {point['size_MiB']} MiB in {point['memory_MiB']} MiB of memory")
-    print(f"disk: {d['read_GBps']:.2f} GB/s read, {d['write_GBps']:.2f} written, {d['half_GBps']:.2f} half and "
-          f"half, {d['mixed_GBps']:.2f} with {d['read_percent']} % reads")
+    print(f"disk: {read:.2f} GB/s read, {written:.2f} written, {half:.2f} half and "
+          f"half, {b['GBps']:.2f} with {b['read_percent']} % reads")
     print(f"bound: {b['seconds']:.3f} s = max(compute {b['compute_seconds']:.3f}, (R {b['read_bytes'] / 1e9:.3f} + "
           f"W {b['written_bytes'] / 1e9:.3f} GB) / {b['GBps']:.2f})")
-    terrace = point["rivals"].get("terrace")
+    terrace = rivals_.get("terrace")
     print(f"{'':14}{'s/step':>9}{'of bound':>10}{'x terrace':>12}{'peak MiB':>10}{'read MB':>9}{'written':>9}  told")
-    for name, r in point["rivals"].items():
+    for name, r in rivals_.items():
         run = r["runs"][-1]
         peak = run.get("group_peak_bytes") or run.get("peak_rss_bytes")
         moved = [f"{statistics.median(run[k][2:]) / 1e6:>9.0f}" if run.get(k) and len(run[k]) > 2 else f"{'-':>9}"
                  for k in ("read_bytes", "written_bytes")]
-        ratio = f"{r['seconds'] / terrace['seconds']:>10.2f} x" if terrace else f"{'-':>12}"
-        print(f"{name:14}{r['seconds']:>9.3f}{r['of_bound']:>10.2f}{ratio}{(peak or 0) / MIB:>10.0f}"
-              f"{moved[0]}{moved[1]}  {r['choice']}")
+        times = rounds.ratio(r, terrace) if terrace else None
+        print(f"{name:14}{r['seconds']:>9.3f}{r['of_bound']:>10.2f}" +
+              (f"{times:>10.2f} x" if times else f"{'-':>12}") +
+              f"{(peak or 0) / MIB:>10.0f}{moved[0]}{moved[1]}  {r['choice']}")
     for name, reason in point["not_run"].items():
         print(f"{name} not run: {reason}")
 
@@ -204,15 +209,16 @@ def bench(name, args):
     if args.quick:
         size = 512
         memories = [max(96, m // 4) for m in memories]
-    result = {"bench": name, "what": what, "machine": machine(), "points": []}
+    result = rounds.load(args, name, what)
     print(machine_line(result["machine"]))
     with tempfile.TemporaryDirectory(dir=spill_folder(), prefix="terrace-bench-") as folder:
         for m in memories:
             print(f"{name}, {m} MiB of memory", file=sys.stderr)
             b = Bench(name, m, size, folder, args.runs, 3)
-            point = b.measure(args.rivals)
-            result["points"].append(point)
-            table(f"{name}: {what}", point)
-            print(f"medians of {args.runs}; JSON: {save(result, args.results, name)}")
+            point = b.measure(result, args.rivals)
+            path = save(result, args.results, name)
+            if point["rounds"]:
+                table(f"{name}: {what}", point)
+                print(f"medians of {len(point['rounds'])} rounds; JSON: {path}")
             with contextlib.suppress(OSError):
                 os.unlink(os.path.join(folder, "disk"))

@@ -22,13 +22,12 @@ COLOURS = {"terrace": "#c8102e", "terrace lru": "#e8909c", "pipeline": "#1f6fb4"
 
 def lines_of(result):
     """{name: [(memory, seconds)]}, in MiB and seconds; the bound comes last."""
-    lines = {}
-    for p in sorted(result["points"], key=lambda p: p["memory_MiB"]):
+    lines, points = {}, sorted((p for p in result["points"] if p["rivals"]), key=lambda p: p["memory_MiB"])
+    for p in points:
         for name, r in p["rivals"].items():
             if not name.startswith("ram"):
                 lines.setdefault(name, []).append((p["memory_MiB"], r["seconds"]))
-    lines["bound"] = [(p["memory_MiB"], p["bound"]["seconds"])
-                      for p in sorted(result["points"], key=lambda p: p["memory_MiB"])]
+    lines["bound"] = [(p["memory_MiB"], p["bound"]["seconds"]) for p in points]
     return lines
 
 

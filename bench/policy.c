@@ -2,9 +2,12 @@
  *
  * Traces of what training and inference do are replayed against a memory of a
  * given size, by the library's own schedule and policy, by LRU, by 2Q, by Belady
- * (which sees the future) and against the bound of bytes that may be evicted one
- * by one. Then a model with a clock: compute between uses, a disk whose rate
- * reads and writes share, prefetch and write-back as the policy says, next to
+ * (which sees the future), by Belady informed only of what is decided already (of
+ * what depends on a die not yet cast it knows the average distance) and against
+ * the bound of bytes that may be evicted one by one. Belady counts reads alone; the
+ * library keeps what would be written again and again a little longer, so both
+ * together are compared as well. Then a model with a clock: compute between uses, a
+ * disk whose rate reads and writes share, prefetch and write-back as the policy says, next to
  * the bound max(compute, (R + W) / rate). Last, what learning costs per use.
  *
  * Usage: policy [--dump TRACE]; prints a table to stderr and one JSON object to
@@ -16,7 +19,7 @@
 
 #include "replay/replay.h"
 
-static const char *const way_name[] = {"lru", "2q", "learned", "belady"};
+static const char *const way_name[] = {"lru", "2q", "learned", "belady", "informed"};
 enum { MODELS = 3 };
 static const double model_compute[MODELS] = {1, 2, 3}; /* compute, of the disk's time by the bound */
 
@@ -115,6 +118,7 @@ static uint64_t computed(const struct trace *t, unsigned from)
 struct outcome {
     double read[WAYS], wrote[WAYS], bound_read, bound_written;
     double of_best;  /* read once learned, of what Belady reads (equal sizes) or the bound */
+    double moved;    /* read and written once learned, of what Belady moves */
     double of_lru;   /* read while learning, of what LRU reads */
     double all_lru;  /* read in all, of what LRU reads */
     double seconds[MODELS], lru_seconds[MODELS], bound_seconds[MODELS];
@@ -140,6 +144,7 @@ static void misses(const struct trace *t, struct outcome *o)
     o->bound_read = average(bound_read, from, to);
     o->bound_written = average(bound_wrote, from, to);
     o->of_best = ratio(sum(read[WAY_LEARNED], from, to), sum(t->equal ? read[WAY_BELADY] : bound_read, from, to));
+    o->moved = (o->read[WAY_LEARNED] + o->wrote[WAY_LEARNED]) / (o->read[WAY_BELADY] + o->wrote[WAY_BELADY]);
     o->of_lru = ratio(sum(read[WAY_LEARNED], 0, from), sum(read[WAY_LRU], 0, from));
     o->all_lru = ratio(sum(read[WAY_LEARNED], 0, to), sum(read[WAY_LRU], 0, to));
 }
@@ -162,9 +167,12 @@ static void print(const struct trace *t, const struct outcome *o, bool first)
     double mib = (double)MIB;
     fprintf(stderr, "%-21s", t->name);
     for (int way = 0; way < WAYS; way++)
-        fprintf(stderr, " %5.0f+%-5.0f", o->read[way] / mib, o->wrote[way] / mib);
-    fprintf(stderr, " %5.0f+%-5.0f %5.3f %5.3f %5.3f |", o->bound_read / mib, o->bound_written / mib,
-            o->of_best, o->of_lru, o->all_lru);
+        if (way == WAY_INFORMED && !t->chances)
+            fprintf(stderr, " %11s", "");
+        else
+            fprintf(stderr, " %5.0f+%-5.0f", o->read[way] / mib, o->wrote[way] / mib);
+    fprintf(stderr, " %5.0f+%-5.0f %5.3f %5.3f %5.3f %5.3f |", o->bound_read / mib, o->bound_written / mib,
+            o->of_best, o->moved, o->of_lru, o->all_lru);
     for (int i = 0; i < MODELS; i++)
         fprintf(stderr, " %5.3f/%-5.2f", o->seconds[i] / o->bound_seconds[i],
                 o->lru_seconds[i] / o->bound_seconds[i]);
@@ -172,12 +180,12 @@ static void print(const struct trace *t, const struct outcome *o, bool first)
     printf("%s\n    {\"trace\": \"%s\", \"budget\": %llu, \"equal_sizes\": %s, \"random\": %s, \"from_step\": %u",
            first ? "" : ",", t->name, (unsigned long long)t->budget, t->equal ? "true" : "false",
            t->random ? "true" : "false", t->learned + 1);
-    for (int way = 0; way < WAYS; way++)
+    for (int way = 0; way < (t->chances ? WAYS : WAY_INFORMED); way++)
         printf(", \"%s\": {\"read_bytes\": %.0f, \"written_bytes\": %.0f}", way_name[way],
                o->read[way], o->wrote[way]);
     printf(", \"bound\": {\"read_bytes\": %.0f, \"written_bytes\": %.0f}", o->bound_read, o->bound_written);
-    printf(", \"read_of_best\": %.4f, \"read_of_lru_while_learning\": %.4f, \"read_of_lru\": %.4f, \"model\": [",
-           o->of_best, o->of_lru, o->all_lru);
+    printf(", \"read_of_best\": %.4f, \"moved_of_belady\": %.4f, \"read_of_lru_while_learning\": %.4f, \"read_of_lru\": %.4f, \"model\": [",
+           o->of_best, o->moved, o->of_lru, o->all_lru);
     for (int i = 0; i < MODELS; i++)
         printf("%s{\"compute_of_disk\": %.2f, \"seconds\": %.4f, \"lru_seconds\": %.4f, \"bound_seconds\": %.4f}",
                i ? ", " : "", model_compute[i], o->seconds[i], o->lru_seconds[i], o->bound_seconds[i]);
@@ -253,11 +261,11 @@ int main(int argc, char **argv)
         return 2;
     }
     if (!wanted) {
-        fprintf(stderr, "MiB read+written per step, once learned; read: of the best possible, of LRU while\n"
-                "learning, of LRU in all | time of the bound, learned/LRU on demand, at compute %.0f, %.0f and %.0f x disk\n"
-                "%-21s %-11s %-11s %-11s %-11s %-11s  best   lru   all\n",
+        fprintf(stderr, "MiB read+written per step, once learned; read: of the best possible; moved: of Belady;\n"
+                "read: of LRU while learning, of LRU in all | time of the bound, learned/LRU on demand, at compute %.0f, %.0f and %.0f x disk\n"
+                "%-21s %-11s %-11s %-11s %-11s %-11s %-11s  best moved   lru   all\n",
                 model_compute[0], model_compute[1], model_compute[2],
-                "", "lru", "2q", "learned", "belady", "bound");
+                "", "lru", "2q", "learned", "belady", "informed", "bound");
         printf("{\n  \"traces\": [");
     }
     bool found = false;

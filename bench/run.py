@@ -2,7 +2,7 @@
 """run.py - every benchmark, next to its peer in the same run.
 
 usage: bench/run.py [--only NAME,...] [--runs N] [--quick] [--results FOLDER]
-                    [--memory MIB,...] [--size MIB] [--rivals NAME,...]
+                    [--memory MIB,...] [--size MIB] [--rivals NAME,...] [--append]
 
 NAME is disk (read and write passes, latency), adam, inference, random,
 random-zipf (loops.py) or gpt (gpt.py); --memory, --size and --rivals are theirs.
@@ -170,8 +170,12 @@ def main():
                       help="loops: MiB of memory, one or several; gpt: percent of the working set")
     args.add_argument("--size", type=int, help="loops: MiB of all tensors, default 2048")
     args.add_argument("--rivals", type=words, help="loops, gpt: only these, e.g. terrace,mmap")
+    args.add_argument("--append", action="store_true",
+                      help="loops, gpt: --runs more rounds of what is in the results' folder; 0 only tries what "
+                           "rivals can be told")
     args = args.parse_args()
-    args.runs = args.runs or (3 if args.quick else 5)
+    if args.runs is None:
+        args.runs = 3 if args.quick else 5
     unknown = [n for n in args.only if n not in benches]
     if unknown:
         sys.exit(f"--only is {','.join(unknown)}; it can be some of {','.join(benches)}")

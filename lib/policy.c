@@ -38,8 +38,8 @@
 
 enum {
     OVERDUE = 64,     /* uses after which one that did not come is not expected any more */
-    READ_COST = 1,
-    WRITE_COST = 1,
+    READ_COST = 3,    /* a read may be waited for, */
+    WRITE_COST = 2,   /* a write can wait until the disk is free */
     LOOKS_MOST = 256, /* copies looked at to find one to write */
     SLACK = 4,        /* a transfer may take so many times as long: half the disk writes */
     HARM = 2,         /* what leaves for something early is used so many times later */

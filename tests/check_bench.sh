@@ -41,8 +41,19 @@ same_hash() {
     done
 }
 
+rounds() { # a round and one more, each a process; their table and plot
+    local run=(python3 bench/run.py --only random --size 48 --memory 32 --rivals ram --runs 1 --append)
+    for _ in 1 2; do
+        BUILD=$BUILD TMPDIR=$folder "${run[@]}" --results "$folder/results" >/dev/null || return 1
+    done
+    python3 bench/table.py "$folder/results/random.json" | tee "$folder/table"
+    grep -q "Medians of 2 rounds" "$folder/table" && grep -q "^| ram |" "$folder/table" &&
+        python3 bench/plot.py "$folder/results/random.json" && [ -s "$folder/results/random.svg" ]
+}
+
 check "adam: all engines end with the same state" same_sum adam "terrace mmap pipeline" --size 64 --piece 1
 check "adam, joint tensors" same_sum adam "terrace mmap pipeline" --size 64 --piece 2 --kind joint
 check "inference: all engines have the same output" same_sum inference "terrace mmap pipeline" --size 48
 check "random: all engines end with the same state" same_sum random "terrace mmap" --size 64 --piece 2 --kind zipf
 check "gpt has the same weights over plain memory" same_hash
+check "rounds of a benchmark are added up" rounds

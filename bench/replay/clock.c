@@ -237,6 +237,8 @@ double clock_model(const struct trace *t, enum way way, double scale, unsigned f
         case OP_USE:
             model_use(&m, i);
             break;
+        case OP_CHANCE:
+            break;
         default:
             if (!t->unmarked)
                 schedule_step(&m.r.schedule, m.now - m.stalled + 1);

@@ -15,7 +15,7 @@ static const uint64_t RATE = 2000000000; /* of the model's disk, bytes per secon
 
 /* ---- traces.c ---- */
 
-enum op_kind { OP_NEW, OP_USE, OP_FREE, OP_STEP };
+enum op_kind { OP_NEW, OP_USE, OP_FREE, OP_STEP, OP_CHANCE };
 
 struct op {
     enum op_kind kind;
@@ -33,6 +33,7 @@ struct trace {
     uint64_t budget;
     bool equal;    /* sizes */
     bool random;   /* nothing to learn */
+    bool chances;  /* at each OP_CHANCE a die is cast: the order of what follows is not known before */
     bool unmarked; /* the program says nothing of steps */
     unsigned learned; /* steps, after which it is to be known */
 };
@@ -55,7 +56,7 @@ bool trace_worthless(const struct trace *t, size_t next);
 
 /* ---- replay.c ---- */
 
-enum way { WAY_LRU, WAY_2Q, WAY_LEARNED, WAY_BELADY, WAYS };
+enum way { WAY_LRU, WAY_2Q, WAY_LEARNED, WAY_BELADY, WAY_INFORMED, WAYS };
 
 struct tensor {
     struct policy_node node;
@@ -64,8 +65,15 @@ struct tensor {
     bool resident, dirty, written, gone; /* written: the disk has the bytes */
     bool coming, leaving;    /* the model: its transfer is under way */
     bool early;              /* brought ahead of its use */
-    size_t next;  /* belady: its next use */
+    size_t next;  /* belady, informed: its next use, as far as it is known to them */
+    size_t truly; /* informed: its next use */
     uint64_t done; /* the model: when its transfer ends */
+};
+
+/* What the informed one knows of the time after a die was cast. */
+struct chances {
+    size_t *coming; /* by operation: the next OP_CHANCE, or the end */
+    size_t *mean;   /* by item: operations from an OP_CHANCE to its next use, on average; SIZE_MAX: none */
 };
 
 struct replay {
@@ -74,6 +82,7 @@ struct replay {
     struct policy policy;
     struct schedule schedule;
     struct tensor *tensor;
+    struct chances chances;
     uint64_t held;
     uint64_t read[MOST_STEPS], wrote[MOST_STEPS];
     unsigned s;

@@ -50,6 +50,12 @@ static void step(struct trace *t)
     t->steps++;
 }
 
+static void chance(struct trace *t)
+{
+    add(t, (struct op){.kind = OP_CHANCE});
+    t->chances = true;
+}
+
 static uint64_t random_state = 88172645463325252u;
 uint64_t trace_draw(uint64_t below)
 {
@@ -259,8 +265,11 @@ static void batches_of(struct trace *t, uint64_t most)
     gpt_make(&g, 16, true);
     t->budget = 1200 * MIB;
     for (int s = 0; s < 24; s++, step(t)) {
-        for (uint64_t passes = trace_draw(most) + 1; passes--;)
+        for (uint64_t pass = 0, passes = trace_draw(most) + 1; pass < passes; pass++) {
             gpt_pass(&g, 2 + trace_draw(6), true, true);
+            if (pass == 0 && most > 1)
+                chance(t);
+        }
         gpt_update(&g);
     }
 }
@@ -402,6 +411,8 @@ void trace_dump(const struct trace *t)
         case OP_USE:
             printf("use %u %s %llu\n", o->item, o->mode == R ? "r" : o->mode == O ? "o" : "w",
                    (unsigned long long)o->ns);
+            break;
+        case OP_CHANCE:
             break;
         case OP_FREE:
             printf("free %u\n", o->item);
