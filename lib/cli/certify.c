@@ -165,7 +165,7 @@ static double rate(int op, uint64_t base, uint64_t bytes, char *host)
     enum { MOST = 256 };
     terrace_io io[MOST], *done[MOST], *one;
     size_t chunk = t.info.io_chunk;
-    unsigned depth = t.info.io_depth < MOST ? t.info.io_depth : MOST, in_flight = 0, idle[MOST], idles = 0;
+    unsigned depth = t.info.io_depth < MOST ? t.info.io_depth : MOST, in_flight = 0, idle[MOST] = {0}, idles = 0;
     uint64_t started = 0, ended = 0, moved = 0;
     int64_t begin = stub_now_ns(), passed = 0;
     CHECK(chunk && bytes >= chunk);
