@@ -101,6 +101,8 @@ typedef struct terrace_unit_info {
     char distances[128];        /* to itself and its like: "numa:0 10, numa:1 21"; "": nothing to say */
     uint64_t boundary;          /* an allocation never crosses a multiple of it in the tier's address
                                  * space; 0: none. A multiple of granule */
+    char vendor[32];            /* who made the device, for placement rules: "nvidia", in lower-case
+                                 * letters and digits; "": not known, or no device */
 } terrace_unit_info;
 
 enum { TERRACE_IO_READ = 1 /* tier to host memory */, TERRACE_IO_WRITE = 2 /* host memory to tier */ };

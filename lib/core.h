@@ -54,6 +54,19 @@ struct pin {
 
 struct seal;
 struct small;
+struct rules;
+struct home;
+
+/* Where bytes of a tensor may be, by the rules that match it. Tensors for which they
+ * say the same share one. */
+struct placement {
+    uint16_t denied;                /* bit per tier */
+    unsigned char order[MAX_TIERS]; /* of the tiers, where there is a choice */
+    uint16_t by[MAX_TIERS];         /* which rule denies a tier */
+    struct rules *rules;
+    uint64_t users;                 /* under manager.lock, as the rest of it is constant */
+    LIST_ENTRY(placement) all;      /* in rules.placements */
+};
 
 /* Acquire and release without the lock, while one copy is open: see lease.c. */
 struct lease {
@@ -96,6 +109,7 @@ struct terrace_tensor {
     char *label;
     int role;
     unsigned flags;
+    struct placement *placement; /* NULL: no rule says anything of it */
     bool blank;         /* never written: reads as zeros */
     bool hinted;        /* in lane.hints */
     bool doomed;        /* destroyed; freed when the last user is gone */
@@ -127,7 +141,7 @@ struct terrace_tensor {
     bool group;
     bool alone;         /* of one, which had to leave another: goes to any tier */
     unsigned char home; /* the memory tier that it is used on, unless alone */
-    unsigned char dealer; /* the one whose heap its slices are from */
+    struct home *dealer; /* whose heap its slices are from */
     bool cold;          /* some of them have been demoted */
     uint32_t live, hot; /* how many there are; that were used since last demoted */
     LIST_HEAD(, small) smalls;
@@ -212,6 +226,8 @@ struct terrace {
     int failure;       /* the last one's error */
     char failure_text[ERROR_TEXT];
     uint64_t prefetch_limit; /* per memory tier; UINT64_MAX: automatic */
+    struct rules *_Atomic rules; /* in force, NULL: none; changes under the lock, */
+    _Atomic uint64_t rule_changes; /* so many times so far */
     struct schedule schedule;
     uint64_t used_ns;        /* when that was last told the time */
     uint64_t window_ns, window_stall_ns; /* when the stalls were last looked at */
@@ -294,6 +310,28 @@ bool tier_matches(const struct terrace *m, int index, terrace_tier which);
 /* Checks that `which` names something; sets the failure. */
 int tier_check(const struct terrace *m, terrace_tier which);
 
+/* Whether bytes may be on the tier. */
+static inline bool placement_allows(const struct placement *p, const struct tier *tier)
+{
+    return !p || !(p->denied >> (tier - tier->manager->tier) & 1);
+}
+
+static inline bool tensor_may(const struct terrace_tensor *t, const struct tier *tier)
+{
+    return placement_allows(t->placement, tier);
+}
+
+/* The tier with that place in the order in which one is chosen. */
+static inline struct tier *placement_choice(struct terrace *m, const struct placement *p, unsigned place)
+{
+    return &m->tier[p ? p->order[place] : place];
+}
+
+static inline struct tier *tensor_choice(const struct terrace_tensor *t, unsigned place)
+{
+    return placement_choice(t->manager, t->placement, place);
+}
+
 /* ---- tensor.c ---- */
 
 bool tensor_stored_locked(const struct terrace_tensor *t); /* a disk has the bytes, or they are zeros */
@@ -307,7 +345,7 @@ int tensor_attr_check(const terrace_tensor_attr *attr); /* sets the sentence */
 struct terrace_tensor *tensor_for_block(struct terrace *m, struct region *r, size_t index,
                                         size_t bytes);
 /* A tensor that small ones are slices of; NULL: no host memory. */
-struct terrace_tensor *tensor_for_group(struct terrace *m, size_t bytes);
+struct terrace_tensor *tensor_for_group(struct terrace *m, size_t bytes, struct placement *placement);
 /* Destroys the tensor, now or when the last user is gone. */
 void tensor_doom_locked(struct terrace_tensor *t);
 const char *tensor_name(const struct terrace_tensor *t); /* its label, or "(unnamed)" */

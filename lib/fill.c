@@ -1,6 +1,6 @@
 /* fill.c - an absent copy gets memory and its bytes.
  *
- * May call: core.h, mover.h. */
+ * May call: core.h, mover.h, rules.h. */
 #include <string.h>
 
 #include "mover.h"

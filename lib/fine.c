@@ -247,7 +247,7 @@ static bool may_be_fine(const struct terrace_tensor *t)
 {
     struct terrace *m = t->manager;
     const struct tier *tier = t->region->tier;
-    return !m->sealer && spill_tier(m) && !tier_below(tier) && t->bytes == (size_t)BLOCK_PAGES * PAGE &&
+    return !m->sealer && spill_tier(m) && tensor_spill_tier(t) == spill_tier(m) && !tier_below(tier) && t->bytes == (size_t)BLOCK_PAGES * PAGE &&
            tier->policy.kind != POLICY_NONE;
 }
 

@@ -385,7 +385,7 @@ static void write_ahead_locked(struct lane *lane)
                 stable_recall_locked(c);
                 continue;
             }
-            if (transfer_writeback_locked(c, lane->tier, PRIORITY_WRITEBACK, false))
+            if (transfer_writeback_locked(c, tensor_spill_tier(c->tensor), PRIORITY_WRITEBACK, false))
                 break;
             tier->credit -= tier->credit < n->bytes ? tier->credit : n->bytes;
         }

@@ -7,7 +7,7 @@
  * some: forked.c.)
  *
  * May call: core.h, forked.h, lease.h, mapped.h, process.h, seal.h, report.h,
- * small.h. */
+ * rules.h, small.h. */
 #include <errno.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -22,6 +22,7 @@
 #include "prefetch.h"
 #include "process.h"
 #include "report.h"
+#include "rules.h"
 #include "seal.h"
 #include "small.h"
 #include "stable.h"
@@ -217,12 +218,17 @@ static int manager_init(struct terrace *m, const char *conf)
     r = tiers_open(m);
     if (r)
         goto close_sealer;
-    r = forks_open(m);
+    r = rules_open(m);
     if (r)
         goto close_tiers;
+    r = forks_open(m);
+    if (r)
+        goto close_rules;
     smalls_open(m);
     prefetch_open(m);
     return 0;
+close_rules:
+    rules_close(m);
 close_tiers:
     tiers_close(m);
 close_sealer:
@@ -310,6 +316,7 @@ void manager_close(struct terrace *m)
     destroy_all(m);
     leases_end(m);
     forks_free(m);
+    rules_close(m);
     tiers_close(m);
     sealer_close(m->sealer);
     schedule_free(&m->schedule);

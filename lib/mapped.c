@@ -313,6 +313,7 @@ static struct mapped *mapped_new(struct terrace *m)
     pthread_condattr_destroy(&monotonic);
     pthread_mutex_init(&e->lock, NULL);
     LIST_INIT(&e->regions);
+    LIST_INIT(&e->claims);
     e->manager = m;
     e->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
     sigset_t all, old;

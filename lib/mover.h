@@ -96,17 +96,27 @@ int space_take_locked(struct transfer *x);
  * lane's thread. Gives up the lock; meanwhile nothing is read from or written to
  * it. Errors: ENOSPC, EIO, ENOMEM. */
 int space_own_locked(struct copy *disk);
-/* Where a tensor's bytes go when they leave memory: the fastest disk, or NULL. */
+/* Where bytes go when they leave memory: the fastest disk, or NULL. */
 struct tier *spill_tier(struct terrace *m);
+/* The same for a tensor, by the rules that it obeys. */
+struct tier *tensor_spill_tier(const struct terrace_tensor *t);
 /* The memory tier that takes what leaves this one, NULL: none does, a disk is next. */
 struct tier *tier_below(const struct tier *tier);
+/* The same for what this copy holds. */
+struct tier *copy_below(const struct copy *c);
+/* Whether there is a tier, with room or without, that bytes with that placement may go
+ * to from this one. */
+bool placement_may_leave(const struct tier *tier, const struct placement *p);
+/* Records which rule is in the way of bytes that are to get to a tier. Errors: ERULE;
+ * 0: none is. */
+int  way_forbidden(struct terrace_tensor *t, const struct tier *to);
 
 /* Starts bringing the bytes into a FILLING copy. The tensor must have no other
  * transfer. Errors: ENOMEM, ENOTSUP (no route from where they are). */
 int transfer_fill_locked(struct copy *c, bool ahead);
 /* Starts copying the bytes of a VALID, dirty copy to a lower tier: `to`, or with
  * NULL to the next that has room. 1: it may be dropped as it is. Errors: ENOMEM,
- * EBUDGET (there is no disk tier to write to). */
+ * EBUDGET (there is no disk tier to write to), ERULE. */
 int transfer_writeback_locked(struct copy *c, struct tier *to, enum priority priority, bool drop);
 /* One more copy that cannot leave its tier until the transfer has ended. */
 void transfer_keep_locked(struct transfer *x, const struct copy *c);

@@ -7,12 +7,13 @@
  * What is to be written in place, while a forked child reads what is there, is
  * first copied to other blocks: by a buffer, so that it takes none of the budget.
  *
- * May call: core.h, forked.h, lease.h, mover.h. */
+ * May call: core.h, forked.h, lease.h, mover.h, rules.h. */
 #include <stdlib.h>
 
 #include "forked.h"
 #include "lease.h"
 #include "mover.h"
+#include "rules.h"
 
 enum { PIECE = 256 << 10 };
 
@@ -53,6 +54,8 @@ int space_take_locked(struct transfer *x)
 {
     struct tier *disk = copy_tier(x->other);
     struct grant grant;
+    if (!tensor_may(x->tensor, disk))
+        return rules_forbid(x->tensor->placement, tensor_name(x->tensor), "where it would be written", disk);
     for (int attempt = 0;; attempt++) {
         int r = arena_take(&disk->arena, x->bytes, 0, &grant);
         if (r == -TERRACE_EBUDGET)

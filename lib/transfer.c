@@ -10,13 +10,18 @@
  * memory tier goes to the next slower one that has room, else to disk; where
  * there is no direct route to a disk, it waits for room.
  *
- * May call: core.h, lease.h, mover.h. */
+ * Where rules forbid a tier, no route leads to it or by way of it, be it only through
+ * the staging memory of a lane.
+ *
+ * May call: core.h, lease.h, mover.h, rules.h, staging.h. */
 #include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "lease.h"
 #include "mover.h"
+#include "rules.h"
+#include "staging.h"
 
 /* ---- routes ------------------------------------------------------------ */
 
@@ -49,11 +54,23 @@ struct copy *transfer_way(struct terrace_tensor *t, const struct tier *to)
     struct terrace *m = t->manager;
     for (unsigned i = 0; i < m->tiers; i++) {
         const struct tier *tier = &m->tier[i];
-        if (tier != to && (tier->backend->caps & TERRACE_CAP_CPU) && transfer_lane(to, tier) &&
+        if (tier != to && (tier->backend->caps & TERRACE_CAP_CPU) && transfer_lane(to, tier) && tensor_may(t, tier) &&
             arena_round(&tier->arena, t->bytes) <= tier->arena.limit)
             return &t->copy[i];
     }
     return NULL;
+}
+
+int way_forbidden(struct terrace_tensor *t, const struct tier *to)
+{
+    struct terrace *m = t->manager;
+    char what[160];
+    snprintf(what, sizeof what, "by way of which it would get to %s%s", to->name,
+             t->blank ? "; acquire it there with TERRACE_OVERWRITE first, for which nothing has to come" : "");
+    for (unsigned i = 0; t->placement && i < m->tiers; i++)
+        if (&m->tier[i] != to && (m->tier[i].backend->caps & TERRACE_CAP_CPU) && !tensor_may(t, &m->tier[i]))
+            return rules_forbid(t->placement, tensor_name(t), what, &m->tier[i]);
+    return 0;
 }
 
 struct tier *spill_tier(struct terrace *m)
@@ -64,19 +81,61 @@ struct tier *spill_tier(struct terrace *m)
     return NULL;
 }
 
-/* The next memory tier after `after` that could take what leaves `tier`. */
-static struct tier *next_below(const struct tier *tier, const struct tier *after)
+/* Whether bytes may be written there: also those in the lane's staging memory,
+ * encrypted as they are, are bytes of the tensor. */
+static bool may_spill(const struct placement *p, struct tier *disk)
+{
+    bool staged = disk->lane && disk->lane->staging;
+    return !p || (placement_allows(p, disk) && (!staged || placement_allows(p, staging_host(disk))));
+}
+
+static struct tier *placement_spill_tier(struct terrace *m, const struct placement *p)
+{
+    if (!p)
+        return spill_tier(m);
+    for (unsigned k = 0; k < m->tiers; k++) {
+        struct tier *tier = placement_choice(m, p, k);
+        if (!tier_is_memory(tier) && tier->arena.limit && may_spill(p, tier))
+            return tier;
+    }
+    return NULL;
+}
+
+struct tier *tensor_spill_tier(const struct terrace_tensor *t)
+{
+    return placement_spill_tier(t->manager, t->placement);
+}
+
+/* The memory tier with that place in the order of choice, or a later one, that could
+ * take what leaves `tier`; *place is then the next. NULL: there is none. */
+static struct tier *next_below(const struct tier *tier, const struct placement *p, unsigned *place)
 {
     struct terrace *m = tier->manager;
-    for (unsigned i = (unsigned)(after - m->tier) + 1; i < m->tiers; i++)
-        if (tier_is_memory(&m->tier[i]) && m->tier[i].arena.limit && transfer_lane(tier, &m->tier[i]))
-            return &m->tier[i];
+    while (*place < m->tiers) {
+        struct tier *b = placement_choice(m, p, (*place)++);
+        if (b > tier && tier_is_memory(b) && b->arena.limit && placement_allows(p, b) && transfer_lane(tier, b))
+            return b;
+    }
     return NULL;
 }
 
 struct tier *tier_below(const struct tier *tier)
 {
-    return next_below(tier, tier);
+    unsigned place = 0;
+    return next_below(tier, NULL, &place);
+}
+
+struct tier *copy_below(const struct copy *c)
+{
+    unsigned place = 0;
+    return next_below(copy_tier(c), c->tensor->placement, &place);
+}
+
+bool placement_may_leave(const struct tier *tier, const struct placement *p)
+{
+    unsigned place = 0;
+    const struct tier *disk = placement_spill_tier(tier->manager, p);
+    return next_below(tier, p, &place) || (disk && transfer_lane(tier, disk));
 }
 
 /* Whether the tier has room for the copy without a write. */
@@ -85,7 +144,8 @@ static bool has_room_locked(struct tier *tier, uint64_t bytes)
     const struct arena *a = &tier->arena;
     bytes = arena_round(a, bytes);
     tier_full_locked(tier);
-    return bytes <= a->ceiling && a->used + bytes <= a->ceiling + tier_clean_bytes(tier);
+    return bytes <= a->ceiling && a->used + bytes <= a->ceiling + tier_clean_bytes(tier) &&
+           !rules_keep_locked(tier, bytes);
 }
 
 /* Where the bytes of a copy go; NULL: nowhere. */
@@ -93,8 +153,8 @@ static struct tier *goal_locked(const struct copy *c)
 {
     struct terrace_tensor *t = c->tensor;
     struct terrace *m = t->manager;
-    struct tier *disk = spill_tier(m), *full = NULL;
-    for (struct tier *b = tier_below(copy_tier(c)); b; b = next_below(copy_tier(c), b)) {
+    struct tier *disk = tensor_spill_tier(t), *full = NULL, *b;
+    for (unsigned place = 0; (b = next_below(copy_tier(c), t->placement, &place)) != NULL;) {
         if (t->copy[b - m->tier].state != COPY_ABSENT)
             continue;
         if (has_room_locked(b, t->bytes))
@@ -147,10 +207,13 @@ int transfer_fill_locked(struct copy *c, bool ahead)
     struct transfer init = {.copy = c, .ahead = ahead,
                             .priority = ahead ? PRIORITY_PREFETCH : PRIORITY_DEMAND};
     init.lane = transfer_source_locked(t, copy_tier(c), &init.other);
+    int r = init.lane ? 0 : way_forbidden(t, copy_tier(c));
+    if (r)
+        return r;
     if (!init.lane)
         return error_set(-TERRACE_ENOTSUP, "no route to %s for the bytes of '%s'",
                          copy_tier(c)->name, tensor_name(t));
-    int r = transfer_start_locked(init);
+    r = transfer_start_locked(init);
     if (r)
         return r;
     c->node.ahead = ahead;
@@ -161,6 +224,21 @@ int transfer_fill_locked(struct copy *c, bool ahead)
     return 0;
 }
 
+/* Why the copy's bytes cannot go to a tier, NULL: to any. */
+static int nowhere_to_go(const struct copy *c, const struct tier *to)
+{
+    const struct terrace_tensor *t = c->tensor;
+    struct terrace *m = t->manager;
+    for (struct tier *b = m->tier; t->placement && b < m->tier + m->tiers; b++)
+        if ((to ? b == to : b > copy_tier(c)) && !tensor_may(t, b))
+            return rules_forbid(t->placement, tensor_name(t), "where it would move", b);
+    if (to)
+        return error_set(-TERRACE_ERULE, "'%s' may not pass through the memory in which bytes for %s are encrypted",
+                         tensor_name(t), to->name);
+    return error_set(-TERRACE_EBUDGET, "there is no disk tier to move '%s' to: "
+                     "TERRACE_TIERS names none", tensor_name(t));
+}
+
 int transfer_writeback_locked(struct copy *c, struct tier *to, enum priority priority, bool drop)
 {
     struct terrace_tensor *t = c->tensor;
@@ -168,9 +246,8 @@ int transfer_writeback_locked(struct copy *c, struct tier *to, enum priority pri
         to = goal_locked(c);
     if (to ? !tier_is_memory(to) && tensor_stored_locked(t) : tensor_stored_locked(t))
         return 1;
-    if (!to)
-        return error_set(-TERRACE_EBUDGET, "there is no disk tier to move '%s' to: "
-                         "TERRACE_TIERS names none", tensor_name(t));
+    if (!to || !(tier_is_memory(to) ? tensor_may(t, to) : may_spill(t->placement, to)))
+        return nowhere_to_go(c, to);
     struct lane *lane = transfer_lane(copy_tier(c), to);
     if (!lane)
         return error_set(-TERRACE_ENOTSUP, "no route from %s to %s for the bytes of '%s'", copy_tier(c)->name,
@@ -185,7 +262,7 @@ int transfer_writeback_locked(struct copy *c, struct tier *to, enum priority pri
 
 bool transfer_redirect_locked(struct transfer *x)
 {
-    struct tier *disk = spill_tier(x->tensor->manager);
+    struct tier *disk = tensor_spill_tier(x->tensor);
     if (tensor_stored_locked(x->tensor)) {
         x->other = NULL;
         x->bytes = 0;
@@ -299,7 +376,7 @@ static void writeback_failed_locked(struct transfer *x)
     x->tensor->failed_at = ++m->failures;
     m->failure = x->error;
     snprintf(m->failure_text, sizeof m->failure_text, "%s", x->text);
-    if (x->error != -TERRACE_EBUDGET) /* then nothing is wrong with this one */
+    if (x->error != -TERRACE_EBUDGET && x->error != -TERRACE_ERULE) /* then nothing is wrong with this one */
         tensor_failed_locked(x->tensor, x->error, x->text);
     policy_used(&copy_tier(x->copy)->policy, &x->copy->node); /* others are tried before it */
     copy_tier(x->copy)->credit = 0; /* and nothing ahead of need for a while */

@@ -131,6 +131,7 @@ static cuda_result describe(struct cuda_unit *u, terrace_unit_info *info)
     info->io_chunk = CUDA_IO_CHUNK;
     info->io_depth = CUDA_IO_DEPTH;
     info->node = u->node;
+    snprintf(info->vendor, sizeof info->vendor, "nvidia");
     if (!u->virtual_memory)
         info->flags = TERRACE_UNIT_WHOLE;
     snprintf(info->engine, sizeof info->engine, "CUDA driver API");

@@ -37,6 +37,7 @@ static const struct command {
      "  --rules TEXT       placement rules (TERRACE_RULES)\n"
      "  -q                 says nothing but errors\n",
      run_run},
+<<<<<<< HEAD
     {"backend-check", "[--unit N] [--only CHECK] [--json] BACKEND", "whether a tier backend does all it must",
      "Tries everything that terrace_backend.h asks of a backend, each check in a process\n"
      "of its own, and shows what passed, what failed and why, and how fast bytes are\n"
@@ -50,6 +51,40 @@ static const struct command {
      "  --list        the checks, a line each\n"
      "  --json        for programs: one object; bandwidths in bytes/s\n",
      backend_check_run},
+=======
+    {"rules", "check FILE | explain LABEL SIZE [OPTION...]", "placement rules, and what they say of a tensor",
+     "Placement rules say which tensors may be on which tiers. They are given by\n"
+     "TERRACE_RULES or terrace_rules_set(), as text or as @ and the path of a file.\n"
+     "\n"
+     "  check FILE           whether the file's rules can be used, and what they mean here;\n"
+     "                       an error is told with line and column\n"
+     "  explain LABEL SIZE   where a tensor may be, tier by tier, and which rule decides\n"
+     "    --role ROLE        its role; default other\n"
+     "    --rank N           in the process of that rank; default this one's\n"
+     "    --rules TEXT       these rules, or @FILE, instead of TERRACE_RULES\n"
+     "\n"
+     "Entries are separated by commas or newlines; # begins a comment:\n"
+     "\n"
+     "  role=optimizer: !cuda                     never on cuda\n"
+     "  label=restricted/*: host                  nowhere but in host memory\n"
+     "  role=weight: cuda>host                    on cuda first, where there is a choice\n"
+     "  size>=64M & label=kv/*: ascend|host !nvme two verdicts; ascend or host, not nvme\n"
+     "  keep 30% of device on huawei|musa         a share of all bytes on devices\n"
+     "\n"
+     "Selectors, all of which are to match (&): label and role with = or != and\n"
+     "alternatives (|), labels as patterns (*, ?, [...]) or in quotes; size and rank with =,\n"
+     "!=, <, <=, > or >=, rank=0-3 for a range; * for any tensor. Roles: other, weight,\n"
+     "gradient, optimizer, activation, kvcache. The rank is that of RANK,\n"
+     "OMPI_COMM_WORLD_RANK, PMIX_RANK, PMI_RANK, SLURM_PROCID or LOCAL_RANK, else 0.\n"
+     "\n"
+     "Places: a tier (cuda:0), a kind (cuda), a vendor (nvidia), or a class (device, host,\n"
+     "disk). A list with | is where a tensor may be, and it is nowhere else; with ! before\n"
+     "it, where it never is; with > it is only the order of choice.\n"
+     "\n"
+     "Every rule that matches holds, whatever its place; none undoes another. Only for the\n"
+     "order of choice the first that matches decides.\n",
+     rules_run},
+>>>>>>> rules
     {"help", "[COMMAND|env|errors]", "this text, a command's, the settings', or the errors'",
      "Without an argument: the list of commands.\n"
      "  env      every setting: name, example, meaning, what is accepted\n"
@@ -69,7 +104,14 @@ static void usage(FILE *out)
 {
     fputs("usage: terrace COMMAND [ARGUMENT...]\n\n", out);
     for (int i = 0; i < COMMANDS; i++)
+<<<<<<< HEAD
         fprintf(out, "  %-13s %s\n", commands[i].name, commands[i].summary);
+=======
+        if (strlen(commands[i].arguments) <= 26)
+            fprintf(out, "  %-8s %-26s %s\n", commands[i].name, commands[i].arguments, commands[i].summary);
+        else
+            fprintf(out, "  %-8s %s\n%38s%s\n", commands[i].name, commands[i].arguments, "", commands[i].summary);
+>>>>>>> rules
 }
 
 static const struct command *command_find(const char *name)
