@@ -171,6 +171,7 @@ struct smalls;
 struct forks;
 struct mapped;
 struct staging;
+struct relay;
 
 struct tier {
     struct terrace *manager;
@@ -248,6 +249,7 @@ struct terrace {
     bool grouped;            /* small tensors are to be slices of groups */
     bool several;            /* tiers are in memory */
     struct staging *staging; /* NULL until somebody needs it */
+    struct relay *relay;     /* NULL: bytes between devices go by way of a host tier */
     char small_text[80];
     const char *small_engine; /* what serves small tensors: that text or another */
     struct sealer *sealer;   /* NULL where neither VERIFY nor ENCRYPT is on */

@@ -214,6 +214,7 @@ static void pick_locked(struct lane *lane)
                 transfer_finish_locked(x);
         }
     }
+    pick_raws_locked(lane, PRIORITY_PREFETCH);
     pick_raws_locked(lane, PRIORITY_WRITEBACK);
 }
 

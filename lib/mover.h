@@ -17,6 +17,7 @@ struct transfer {
     struct copy *other;   /* where its bytes come from or go to, NULL: the user's file */
     struct lane *lane;    /* that carries it */
     bool writeback;
+    bool relayed;         /* from device to device: relay.c carries it, `lane` is the goal's */
     enum priority priority;
     bool queued;
     bool parked;          /* in lane.parked instead */

@@ -6,20 +6,21 @@
  * started from as the valid one; a fill that failed leaves the lower one.
  *
  * Between two tiers bytes move directly where one's addresses are plain
- * pointers and the other has a lane; else by way of a host tier. What leaves a
- * memory tier goes to the next slower one that has room, else to disk; where
+ * pointers and the other has a lane; between devices through staging memory (see
+ * relay.c); else by way of a host tier. What leaves a memory tier goes to the next slower one that has room, else to disk; where
  * there is no direct route to a disk, it waits for room.
  *
  * Where rules forbid a tier, no route leads to it or by way of it, be it only through
  * the staging memory of a lane.
  *
- * May call: core.h, lease.h, mover.h, rules.h, staging.h. */
+ * May call: core.h, lease.h, mover.h, relay.h, rules.h, staging.h. */
 #include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "lease.h"
 #include "mover.h"
+#include "relay.h"
 #include "rules.h"
 #include "staging.h"
 
@@ -34,18 +35,32 @@ struct lane *transfer_lane(const struct tier *a, const struct tier *b)
     return NULL;
 }
 
+/* By what has been measured; without a clear difference the faster tier is taken. */
+static bool much_faster(const struct lane *a, const struct lane *b)
+{
+    return a->rate && b->rate && a->rate > b->rate + b->rate / 4;
+}
+
 struct lane *transfer_source_locked(const struct terrace_tensor *t, const struct tier *to,
                                     struct copy **from)
 {
     struct terrace *m = t->manager;
+    struct lane *best = NULL;
     *from = NULL;
     for (unsigned i = 0; i < m->tiers; i++) { /* fastest first */
         struct lane *lane = &m->tier[i] != to ? transfer_lane(to, &m->tier[i]) : NULL;
-        if (!lane || t->copy[i].state != COPY_VALID)
+        if (!lane || t->copy[i].state != COPY_VALID || (best && !much_faster(lane, best)))
             continue;
         *from = (struct copy *)&t->copy[i];
-        return lane;
+        best = lane;
     }
+    for (unsigned i = 0; !best && i < m->tiers; i++)
+        if (t->copy[i].state == COPY_VALID && relay_leads(t, &m->tier[i], to)) {
+            *from = (struct copy *)&t->copy[i];
+            best = to->lane;
+        }
+    if (best)
+        return best;
     return t->file_valid ? transfer_lane(to, &m->tier[(unsigned char)t->file_tier]) : NULL;
 }
 
@@ -195,9 +210,13 @@ static int transfer_start_locked(struct transfer init)
     for (unsigned i = 0; i < t->manager->tiers; i++)
         if (t->copy[i].state == COPY_VALID || (!x->writeback && &t->copy[i] == x->copy))
             transfer_keep_locked(x, &t->copy[i]);
+    copies_settle_locked(t); /* off the lists until it has ended */
+    if (x->relayed) {
+        relay_start_locked(x);
+        return 0;
+    }
     TAILQ_INSERT_TAIL(&x->lane->queue[x->priority], x, link);
     manager_kick_locked(t->manager, x->lane->tier);
-    copies_settle_locked(t); /* off the lists until it has ended */
     return 0;
 }
 
@@ -213,6 +232,7 @@ int transfer_fill_locked(struct copy *c, bool ahead)
     if (!init.lane)
         return error_set(-TERRACE_ENOTSUP, "no route to %s for the bytes of '%s'",
                          copy_tier(c)->name, tensor_name(t));
+    init.relayed = init.other && !transfer_lane(copy_tier(c), copy_tier(init.other));
     r = transfer_start_locked(init);
     if (r)
         return r;
@@ -287,6 +307,10 @@ void transfer_hurry_locked(struct transfer *x)
 {
     if (!x || x->priority == PRIORITY_DEMAND)
         return;
+    if (x->relayed) {
+        relay_hurry_locked(x);
+        return;
+    }
     if (x->queued && !x->parked) {
         TAILQ_REMOVE(&x->lane->queue[x->priority], x, link);
         TAILQ_INSERT_TAIL(&x->lane->queue[PRIORITY_DEMAND], x, link);

@@ -24,15 +24,13 @@ void size_text(uint64_t bytes, char *buf, size_t len); /* "1.5 GiB" */
 
 int run_run(int argc, char **argv);
 
-<<<<<<< HEAD
 /* ---- certify.c ---- */
 
 int backend_check_run(int argc, char **argv);
-=======
+
 /* ---- rules.c ---- */
 
 int rules_run(int argc, char **argv);
->>>>>>> rules
 
 /* ---- measure.c ---- */
 

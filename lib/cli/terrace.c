@@ -37,7 +37,6 @@ static const struct command {
      "  --rules TEXT       placement rules (TERRACE_RULES)\n"
      "  -q                 says nothing but errors\n",
      run_run},
-<<<<<<< HEAD
     {"backend-check", "[--unit N] [--only CHECK] [--json] BACKEND", "whether a tier backend does all it must",
      "Tries everything that terrace_backend.h asks of a backend, each check in a process\n"
      "of its own, and shows what passed, what failed and why, and how fast bytes are\n"
@@ -51,7 +50,6 @@ static const struct command {
      "  --list        the checks, a line each\n"
      "  --json        for programs: one object; bandwidths in bytes/s\n",
      backend_check_run},
-=======
     {"rules", "check FILE | explain LABEL SIZE [OPTION...]", "placement rules, and what they say of a tensor",
      "Placement rules say which tensors may be on which tiers. They are given by\n"
      "TERRACE_RULES or terrace_rules_set(), as text or as @ and the path of a file.\n"
@@ -84,7 +82,6 @@ static const struct command {
      "Every rule that matches holds, whatever its place; none undoes another. Only for the\n"
      "order of choice the first that matches decides.\n",
      rules_run},
->>>>>>> rules
     {"help", "[COMMAND|env|errors]", "this text, a command's, the settings', or the errors'",
      "Without an argument: the list of commands.\n"
      "  env      every setting: name, example, meaning, what is accepted\n"
@@ -104,14 +101,7 @@ static void usage(FILE *out)
 {
     fputs("usage: terrace COMMAND [ARGUMENT...]\n\n", out);
     for (int i = 0; i < COMMANDS; i++)
-<<<<<<< HEAD
         fprintf(out, "  %-13s %s\n", commands[i].name, commands[i].summary);
-=======
-        if (strlen(commands[i].arguments) <= 26)
-            fprintf(out, "  %-8s %-26s %s\n", commands[i].name, commands[i].arguments, commands[i].summary);
-        else
-            fprintf(out, "  %-8s %s\n%38s%s\n", commands[i].name, commands[i].arguments, "", commands[i].summary);
->>>>>>> rules
 }
 
 static const struct command *command_find(const char *name)
