@@ -13,6 +13,8 @@ void *mapped_alloc(struct tier *tier, size_t bytes);
 bool mapped_free(struct terrace *m, void *p);
 /* Whether p lies in such memory. */
 bool mapped_has(struct terrace *m, const void *p);
+/* Whether there is any. */
+bool mapped_serves(struct terrace *m);
 int  mapped_advise(struct terrace *m, void *p, size_t bytes, int advice);
 
 /* Somebody needs room in the tier: gives back some of what it has. */
