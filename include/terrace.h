@@ -358,14 +358,17 @@ TERRACE_API int terrace_wait(terrace_tensor *t);
  *
  * A child of fork() has the memory as it was then, copy on write, however long
  * it lives and whatever becomes of its parent; until it ends or calls exec(),
- * the disk blocks it may still read are not used again. Some parts it does not
- * have, and touching them is a segmentation fault, never other bytes: evicted
- * ones under TERRACE_ENCRYPT or TERRACE_VERIFY, as the child would read them
- * unchecked, or on a tier that is no file; where pages are used at random, so
- * that those in memory and those on disk alternate more often than a fifth of
- * vm.max_map_count (12000 times by default), what goes beyond that, which is
- * logged; everything, where a file mapping serves, as the parent's writes would
- * be the child's, or where the child was made by the bare system call.
+ * the disk blocks it may still read are not used again. Where it could not have
+ * all, fork() fails with ENOMEM (or EAGAIN), and terrace_last_error() says why: what is
+ * evicted is under TERRACE_ENCRYPT or TERRACE_VERIFY, as the child would read it
+ * unchecked, or on a tier that is no file; pages are used at random, so that those in
+ * memory and those on disk alternate more often than a fifth of vm.max_map_count
+ * (12000 times by default); a file mapping serves, as the parent's writes would be the
+ * child's. With TERRACE_FORK=allow there is a child nevertheless, to which touching
+ * what it lacks is a segmentation fault, never other bytes. So it is, and that is
+ * logged, where the kernel cannot be made to refuse a fork: to root where
+ * vm.overcommit_memory is 1; and where the child is made by the bare system call.
+ * Children by vfork(), posix_spawn(), system() and popen() are not concerned.
  *
  * NULL on failure: EINVAL, ENOMEM, ENOTSUP (not a host tier, or no way to serve
  * it), EBUDGET (nothing may be evicted), ERULE, ENOSPC (file mapping), ESYSTEM. */

@@ -250,7 +250,7 @@ struct terrace {
     bool several;            /* tiers are in memory */
     struct staging *staging; /* NULL until somebody needs it */
     struct relay *relay;     /* NULL: bytes between devices go by way of a host tier */
-    char small_text[80];
+    char small_text[120];
     const char *small_engine; /* what serves small tensors: that text or another */
     struct sealer *sealer;   /* NULL where neither VERIFY nor ENCRYPT is on */
     unsigned kick;           /* bit per tier whose lane is to be woken on unlock */

@@ -395,6 +395,8 @@ void fine_describe_locked(struct terrace_tensor *t, struct fork_plan *p)
             fork_moves(p, at, base_address(t, page), PAGE);
         else if (place == ON_DISK)
             fork_reads_locked(p, at, disk_copy(t), (uint64_t)page * PAGE, (size_t)n * PAGE);
+        else
+            fork_lacks(p);
     }
 }
 

@@ -15,6 +15,8 @@ int mapped_rules_fit_locked(struct terrace *m, struct rules *rules);
 bool mapped_free(struct terrace *m, void *p);
 /* Whether p lies in such memory. */
 bool mapped_has(struct terrace *m, const void *p);
+/* Whether there is any. */
+bool mapped_serves(struct terrace *m);
 int  mapped_advise(struct terrace *m, void *p, size_t bytes, int advice);
 
 /* Somebody needs room in the tier: gives back some of what it has. */

@@ -259,6 +259,17 @@ bool mapped_has(struct terrace *m, const void *p)
     return has;
 }
 
+bool mapped_serves(struct terrace *m)
+{
+    struct mapped *e = engine(m);
+    if (!e)
+        return false;
+    pthread_mutex_lock(&e->lock);
+    bool serves = !LIST_EMPTY(&e->regions);
+    pthread_mutex_unlock(&e->lock);
+    return serves;
+}
+
 bool mapped_free(struct terrace *m, void *p)
 {
     struct mapped *e = engine(m);

@@ -152,6 +152,7 @@ static void block_describe_locked(struct region *r, size_t i, struct fork_plan *
             continue;
         return;
     }
+    fork_lacks(p);
 }
 
 void stable_describe_locked(struct terrace *m, struct fork_plan *p)

@@ -696,6 +696,31 @@ Test(tiers, a_list_that_names_none_is_refused)
     cr_assert(strstr(terrace_last_error(), "TERRACE_TIERS"), "%s", terrace_last_error());
 }
 
+/* 2 MiB each: the second and the fourth are free, between those in use. */
+Test(tiers, what_an_arena_holds_is_told)
+{
+    enum { N = 5 };
+    terrace *m = open_sim(N * 2 * MIB, NULL);
+    terrace_tensor *t[N];
+    for (int i = 0; i < N; i++) {
+        t[i] = tensor_of(m, 2 * MIB, "t");
+        write_pattern(t[i], 0, 2 * MIB, 1);
+    }
+    terrace_tier_statistics s = tier_stats_of(m, 0);
+    cr_assert(s.extents == N && s.cached == 0 && s.cached_pieces == 0 && s.largest_cached == 0);
+    terrace_tensor_destroy(t[1]);
+    terrace_tensor_destroy(t[3]);
+    s = tier_stats_of(m, 0);
+    cr_assert(s.extents == N - 2 && s.cached == 4 * MIB && s.used == N * 2 * MIB);
+    cr_assert(s.cached_pieces == 2 && s.largest_cached == 2 * MIB, "%llu pieces, the largest %llu",
+              (unsigned long long)s.cached_pieces, (unsigned long long)s.largest_cached);
+    terrace_tensor_destroy(t[2]);
+    s = tier_stats_of(m, 0);
+    cr_assert(s.extents == N - 3 && s.cached_pieces == 1 && s.largest_cached == 6 * MIB);
+    cr_assert_eq(tier_stats_of(m, 1).extents, 0, "the disk's is another");
+    terrace_close(m);
+}
+
 Test(tiers, memory_that_is_not_needed_goes_back)
 {
     terrace *m = open_sim(32 * MIB, NULL);
