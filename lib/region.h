@@ -22,6 +22,9 @@ struct region {
     char *label;
     unsigned number;  /* in the order of creation */
     int role;
+    unsigned live_pass;   /* for live.c: when its blocks were last looked at, */
+    uint32_t live_tiers;  /* and where they are */
+    uint64_t live_memory;
     bool dying;
     bool paged;       /* of late, single pages were touched: no whole blocks come ahead as foreseen */
     size_t last;      /* block of the last fault */

@@ -24,6 +24,10 @@ void size_text(uint64_t bytes, char *buf, size_t len); /* "1.5 GiB" */
 
 int run_run(int argc, char **argv);
 
+/* ---- top.c ---- */
+
+int top_run(int argc, char **argv);
+
 /* ---- measure.c ---- */
 
 /* Bytes per second into and out of a tier; 0: not measured. */
