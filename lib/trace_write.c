@@ -122,7 +122,7 @@ bool trace_writer_open(struct trace_writer *w, struct terrace *m, const char *pa
     char name[32];
     struct stat st;
     w->m = m;
-    w->fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0600);
+    w->fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0600);
     if (w->fd < 0)
         return false;
     w->manager = atomic_fetch_add(&managers, 1);
