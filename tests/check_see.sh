@@ -4,9 +4,10 @@
 . "$(dirname "$0")/tap.sh"
 not_sanitized see
 command -v python3 >/dev/null || { echo "ok see # SKIP no python3"; exit 0; }
+BUILD=$(realpath "$BUILD")
 terrace=$BUILD/bin/terrace
 watched=$BUILD/tests/prog_watched
-export TERRACE_NVME_PATH=$PWD/$BUILD/see-$$ TERRACE_LIMIT_NUMA=8M
+export TERRACE_NVME_PATH=$BUILD/see-$$ TERRACE_LIMIT_NUMA=8M
 mkdir -p "$TERRACE_NVME_PATH"
 trap 'rm -rf "$TERRACE_NVME_PATH"; tap_end' EXIT
 
@@ -78,7 +79,7 @@ report_for_people() {
 check "the report for people: residency, routes, misses, engine" report_for_people
 
 report_elsewhere() { # a relative path means where the program began
-    (cd "$scratch" && TERRACE_REPORT=here-%p.json "$OLDPWD/$watched" 0 >said & wait $!)
+    (cd "$scratch" && TERRACE_REPORT=here-%p.json "$watched" 0 >said & wait $!)
     ls "$scratch" | grep -q '^here-[0-9]*\.json$'
 }
 check "%p in a path is the process's number" report_elsewhere
@@ -364,4 +365,16 @@ assert len(report['routes']) == 2 and report['faults'] > 0 and report['trace_los
 END
     }
     check "run: --trace and --report of a preloaded program agree" run_traces
+    run_stays() {
+        (cd "$scratch" && "$terrace" run -q --ram 32M --trace moves.json --report=moves.prom -- python3 -c '
+import os
+os.chdir("/")
+a = bytearray(3 << 20)') && json "$scratch/moves.json" 'assert d' && grep -q '^terrace_faults_total [1-9]' "$scratch/moves.prom"
+    }
+    check "run: files are where the command was given" run_stays
+    run_says_once() {
+        "$terrace" run -q --ram 32M --trace /nowhere/t -- python3 -c 'print(len(bytearray(3 << 20)))' >"$scratch/out" 2>&1
+        [ $? = 0 ] && [ "$(grep -c TERRACE_TRACE=/nowhere "$scratch/out")" = 1 ] && grep -q 3145728 "$scratch/out"
+    }
+    check "run: a timeline that cannot be written is one line" run_says_once
 fi

@@ -32,9 +32,10 @@ static const struct command {
      "                     on top of it\n"
      "  --nvme-path PATH   folders for the rest, separated by ':' (TERRACE_NVME_PATH)\n"
      "  --min-size SIZE    what a large block is (TERRACE_MIN_SIZE); default 1M\n"
-     "  --report[=FILE]    what was moved, at the end of each process (TERRACE_REPORT)\n"
-     "  --trace FILE       timeline of what was moved (TERRACE_TRACE)\n"
-     "  --rules TEXT       placement rules (TERRACE_RULES)\n"
+     "  --report[=FILE]    what was moved, at the end of each process, on standard error or\n"
+     "                     in a file, by its name as text, .json or .prom (TERRACE_REPORT)\n"
+     "  --trace FILE       timeline of what was moved, for Perfetto (TERRACE_TRACE)\n"
+     "  --rules TEXT       placement rules, or @FILE (TERRACE_RULES)\n"
      "  -q                 says nothing but errors\n",
      run_run},
     {"top", "[PID] [OPTION...]", "what processes that use terrace are doing now",
