@@ -157,6 +157,7 @@ typedef struct terrace_statistics {
     uint64_t faults;           /* of stable memory: touches of pages that were not at their place */
     const char *absent;        /* kinds of tiers that are not here: a line for each, "cuda: why";
                                 * the manager's; "" where none is missing */
+    uint64_t stalls;           /* how often somebody waited; see stall_ns */
 } terrace_statistics;
 
 /* One tier. Strings are owned by the manager and valid until terrace_close(). */
@@ -197,6 +198,8 @@ typedef struct terrace_tier_statistics {
     uint64_t group_bytes;      /* addresses of the groups; of all memory tiers */
     uint64_t staging;          /* of used: memory that bytes pass through */
     const char *staging_state; /* whether it is pinned and registered, or why not; NULL: none */
+    const char *vendor;        /* whose hardware it is, or its kind */
+    uint64_t byte_seconds;     /* bytes held (`used`), times the seconds they were */
 } terrace_tier_statistics;
 
 /* ---- the manager ------------------------------------------------------- */

@@ -172,6 +172,8 @@ struct forks;
 struct mapped;
 struct staging;
 struct relay;
+struct trace;
+struct live;
 
 struct tier {
     struct terrace *manager;
@@ -204,6 +206,11 @@ struct tier {
     uint64_t full_until; /* memory tiers: when more may be asked for again, see tier_full_locked() */
     bool full_said;
     struct lane *lane;  /* moves its bytes, or NULL */
+};
+
+/* What has gone from one tier to another. */
+struct route {
+    uint64_t bytes, moves;
 };
 
 struct terrace {
@@ -256,6 +263,12 @@ struct terrace {
     unsigned kick;           /* bit per tier whose lane is to be woken on unlock */
     _Atomic uint64_t decay_at; /* when unused memory is next given back */
     terrace_statistics stats;
+    struct route route[MAX_TIERS][MAX_TIERS]; /* from, to */
+    uint64_t opened_ns;
+    char *report;            /* where it goes: "1" or an absolute path; NULL: nowhere */
+    struct trace *trace;     /* the timeline, or NULL */
+    struct live *live;       /* the page that others read, or NULL */
+    struct terrace_tensor *live_next; /* to be looked at for that, or NULL */
 };
 
 /* ---- manager.c ---- */
@@ -301,6 +314,11 @@ static inline bool tier_is_memory(const struct tier *tier)
     return tier->memory;
 }
 const char *tier_class_name(const struct tier *tier);
+/* Whose hardware it is. */
+static inline const char *tier_vendor(const struct tier *tier)
+{
+    return tier->backend->name;
+}
 /* The variable that sets the tier's budget: "TERRACE_LIMIT_NUMA". */
 void tier_limit_name(const struct tier *tier, char name[NAME_TEXT]);
 /* The one that sets it alone: "TERRACE_LIMIT_NUMA_1". */

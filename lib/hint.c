@@ -1,12 +1,13 @@
 /* hint.c - what callers say about the future: prefetch, demote, step.
  *
- * May call: core.h, lease.h, mover.h, rules.h, small.h. */
+ * May call: core.h, lease.h, mover.h, rules.h, small.h, trace.h. */
 #include "lease.h"
 #include "mover.h"
 #include "prefetch.h"
 #include "rules.h"
 #include "small.h"
 #include "stable.h"
+#include "trace.h"
 
 /* The memory tier a hint means: the first that matches. */
 static struct tier *memory_tier(struct terrace *m, terrace_tier which)
@@ -194,6 +195,7 @@ int terrace_step(terrace *m)
     manager_lock(m);
     leases_drain_locked(m);
     m->stats.steps++;
+    trace_step_locked(m);
     prefetch_step_locked(m);
     manager_unlock(m);
     manager_decay(m);

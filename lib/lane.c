@@ -15,7 +15,8 @@
  * The thread holds the lock except while it seals, submits, waits, commits disk
  * space and asks what streams have done.
  *
- * May call: core.h, forked.h, lease.h, seal.h, stream.h, view.h, the backend's table. */
+ * May call: core.h, forked.h, lease.h, live.h, moved.h, seal.h, stream.h, view.h,
+ * the backend's table. */
 #include "mover.h"
 
 #include <assert.h>
@@ -26,6 +27,8 @@
 
 #include "forked.h"
 #include "lease.h"
+#include "live.h"
+#include "moved.h"
 #include "prefetch.h"
 #include "seal.h"
 #include "stable.h"
@@ -124,6 +127,8 @@ static void piece_start_locked(struct lane *lane, struct transfer *x)
     p->io = (terrace_io){.address = address, .bytes = bytes, .user = p,
                          .op = into ? TERRACE_IO_WRITE : TERRACE_IO_READ,
                          .host = into && p->staging ? p->staging : p->data};
+    if (!x->next)
+        x->began = moved_clock(m);
     x->next += bytes;
     x->piece++;
     x->in_flight++;
@@ -145,6 +150,7 @@ static struct transfer *next_transfer(struct lane *lane)
 
 void lane_raw_locked(struct lane *lane, struct raw *r, enum priority priority)
 {
+    r->asked = moved_clock(lane->tier->manager);
     TAILQ_INSERT_TAIL(&lane->raws[priority], r, link);
     manager_kick_locked(lane->tier->manager, lane->tier);
 }
@@ -157,6 +163,7 @@ static void pick_raws_locked(struct lane *lane, enum priority priority)
         struct piece *p = lane->free_pieces;
         TAILQ_REMOVE(&lane->raws[priority], r, link);
         lane->free_pieces = p->next_free;
+        r->began = moved_clock(lane->tier->manager);
         p->transfer = NULL;
         p->raw = r;
         p->seal = NULL;
@@ -481,6 +488,13 @@ static void measure(struct lane *lane, bool begins)
     lane->busy_bytes = lane->busy_ns = 0;
 }
 
+/* It is to look again by then, -1: it need not. */
+static void no_longer_than(struct lane *lane, int64_t ns)
+{
+    if (ns >= 0 && (lane->patience < 0 || ns < lane->patience))
+        lane->patience = ns;
+}
+
 static void lane_turn_locked(struct lane *lane)
 {
     struct tier *disk = lane->tier;
@@ -497,12 +511,13 @@ static void lane_turn_locked(struct lane *lane)
         unpark_locked(lane);
         pick_locked(lane);
     }
+    live_renew_locked(m);
     bool rest = lane->stop && lane->in_flight == 0;
     int watch = lane->watching || lane->stop ? -1 : stable_descriptor_locked(m, disk);
     struct stream_poll poll;
     int64_t look = stream_poll_locked(disk, &poll);
-    if (look >= 0 && (lane->patience < 0 || look < lane->patience))
-        lane->patience = look;
+    no_longer_than(lane, look);
+    no_longer_than(lane, live_patience_locked(disk));
     rest &= look < 0;
     struct view *views = views_dropped_locked(disk);
     int64_t patience = lane->again ? 0 : lane->patience; /* work may have come while the lock was given up */

@@ -30,6 +30,7 @@ struct transfer {
     unsigned piece;       /* number of the next piece */
     unsigned in_flight;   /* pieces */
     uint64_t taken;       /* bytes of those that the backend has taken */
+    uint64_t asked, began; /* for the timeline, where there is one: queued; first piece */
     int error;            /* first failure */
     char text[ERROR_TEXT];
 };
@@ -42,6 +43,7 @@ struct raw {
     uint64_t address; /* on the disk */
     void *host;
     size_t bytes;     /* within one multiple of io_chunk */
+    uint64_t asked, began; /* as those of a transfer */
     int op;
     int error;
     void (*landed)(struct raw *r); /* or NULL */

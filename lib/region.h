@@ -24,6 +24,9 @@ struct region {
     int role;
     struct placement *placement; /* of its blocks */
     bool kept;        /* which may not leave the tier */
+    unsigned live_pass;   /* for live.c: when its blocks were last looked at, */
+    uint32_t live_tiers;  /* and where they are */
+    uint64_t live_memory;
     bool dying;
     bool paged;       /* of late, single pages were touched: no whole blocks come ahead as foreseen */
     size_t last;      /* block of the last fault */

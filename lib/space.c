@@ -7,11 +7,12 @@
  * What is to be written in place, while a forked child reads what is there, is
  * first copied to other blocks: by a buffer, so that it takes none of the budget.
  *
- * May call: core.h, forked.h, lease.h, mover.h, rules.h. */
+ * May call: core.h, forked.h, lease.h, moved.h, mover.h, rules.h. */
 #include <stdlib.h>
 
 #include "forked.h"
 #include "lease.h"
+#include "moved.h"
 #include "mover.h"
 #include "rules.h"
 
@@ -102,8 +103,9 @@ static int haul_locked(struct tier *disk, int op, uint64_t address, void *host, 
         manager_wait(disk->manager);
     if (h.raw.error)
         return error_set(h.raw.error, "%s", h.raw.text);
-    disk->in_bytes += op == TERRACE_IO_WRITE ? bytes : 0;
-    disk->out_bytes += op == TERRACE_IO_READ ? bytes : 0;
+    if (op == TERRACE_IO_WRITE) /* what was read before */
+        moved_locked(disk, disk, bytes, &(struct move){.label = "what a forked child reads", .asked = h.raw.asked,
+                                                       .began = h.raw.began});
     return 0;
 }
 

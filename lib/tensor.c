@@ -1,11 +1,12 @@
 /* tensor.c - creating, opening, destroying tensors, and waiting for them.
  *
- * May call: core.h, lease.h, mover.h, region.h, rules.h, small.h, the backend's attach and
+ * May call: core.h, lease.h, live.h, mover.h, region.h, rules.h, small.h, the backend's attach and
  * detach. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "lease.h"
+#include "live.h"
 #include "mover.h"
 #include "prefetch.h"
 #include "region.h"
@@ -266,6 +267,7 @@ void tensor_reap_locked(struct terrace_tensor *t)
     leases_drain_locked(m); /* no log speaks of it any more */
     for (unsigned i = 0; i < m->tiers; i++)
         copy_drop_locked(&t->copy[i]);
+    live_forget_locked(m, t);
     LIST_REMOVE(t, all);
     if (!t->slab)
         schedule_gone(&m->schedule, &t->item);

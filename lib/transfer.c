@@ -7,18 +7,19 @@
  *
  * Between two tiers bytes move directly where one's addresses are plain
  * pointers and the other has a lane; between devices through staging memory (see
- * relay.c); else by way of a host tier. What leaves a memory tier goes to the next slower one that has room, else to disk; where
- * there is no direct route to a disk, it waits for room.
+ * relay.c); else by way of a host tier. What leaves a memory tier goes to the next
+ * slower one that has room, else to disk; where there is no direct route to a disk, it waits for room.
  *
  * Where rules forbid a tier, no route leads to it or by way of it, be it only through
  * the staging memory of a lane.
  *
- * May call: core.h, lease.h, mover.h, relay.h, rules.h, staging.h. */
+ * May call: core.h, lease.h, moved.h, mover.h, relay.h, rules.h, staging.h. */
 #include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "lease.h"
+#include "moved.h"
 #include "mover.h"
 #include "relay.h"
 #include "rules.h"
@@ -206,6 +207,7 @@ static int transfer_start_locked(struct transfer init)
     *x = init;
     x->bytes = x->other ? round_up(t->bytes, x->lane->tier->info.page) : t->bytes;
     x->queued = true;
+    x->asked = moved_clock(t->manager);
     t->transfer = x;
     for (unsigned i = 0; i < t->manager->tiers; i++)
         if (t->copy[i].state == COPY_VALID || (!x->writeback && &t->copy[i] == x->copy))
@@ -345,6 +347,12 @@ bool transfer_is_taken(const struct transfer *x)
     return !x->writeback && !x->error && !x->stale && x->bytes && x->taken == x->bytes;
 }
 
+static struct move move_of(const struct transfer *x)
+{
+    return (struct move){.label = tensor_name(x->tensor), .asked = x->asked, .began = x->began,
+                         .priority = (unsigned char)x->priority, .spoiled = x->error || x->stale};
+}
+
 static void fill_finish_locked(struct transfer *x)
 {
     struct copy *c = x->copy;
@@ -372,8 +380,8 @@ static void fill_finish_locked(struct transfer *x)
         copy_written_locked(c); /* may put it on the policy's lists */
     stats->fill_bytes += x->bytes;
     stats->file_bytes += x->other ? 0 : x->bytes;
-    tier->in_bytes += x->bytes;
-    (x->other ? copy_tier(x->other) : x->lane->tier)->out_bytes += x->bytes;
+    struct move move = move_of(x);
+    moved_locked(x->other ? copy_tier(x->other) : x->lane->tier, tier, x->bytes, &move);
     if (x->other)
         copy_not_ahead_locked(x->other); /* it was brought there for this */
 }
@@ -436,9 +444,10 @@ static void writeback_finish_locked(struct transfer *x)
         }
     }
     stats->writeback_bytes += x->next;
-    tier->out_bytes += x->next;
-    if (x->other)
-        copy_tier(x->other)->in_bytes += x->next;
+    if (!x->other) /* its bytes turned out to be elsewhere */
+        return;
+    struct move move = move_of(x);
+    moved_locked(tier, copy_tier(x->other), x->next, &move);
 }
 
 void transfer_finish_locked(struct transfer *x)

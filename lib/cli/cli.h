@@ -32,6 +32,10 @@ int backend_check_run(int argc, char **argv);
 
 int rules_run(int argc, char **argv);
 
+/* ---- top.c ---- */
+
+int top_run(int argc, char **argv);
+
 /* ---- measure.c ---- */
 
 /* Bytes per second into and out of a tier; 0: not measured. */

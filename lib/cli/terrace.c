@@ -32,9 +32,10 @@ static const struct command {
      "                     on top of it\n"
      "  --nvme-path PATH   folders for the rest, separated by ':' (TERRACE_NVME_PATH)\n"
      "  --min-size SIZE    what a large block is (TERRACE_MIN_SIZE); default 1M\n"
-     "  --report[=FILE]    what was moved, at the end of each process (TERRACE_REPORT)\n"
-     "  --trace FILE       timeline of what was moved (TERRACE_TRACE)\n"
-     "  --rules TEXT       placement rules (TERRACE_RULES)\n"
+     "  --report[=FILE]    what was moved, at the end of each process, on standard error or\n"
+     "                     in a file, by its name as text, .json or .prom (TERRACE_REPORT)\n"
+     "  --trace FILE       timeline of what was moved, for Perfetto (TERRACE_TRACE)\n"
+     "  --rules TEXT       placement rules, or @FILE (TERRACE_RULES)\n"
      "  -q                 says nothing but errors\n",
      run_run},
     {"backend-check", "[--unit N] [--only CHECK] [--json] BACKEND", "whether a tier backend does all it must",
@@ -82,6 +83,20 @@ static const struct command {
      "Every rule that matches holds, whatever its place; none undoes another. Only for the\n"
      "order of choice the first that matches decides.\n",
      rules_run},
+    {"top", "[PID] [OPTION...]", "what processes that use terrace are doing now",
+     "Shows the processes that use terrace, linked or preloaded, and that you may look into\n"
+     "(root: all): memory, budget, traffic, hits, and the share of the time in which\n"
+     "somebody waited; of one process also its tiers, the routes of its bytes and its\n"
+     "biggest tensors. Goes on until it is interrupted, or the process ends.\n"
+     "\n"
+     "  --once           only one look; rates are averages since the manager was opened\n"
+     "  --json           for programs: an object in a line for each look\n"
+     "  --interval S     seconds between looks, 0.1 at least; default 2. A process renews\n"
+     "                   its figures twice a second when it moves bytes, else once\n"
+     "  --sort KEY       traffic (the default), used, hits, stalls or pid\n"
+     "\n"
+     "With TERRACE_TOP=0 a process does not show itself.\n",
+     top_run},
     {"help", "[COMMAND|env|errors]", "this text, a command's, the settings', or the errors'",
      "Without an argument: the list of commands.\n"
      "  env      every setting: name, example, meaning, what is accepted\n"
