@@ -422,9 +422,8 @@ static const terrace_backend simdev_backend = {
     .unview = simdev_unview,
 };
 
-/* As TERRACE_BACKEND_BUILTIN, which may stand once in a file: the disk's is there. */
-__attribute__((used, section("terrace_backends"))) static const terrace_backend
-    *const simnode_entry[] = {&simnode_backend, &simdev_backend};
+TERRACE_BACKEND_BUILTIN(simnode_backend);
+TERRACE_BACKEND_BUILTIN(simdev_backend);
 
 static inline void simnode_hold(struct simnode *d, bool held)
 {
