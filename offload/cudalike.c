@@ -142,8 +142,10 @@ static int describe(struct runtime *rt, int device, char *model, size_t model_le
 {
     const struct cudalike_functions *f = &of(rt)->f;
     char properties[16384] = ""; /* the largest known has 1.5 KiB */
-    bool known = f->properties && came_to(rt, f->properties(properties, device)) == 0;
-    snprintf(model, model_len, "%.79s", known ? properties : "unnamed");
+    int code = f->properties ? came_to(rt, f->properties(properties, device)) : 0;
+    if (code && code != of(rt)->is.not_supported)
+        return code;
+    snprintf(model, model_len, "%.79s", *properties ? properties : "unnamed");
     if (!f->bus || came_to(rt, f->bus(bus, (int)bus_len, device)))
         *bus = '\0';
     return 0;
