@@ -40,7 +40,7 @@ PROG_SRC := $(wildcard tests/prog_*.c)
 VM_SRC := $(wildcard tests/numa_vm/*.c)
 GPU_SRC := $(wildcard tests/gpu/*.c)
 SIM_SRC := $(wildcard tests/sim/*.c)
-SIM_KINDS = hip musa maca corex
+SIM_KINDS = hip musa maca corex ascend cnrt
 HEADERS := $(wildcard include/*.h)
 
 object = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
@@ -70,6 +70,8 @@ SIM_hip = $(BUILD)/tests/sim/libamdhip64.so.6
 SIM_musa = $(BUILD)/tests/sim/libmusart.so
 SIM_maca = $(BUILD)/tests/sim/libmcruntime.so
 SIM_corex = $(BUILD)/tests/sim/corex/lib64/libcudart.so
+SIM_ascend = $(BUILD)/tests/sim/libascendcl.so
+SIM_cnrt = $(BUILD)/tests/sim/libcnrt.so
 SIM_LIBRARIES = $(SIM_CUDA) $(foreach kind,$(SIM_KINDS),$(SIM_$(kind)))
 VM_PROGS = $(VM_SRC:tests/numa_vm/%.c=$(BUILD)/vm/%)
 GPU_TESTS = $(patsubst tests/%.c,$(BUILD)/%,$(filter %/gpu_cuda.c %/gpu_tier.c,$(GPU_SRC)))

@@ -7,10 +7,8 @@
  * so that no framework finds it and takes it for one of its own.
  *
  * May call: cudalike.h, runtime.h, libc. */
-#define _GNU_SOURCE
 #include "cudalike.h"
 
-#include <dlfcn.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -21,32 +19,15 @@ static struct cudalike *of(const struct runtime *rt)
 
 /* ---- loading ------------------------------------------------------------- */
 
-/* Leaves the name of the first that is not there and has to be. */
-static void find_one(struct cudalike *c, void *library, const char *name, bool required, void *to)
-{
-    char symbol[64];
-    snprintf(symbol, sizeof symbol, "%s%s", c->prefix, name);
-    void *found = dlsym(library, symbol);
-    memcpy(to, &found, sizeof found);
-    if (!found && required && !*c->missing)
-        snprintf(c->missing, sizeof c->missing, "%s", symbol);
-}
-
-static const char *find(struct runtime *rt, void *library)
+static void find(struct runtime *rt, void *library)
 {
     struct cudalike *c = of(rt);
-    struct cudalike_functions found = {0};
-    *c->missing = '\0';
-#define REQUIRED(member, name, result, parameters) find_one(c, library, #name, true, &found.member);
-#define OPTIONAL(member, name, result, parameters) find_one(c, library, #name, false, &found.member);
+#define REQUIRED(member, name, result, parameters) runtime_symbol(rt, library, c->prefix, #name, true, &c->f.member);
+#define OPTIONAL(member, name, result, parameters) runtime_symbol(rt, library, c->prefix, #name, false, &c->f.member);
     CUDALIKE_FUNCTIONS(REQUIRED, OPTIONAL)
 #undef REQUIRED
 #undef OPTIONAL
-    if (*c->missing)
-        return c->missing;
-    c->f = found;
-    rt->registers = found.host_register && found.host_unregister;
-    return NULL;
+    rt->registers = c->f.host_register && c->f.host_unregister;
 }
 
 /* ---- errors -------------------------------------------------------------- */

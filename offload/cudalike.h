@@ -163,8 +163,7 @@ struct cudalike {
     struct runtime runtime;
     const char *prefix; /* of the functions */
     struct cudalike_values is;
-    struct cudalike_functions f; /* empty until loaded */
-    char missing[64];            /* the function that was */
+    struct cudalike_functions f; /* not called until all that is required was found */
 };
 
 #endif

@@ -111,6 +111,16 @@ static void *library_find(struct runtime *rt, char *why, size_t len)
     return library;
 }
 
+void runtime_symbol(struct runtime *rt, void *library, const char *prefix, const char *name, bool required, void *to)
+{
+    char symbol[64];
+    snprintf(symbol, sizeof symbol, "%s%s", prefix, name);
+    void *found = dlsym(library, symbol);
+    memcpy(to, &found, sizeof found);
+    if (!found && required && !*rt->missing)
+        snprintf(rt->missing, sizeof rt->missing, "%s", symbol);
+}
+
 static int load_locked(struct runtime *rt, char *why, size_t len)
 {
     char text[160];
@@ -118,9 +128,10 @@ static int load_locked(struct runtime *rt, char *why, size_t len)
     void *library = library_find(rt, why, len);
     if (!library)
         return 0;
-    const char *missing = rt->call->find(rt, library);
-    if (missing) {
-        snprintf(why, len, "%s has no function %s; a newer %s runtime is needed", rt->loaded, missing, rt->api);
+    *rt->missing = '\0';
+    rt->call->find(rt, library);
+    if (*rt->missing) {
+        snprintf(why, len, "%s has no function %s; a newer %s runtime is needed", rt->loaded, rt->missing, rt->api);
         dlclose(library);
         return 0;
     }
@@ -244,6 +255,22 @@ static struct runtime_unit *unit_new(struct runtime *rt, const terrace_host *hos
     return u;
 }
 
+/* Finds out how much can be allocated at once, where that may be less than there is. */
+static void find_largest(const struct runtime_unit *u, terrace_unit_info *info)
+{
+    const struct runtime_calls *call = u->rt->call;
+    uint64_t all = info->capacity;
+    void *there = NULL;
+    while (info->capacity > RUNTIME_GRANULE && call->allocate(u->rt, &there, info->capacity + RUNTIME_GRANULE))
+        info->capacity = info->capacity / 16 * 15 / RUNTIME_GRANULE * RUNTIME_GRANULE;
+    if (there)
+        (void)RUNTIME_UNDO(call->release(u->rt, there));
+    size_t used = strlen(info->capacity_reason);
+    if (info->capacity < all)
+        snprintf(info->capacity_reason + used, sizeof info->capacity_reason - used,
+                 "; the runtime does not allocate more than %.1f GiB at once", (double)info->capacity / GIB);
+}
+
 /* Inside a visit. 0, or a TERRACE_E... code with its sentence. */
 static int contents_open(struct runtime_unit *u, terrace_unit_info *info)
 {
@@ -259,6 +286,8 @@ static int contents_open(struct runtime_unit *u, terrace_unit_info *info)
         code = describe(u, bus, info);
     }
     int error = code ? 0 : runtime_test(u);
+    if (code == 0 && error == 0 && rt->limited)
+        find_largest(u, info);
     if (code == 0 && error == 0)
         code = runtime_copies_open(u);
     if (code)

@@ -42,9 +42,8 @@ struct runtime_scope {
 
 /* A dialect. All are called inside a visit, but for the first three and the last. */
 struct runtime_calls {
-    /* Finds the functions; the name of one that it cannot do without and that is not
-     * there, else NULL. */
-    const char *(*find)(struct runtime *rt, void *library);
+    /* Finds the functions, by runtime_symbol(). */
+    void (*find)(struct runtime *rt, void *library);
     /* Starts it, and counts the devices. */
     int (*start)(struct runtime *rt, int *devices);
     /* A visit: makes a device current in this thread; and what was so before. Where the
@@ -95,12 +94,14 @@ struct runtime {
     const char *limit;       /* "TERRACE_LIMIT_HIP" */
     const char *chooses;     /* "HIP_VISIBLE_DEVICES": which devices there are */
     const char *model;       /* what the devices' names have in them; NULL: any */
+    bool limited;            /* one allocation may be limited to less than there is */
 
     pthread_mutex_t lock;    /* for loading; protects what follows */
     pid_t owner;             /* who started it; 0: nobody */
     int devices;             /* then; constant from then on */
     char loaded[160];        /* the library's name */
     bool registers;          /* it registers host memory; set by find() */
+    char missing[64];        /* the function that it has not */
     pthread_mutex_t pinning; /* held while the runtime registers; protects the list */
     struct runtime_pin *pins;
 };
@@ -144,6 +145,10 @@ struct runtime_unit {
 };
 
 /* ---- runtime.c ---- */
+
+/* Finds a function of a prefix and a name, for find(); the first that is required and
+ * not there stays in `missing`. */
+void runtime_symbol(struct runtime *rt, void *library, const char *prefix, const char *name, bool required, void *to);
 
 /* Makes the unit's device current in this thread. Fails with a code of our own in a
  * forked child, which has to leave the runtime alone. */

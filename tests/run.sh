@@ -16,7 +16,7 @@ output=$(mktemp) || exit 1
 trap 'rm -f "$output"' EXIT
 total_passed=0 total_failed=0
 declare -A simulated # by kind: tests that passed on a simulated accelerator; unset: none were to run
-kinds='cuda hip musa maca corex'
+kinds='cuda hip musa maca corex ascend cnrt'
 
 # Settings of whoever runs this must not change what is tested.
 for name in $(compgen -e TERRACE_; compgen -e SIM_); do unset "$name"; done

@@ -2,116 +2,17 @@
  * the engine. A vendor's file defines, as its sources have them, and then includes this:
  *
  *   F(name)              a function's name, from that without the prefix
- *   ERRORS(X)            X(name, number) for each error
- *   CODES                the vendor's error for each of the engine's
+ *   what runtime_table.h wants to know
  *   HOST_TO_DEVICE, DEVICE_TO_HOST, DEVICE_TO_DEVICE, EITHER    kinds of copies
  *   NON_BLOCKING, BLOCKING_SYNC, WITHOUT_TIMING, PORTABLE, MAPPED    flags
- *   PREFIX               of settings in the environment
  *   MODEL                a device's name, with %d for its number
  *   PROPERTIES           bytes of the structure that begins with it
  *   CAPTURES             defined where streams can be captured
  *
- * As in all of these runtimes a thread that has set no device uses device 0, a device
- * is set up when it is first used, and a failure stays the thread's last error until
- * that is asked for. */
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+ * A failure stays the thread's last error until that is asked for. */
+#include "runtime_table.h"
 
-#include "stream.h"
-
-enum {
-#define VALUE(name, number) name = (number),
-    ERRORS(VALUE)
-#undef VALUE
-};
-
-/* ---- codes and entries ----------------------------------------------------------- */
-
-static __thread int last_error;
-
-static int code_of(int error)
-{
-    static const int codes[SIM_ERRORS] = CODES;
-    if (error == SIM_ELOST) {
-        const struct context *context = context_current();
-        int lost = context ? context->device->lost_code : 0;
-        return lost ? lost : UNKNOWN;
-    }
-    return error && !codes[error] ? UNKNOWN : codes[error];
-}
-
-static uint64_t number(const void *handle)
-{
-    return (uintptr_t)handle;
-}
-
-static uint64_t stream_of(void *stream)
-{
-    return number(stream);
-}
-
-const struct vendor vendor = {.prefix = PREFIX, .code = code_of, .stream = stream_of, .lasting = true};
-
-static int keep(int code)
-{
-    if (code)
-        last_error = code;
-    return code;
-}
-
-static int leave(int error)
-{
-    return keep(entry_leave(error));
-}
-
-/* Makes a device current, set up at its first use. */
-static int use_device(int id)
-{
-    static bool used[MAX_DEVICES];
-    struct device *device;
-    struct context *context;
-    int r = devices_get(id, &device);
-    if (r)
-        return r;
-    engine_lock();
-    bool first = !used[id];
-    used[id] = true;
-    engine_unlock();
-    if (first)
-        context_retain(device, &context);
-    return context_set(&device->context);
-}
-
-static int begin(struct entry *entry, unsigned conditions)
-{
-    if (!engine.forked && !devices_init() && !context_current())
-        use_device(0);
-    int refused = entry_enter(entry, devices_count() > 0 ? ENTRY_INIT | conditions : ENTRY_ANY);
-    return keep(refused ? refused : devices_count() > 0 ? 0 : code_of(SIM_ENODEVICE));
-}
-
-#define ENTER(conditions)                               \
-    do {                                                \
-        static struct entry entry = {.name = __func__}; \
-        int refused = begin(&entry, conditions);        \
-        if (refused)                                    \
-            return refused;                             \
-    } while (0)
-
-static int misused(const char *call, const char *what)
-{
-    misuse("%s: %s", call, what);
-    return leave(SIM_EINVAL);
-}
-#define MISUSED(what) misused(__func__, what)
-
-/* Calls that choose a device succeed also where that has failed. */
-static int chosen(int r)
-{
-    entry_leave(SIM_OK);
-    return r ? leave(r) : 0;
-}
+/* ---- errors ---------------------------------------------------------------------- */
 
 SIM_EXPORT int F(GetLastError)(void);
 int F(GetLastError)(void)
@@ -218,13 +119,7 @@ SIM_EXPORT int F(Malloc)(void **p, size_t bytes);
 int F(Malloc)(void **p, size_t bytes)
 {
     ENTER(ENTRY_CONTEXT | ENTRY_UNSAFE);
-    uint64_t at;
-    if (!p || !bytes)
-        return MISUSED("no bytes, or no place for the pointer");
-    int r = memory_alloc(context_current(), bytes, &at);
-    if (!r)
-        *p = (void *)(uintptr_t)at;
-    return leave(r);
+    return p && bytes ? allocate(p, bytes) : MISUSED("no bytes, or no place for the pointer");
 }
 
 SIM_EXPORT int F(Free)(void *p);
