@@ -249,11 +249,11 @@ typedef struct terrace_backend {
  * none. It belongs to the library. By any thread. */
 TERRACE_API const terrace_backend *terrace_backend_find(const char *name);
 
-/* Built-in backends announce themselves to the core with this, once per file,
+/* Built-in backends announce themselves to the core with this, once per table,
  * so that no list of them exists anywhere. */
 #define TERRACE_BACKEND_BUILTIN(table)                                                     \
     __attribute__((used, section("terrace_backends"))) static const terrace_backend       \
-        *const terrace_backend_entry = &(table)
+        *const table##_entry = &(table)
 
 #ifdef __cplusplus
 }

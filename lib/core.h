@@ -222,7 +222,7 @@ struct terrace {
     terrace_host host;
     terrace_backend *backend; /* checked copies of the tables */
     size_t backends;
-    char kinds_absent[600]; /* kinds of tiers that are not here, each with the reason on a line */
+    char kinds_absent[2000]; /* kinds of tiers that are not here, each with the reason on a line */
     unsigned tiers;
     struct tier tier[MAX_TIERS];
     LIST_HEAD(, terrace_tensor) all; /* latest first */

@@ -16,6 +16,7 @@
 #include <strings.h>
 #include <unistd.h>
 
+#include "named.h"
 #include "opencl_unit.h"
 
 int opencl_fail(const struct opencl_unit *u, opencl_int code, const char *format, ...)
@@ -43,7 +44,7 @@ static int count(const terrace_host *host)
 {
     struct opencl_found list[OPENCL_MOST];
     char why[300];
-    bool named = opencl_is_named(host);
+    bool named = kind_is_named(host, "opencl");
     int own = 0;
     if (!named && opencl_only_cpu())
         return absent(host, "the implementations here compute on the CPU, in the host's memory; TERRACE_TIERS with "

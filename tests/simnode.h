@@ -452,9 +452,9 @@ static const terrace_backend simacc_backend = {
     .available = simnode_available,
 };
 
-/* As TERRACE_BACKEND_BUILTIN, which may stand once in a file: the disk's is there. */
-__attribute__((used, section("terrace_backends"))) static const terrace_backend
-    *const simnode_entry[] = {&simnode_backend, &simdev_backend, &simacc_backend};
+TERRACE_BACKEND_BUILTIN(simnode_backend);
+TERRACE_BACKEND_BUILTIN(simdev_backend);
+TERRACE_BACKEND_BUILTIN(simacc_backend);
 
 static inline void simnode_hold(struct simnode *d, bool held)
 {
