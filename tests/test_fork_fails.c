@@ -284,7 +284,7 @@ Test(fork_fails, and_leaves_nothing_behind)
     struct rlimit before, after;
     size_t pages = address_space();
     cr_assert_eq(getrlimit(RLIMIT_NPROC, &before), 0);
-    for (int n = 0; n < 100; n++)
+    for (int n = 0; n < 30; n++)
         assert_no_child(ENOMEM, "encrypted");
     cr_assert_leq(address_space(), pages + 16 * MIB / PAGE);
     cr_assert_eq(getrlimit(RLIMIT_NPROC, &after), 0);
@@ -338,7 +338,7 @@ Test(fork_fails, while_everything_is_written_and_evicted)
     pthread_t thread;
     fill(l.p, 1);
     cr_assert_eq(pthread_create(&thread, NULL, load_run, &l), 0);
-    for (int n = 0; n < 100; n++) {
+    for (int n = 0; n < 30; n++) {
         assert_no_child(ENOMEM, "encrypted");
         usleep(1000);
     }
