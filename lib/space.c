@@ -92,18 +92,18 @@ static void haul_ended_locked(struct raw *raw)
     manager_changed_locked(h->manager);
 }
 
-static int haul_locked(struct tier *disk, int op, uint64_t address, void *host, size_t bytes)
+int haul_locked(struct tier *tier, int op, uint64_t address, void *host, size_t bytes)
 {
-    struct haul h = {.manager = disk->manager,
+    struct haul h = {.manager = tier->manager,
                      .raw = {.address = address, .host = host, .bytes = bytes, .op = op,
                              .done_locked = haul_ended_locked}};
-    lane_raw_locked(disk->lane, &h.raw, PRIORITY_DEMAND);
+    lane_raw_locked(tier->lane, &h.raw, PRIORITY_DEMAND);
     while (!h.ended)
-        manager_wait(disk->manager);
+        manager_wait(tier->manager);
     if (h.raw.error)
         return error_set(h.raw.error, "%s", h.raw.text);
-    disk->in_bytes += op == TERRACE_IO_WRITE ? bytes : 0;
-    disk->out_bytes += op == TERRACE_IO_READ ? bytes : 0;
+    tier->in_bytes += op == TERRACE_IO_WRITE ? bytes : 0;
+    tier->out_bytes += op == TERRACE_IO_READ ? bytes : 0;
     return 0;
 }
 
