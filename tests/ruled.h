@@ -231,7 +231,8 @@ static const terrace_backend ruled_backend[RULED_TIERS] = {
     RULED(5, "diskb", TERRACE_CLASS_DISK, 0, .attach = ruled_attach, .detach = ruled_detach),
 };
 
-__attribute__((used, section("terrace_backends"))) static const terrace_backend *const ruled_entry[] = {
+/* Aligned as single entries are: there are others in the section. */
+__attribute__((used, section("terrace_backends"), aligned(sizeof(void *)))) static const terrace_backend *const ruled_entry[] = {
     &ruled_backend[0], &ruled_backend[1], &ruled_backend[2], &ruled_backend[3], &ruled_backend[4], &ruled_backend[5]};
 
 /* Where the CPU finds what lies at an address that acquire gave. */

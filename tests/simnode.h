@@ -423,7 +423,7 @@ static const terrace_backend simdev_backend = {
 };
 
 /* As TERRACE_BACKEND_BUILTIN, which may stand once in a file: the disk's is there. */
-__attribute__((used, section("terrace_backends"))) static const terrace_backend
+__attribute__((used, section("terrace_backends"), aligned(sizeof(void *)))) static const terrace_backend
     *const simnode_entry[] = {&simnode_backend, &simdev_backend};
 
 static inline void simnode_hold(struct simnode *d, bool held)
