@@ -94,6 +94,8 @@ void copy_drop_locked(struct copy *c)
     c->hollow = 0;
     c->promised = c->will_write = false;
     view_drop_locked(c);
+    if (c->extent && c->tensor->placement)
+        tier->tainted |= c->tensor->placement->denied;
     if (c->extent && !fork_keeps_locked(c)) {
         arena_free(&tier->arena, c->extent);
         tier->manager->releases++; /* room for those who wait for a release */

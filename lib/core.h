@@ -195,6 +195,7 @@ struct tier {
     uint64_t open_bytes[2];    /* clean, dirty */
     uint64_t open_rest;        /* releases until copies are opened again */
     uint64_t staging;   /* bytes of the staging pool */
+    uint16_t tainted;   /* bit per tier where bytes may not be that tensors have left in free memory */
     uint64_t tensors;   /* valid copies */
     uint64_t in_bytes, out_bytes;
     uint64_t draining;  /* memory tiers: bytes being written down */
@@ -317,7 +318,7 @@ const char *tier_class_name(const struct tier *tier);
 /* Whose hardware it is. */
 static inline const char *tier_vendor(const struct tier *tier)
 {
-    return tier->backend->name;
+    return *tier->info.vendor ? tier->info.vendor : tier->backend->name;
 }
 /* The variable that sets the tier's budget: "TERRACE_LIMIT_NUMA". */
 void tier_limit_name(const struct tier *tier, char name[NAME_TEXT]);
@@ -428,6 +429,7 @@ struct room {
     bool ahead;                    /* ahead of use: nothing else brought ahead leaves for it */
     bool once;                     /* another tier may do: ENOMEM before anything leaves for want of memory */
     uint64_t when;                 /* virtual time of that use, 0: not known */
+    const uint64_t *failures;      /* manager.failures when it was first asked for, NULL: now */
     bool waited;                   /* out: it took waiting */
 };
 

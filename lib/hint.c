@@ -162,6 +162,8 @@ void demote_ask_locked(struct terrace_tensor *t, const struct tier *goal)
     struct terrace *m = t->manager;
     if (!goal)
         goal = tensor_spill_tier(t);
+    if (!goal && tensor_stored_locked(t)) /* then it need not be written anywhere */
+        goal = spill_tier(m);
     if (!goal)
         return; /* there is nothing below where it may be */
     if (t->transfer && t->transfer->writeback && t->transfer->lane->tier == goal)

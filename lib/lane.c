@@ -60,7 +60,10 @@ static int seals_take(struct seal **seals, const struct tier *disk, uint64_t byt
 static int goal_prepare_locked(struct transfer *x)
 {
     struct copy *goal = x->other;
-    struct room want = {.tensor = x->tensor};
+    struct room want = {.tensor = x->tensor, .failures = &x->failures};
+    if (!x->asked)
+        x->failures = x->tensor->manager->failures;
+    x->asked = true;
     copy_set_locked(goal, COPY_FILLING);
     int r = room_take_locked(copy_tier(goal), &want, &goal->extent);
     if (r == 0) {

@@ -21,6 +21,8 @@ struct transfer {
     enum priority priority;
     bool queued;
     bool parked;          /* in lane.parked instead */
+    bool asked;           /* for room where it goes to, when there were */
+    uint64_t failures;    /* so many: victims that failed since then have been tried */
     bool drop;            /* write-back: drop the copy in memory afterwards */
     bool stale;           /* the bytes changed meanwhile, discard the result */
     bool ahead;           /* fill: started ahead of use */
@@ -92,6 +94,9 @@ struct lane *transfer_lane(const struct tier *a, const struct tier *b);
 /* The write-back's goal, a memory tier, has no room after all: it goes to disk.
  * False: there is no route to one. */
 bool transfer_redirect_locked(struct transfer *x);
+/* Copies to or from a tier that has a lane, within one multiple of io_chunk, and waits
+ * for it; by no lane's thread. Gives up the lock. Errors: of the copy. */
+int haul_locked(struct tier *tier, int op, uint64_t address, void *host, size_t bytes, const char *label);
 /* Blocks on disk for a write-back. Gives up the lock. Errors: ENOSPC, EIO. */
 int space_take_locked(struct transfer *x);
 /* Gives a copy on disk, which has no blocks or such as a forked child reads, other

@@ -184,7 +184,7 @@ static int make_locked(struct tier *tier, struct room *want, struct grant *grant
 {
     struct terrace *m = tier->manager;
     uint64_t bytes = arena_round(&tier->arena, want->tensor->bytes);
-    uint64_t failures = m->failures;
+    uint64_t failures = want->failures ? *want->failures : m->failures;
     bool clean_only = false, no_memory = false;
     const struct rule *keep = rules_keep_locked(tier, bytes);
     int r;

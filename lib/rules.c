@@ -310,6 +310,8 @@ static int replace_locked(struct terrace *m, struct rules *r)
     }
     stable_rules_adopt_locked(m, r);
     smalls_replaced_locked(m);
+    for (unsigned i = 0; i < m->tiers; i++) /* under the rules before, nobody has told what is left where */
+        m->tier[i].tainted = m->tier[i].arena.peak ? UINT16_MAX : 0;
     m->rules = r->rules ? r : NULL;
     m->rule_changes++;
     retire_locked(old);

@@ -93,19 +93,18 @@ static void haul_ended_locked(struct raw *raw)
     manager_changed_locked(h->manager);
 }
 
-static int haul_locked(struct tier *disk, int op, uint64_t address, void *host, size_t bytes)
+int haul_locked(struct tier *tier, int op, uint64_t address, void *host, size_t bytes, const char *label)
 {
-    struct haul h = {.manager = disk->manager,
+    struct haul h = {.manager = tier->manager,
                      .raw = {.address = address, .host = host, .bytes = bytes, .op = op,
                              .done_locked = haul_ended_locked}};
-    lane_raw_locked(disk->lane, &h.raw, PRIORITY_DEMAND);
+    lane_raw_locked(tier->lane, &h.raw, PRIORITY_DEMAND);
     while (!h.ended)
-        manager_wait(disk->manager);
+        manager_wait(tier->manager);
     if (h.raw.error)
         return error_set(h.raw.error, "%s", h.raw.text);
-    if (op == TERRACE_IO_WRITE) /* what was read before */
-        moved_locked(disk, disk, bytes, &(struct move){.label = "what a forked child reads", .asked = h.raw.asked,
-                                                       .began = h.raw.began});
+    if (op == TERRACE_IO_WRITE)
+        moved_locked(tier, tier, bytes, &(struct move){.label = label, .asked = h.raw.asked, .began = h.raw.began});
     return 0;
 }
 
@@ -116,14 +115,15 @@ static uint64_t least(uint64_t a, uint64_t b)
 
 static int duplicate_locked(struct tier *disk, uint64_t from, uint64_t to, uint64_t bytes)
 {
+    static const char label[] = "what a forked child reads";
     size_t chunk = disk->info.io_chunk;
     void *buffer = aligned_alloc(disk->info.page, PIECE);
     int r = buffer ? 0 : error_set(-TERRACE_ENOMEM, "no host memory to copy what a forked child reads");
     for (uint64_t at = 0, n; r == 0 && at < bytes; at += n) {
         n = least(least(PIECE, bytes - at), least(chunk - (from + at) % chunk, chunk - (to + at) % chunk));
-        r = haul_locked(disk, TERRACE_IO_READ, from + at, buffer, n);
+        r = haul_locked(disk, TERRACE_IO_READ, from + at, buffer, n, label);
         if (r == 0)
-            r = haul_locked(disk, TERRACE_IO_WRITE, to + at, buffer, n);
+            r = haul_locked(disk, TERRACE_IO_WRITE, to + at, buffer, n, label);
     }
     free(buffer);
     return r;
