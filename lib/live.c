@@ -38,6 +38,7 @@ _Static_assert((int)LIVE_TIERS == (int)MAX_TIERS, "the page has room for every t
 struct live {
     struct live_page *page;
     int fd;
+    ino_t inode;              /* of its file */
     uint64_t due;
     const struct lane *lane;  /* that sees to it that it is renewed; NULL: none does */
     unsigned pass;            /* over all tensors */
@@ -284,6 +285,8 @@ void live_open(struct terrace *m)
         free(live);
         return;
     }
+    struct stat st;
+    live->inode = fstat(live->fd, &st) == 0 ? st.st_ino : 0;
     show_constants(m, live->page);
     live->lane = lane_for(m);
     manager_lock(m);
@@ -300,7 +303,9 @@ void live_close(struct terrace *m)
     m->live = NULL;
     if (!live)
         return;
+    struct stat st;
     munmap(live->page, sizeof *live->page);
-    close(live->fd);
+    if (fstat(live->fd, &st) == 0 && st.st_ino == live->inode)
+        close(live->fd); /* else the program has closed it, and has another by that number */
     free(live);
 }

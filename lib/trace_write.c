@@ -51,8 +51,21 @@ static bool lock_with_others(int fd)
     return false;
 }
 
+/* The file is not ours to write, or to close. */
+static bool is_lost(struct trace_writer *w)
+{
+    struct stat st = {0};
+    if (w->fd >= 0 && (fstat(w->fd, &st) || st.st_dev != w->device || st.st_ino != w->inode)) {
+        w->fd = -1;
+        w->error = EBADF;
+    }
+    return w->fd < 0;
+}
+
 void trace_writer_flush(struct trace_writer *w)
 {
+    if (is_lost(w))
+        w->used = 0;
     for (size_t at = 0; w->fd >= 0 && at < w->used;) {
         ssize_t n = write(w->fd, w->text + at, w->used - at);
         if (n > 0) {
@@ -120,15 +133,23 @@ bool trace_writer_open(struct trace_writer *w, struct terrace *m, const char *pa
 {
     static atomic_uint managers;
     char name[32];
-    struct stat st;
+    struct stat st = {0};
     w->m = m;
-    w->fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0600);
-    if (w->fd < 0)
+    int fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0600);
+    if (fd < 0)
         return false;
+    w->fd = fcntl(fd, F_DUPFD_CLOEXEC, 100); /* out of the way of programs that count on small numbers */
+    if (w->fd < 0)
+        w->fd = fd;
+    else
+        close(fd);
     w->manager = atomic_fetch_add(&managers, 1);
     bool alone = lock(w->fd, F_WRLCK) == 0 || (errno != EAGAIN && errno != EACCES);
-    bool good = alone ? fstat(w->fd, &st) == 0 && (!S_ISREG(st.st_mode) || ftruncate(w->fd, 0) == 0)
-                      : lock_with_others(w->fd);
+    bool good = fstat(w->fd, &st) == 0;
+    if (good)
+        good = alone ? !S_ISREG(st.st_mode) || ftruncate(w->fd, 0) == 0 : lock_with_others(w->fd);
+    w->device = st.st_dev;
+    w->inode = st.st_ino;
     thread_name(getpid(), name);
     put_name(w, "process_name", (unsigned)getpid(), "%s", name);
     if (alone)

@@ -3,6 +3,8 @@
 #ifndef TERRACE_LIB_TRACE_WRITE_H
 #define TERRACE_LIB_TRACE_WRITE_H
 
+#include <sys/types.h>
+
 #include "trace.h"
 
 enum { TRACE_SLOTS = 64, TRACE_THREADS = 256, TRACE_TEXT = 64 << 10, TRACE_LINE = 2048 };
@@ -11,6 +13,8 @@ enum { TRACE_SLOTS = 64, TRACE_THREADS = 256, TRACE_TEXT = 64 << 10, TRACE_LINE 
 struct trace_writer {
     struct terrace *m;
     int fd;                 /* -1: nothing is written any more */
+    dev_t device;           /* what it must be: a program may close files that are not its own, */
+    ino_t inode;            /* and then have others by the same number */
     int error;              /* why */
     unsigned manager;       /* its number in the process */
     uint64_t written;

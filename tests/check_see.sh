@@ -115,7 +115,7 @@ for e in sorted(moves, key=lambda e: e['ts']):   # what is on a track does not o
     last[e['pid'], e['tid']] = e['ts'] + e['dur']
 named = {(e['pid'], e['tid']) for e in events if e['name'] == 'thread_name'}
 assert set(last) <= named and {(e['pid'], e['tid']) for e in stalls} <= named
-assert any('w' in e['name'] and '\x1b' in e['name'] for e in moves)
+assert any(e['name'].endswith('/"w"\\\n\x1b[2J\ufffd\u00e9') for e in moves), moves[0]
 END
 }
 trace_of_linked() {
@@ -163,13 +163,19 @@ start() {
 }
 stop() { kill -KILL $job 2>/dev/null; wait $job 2>/dev/null; true; }
 
+says() { # STATUS PATTERN ARGUMENT...
+    local status=$1 pattern=$2
+    shift 2
+    "$terrace" top "$@" >"$scratch/out" 2>&1
+    [ $? = "$status" ] && grep -Eq -- "$pattern" "$scratch/out" || { cat "$scratch/out"; false; }
+}
 top_list() {
     start 60
     "$terrace" top --once >"$scratch/out"; local status=$?
     stop
     cat "$scratch/out"
     [ $status = 0 ] && head -1 "$scratch/out" | grep -q 'PID.*PROGRAM.*MEMORY.*BUDGET.*HITS.*STALLED' &&
-        grep -Eq "^ *$job  prog_watched +8.0 MiB +8.0 MiB" "$scratch/out"
+        grep -Eq "^ *$job  prog_watched +[0-9.]+ [KM]iB +8.0 MiB" "$scratch/out"
 }
 check "top: a line for each process" top_list
 top_one() {
@@ -177,8 +183,8 @@ top_one() {
     "$terrace" top --once $job >"$scratch/out"
     stop
     cat "$scratch/out"
-    [ "$(grep -c '^'$job' prog_watched: manager' "$scratch/out")" = 2 ] && grep -Eq '^  numa:0 +8.0 MiB +8.0 MiB +100 %' "$scratch/out" &&
-        grep -Eq '^  nvme:0 +numa:0' "$scratch/out" && grep -Eq '2.0 MiB +2.0 MiB +numa:0.* layers/0/"w"' "$scratch/out" &&
+    [ "$(grep -c '^'$job' prog_watched: manager' "$scratch/out")" = 2 ] && grep -Eq '^  numa:0 +[0-9.]+ [KM]iB +8.0 MiB +[0-9]+ %' "$scratch/out" &&
+        grep -Eq '^  nvme:0 +numa:0' "$scratch/out" && grep -Eq '2.0 MiB +[0-9.]+ [KM]?i?B +[ :a-z0-9]* layers/0/"w"' "$scratch/out" &&
         ! grep -q $'\033' "$scratch/out"
 }
 check "top: all about one process, and nothing that a terminal would obey" top_one
@@ -212,6 +218,24 @@ assert m['biggest'] and m['biggest'][0]['stable'] and m['biggest'][0]['bytes'] >
 }
 userfaultfd() { ! "$terrace" run --ram 32M -- true 2>&1 | grep -q untouched; }
 if userfaultfd; then check "top: a preloaded program" top_preloaded; fi
+top_child() { # has its parent's page among its files
+    env -u TERRACE_LIMIT_NUMA "$terrace" run -q --ram 32M -- python3 -c '
+import os, time
+a = bytearray(3 << 20)
+if os.fork() == 0:
+    print("child", os.getpid(), flush=True)
+time.sleep(60)' >"$scratch/ready" & job=$!
+    for _ in $(seq 200); do grep -q child "$scratch/ready" && break; sleep 0.05; done
+    local child
+    child=$(sed -n 's/child //p' "$scratch/ready")
+    "$terrace" top --once --json >"$scratch/all"
+    says 1 "process $child: it has no manager open" "$child"; local status=$?
+    ls -l /proc/"$child"/fd | grep -c memfd:terrace
+    kill -KILL "$child"
+    stop
+    [ $status = 0 ] && json "$scratch/all" "assert $job in [m['pid'] for m in d['managers']] and $child not in [m['pid'] for m in d['managers']]"
+}
+if userfaultfd; then check "top: a child does not pass for its parent" top_child; fi
 top_ends() { # with the process
     start 2
     timeout 20 "$terrace" top --interval 0.2 $job >"$scratch/out"; local status=$?
@@ -256,12 +280,6 @@ END
     return $status
 }
 check "top: on a terminal it repaints, and Ctrl-C ends it" on_terminal
-says() { # STATUS PATTERN ARGUMENT...
-    local status=$1 pattern=$2
-    shift 2
-    "$terrace" top "$@" >"$scratch/out" 2>&1
-    [ $? = "$status" ] && grep -Eq -- "$pattern" "$scratch/out" || { cat "$scratch/out"; false; }
-}
 check "top: a process that is not there" says 1 'process 4194303: there is no such process' 4194303
 check "top: one that does not use terrace" says 1 "process $$: it has no manager open" $$
 check "top: an interval that is none" says 2 'not 0' --interval 0

@@ -287,6 +287,40 @@ Test(trace, managers_share_a_file_and_the_last_one_ends_it)
     cr_assert(seen.moves == 0 && seen.processes == 1);
 }
 
+/* A program that closes all files, and opens one that gets the same number. */
+Test(trace, a_file_of_the_programs_is_never_written_to)
+{
+    terrace_tensor *t[TENSORS];
+    char link[64], to[200];
+    struct stat st;
+    int taken = 0;
+    terrace *m = open_traced();
+    int other = open(in_folder("other"), O_RDWR | O_CREAT, 0600);
+    for (int fd = 3; fd < 200; fd++) {
+        snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+        ssize_t n = readlink(link, to, sizeof to - 1);
+        to[n > 0 ? n : 0] = 0;
+        if (strstr(to, "/trace") || strstr(to, "memfd:terrace")) {
+            cr_assert_eq(dup2(other, fd), fd);
+            taken++;
+        }
+    }
+    cr_assert_eq(taken, 2);
+    work(m, t);
+    terrace_close(m);
+    cr_assert(fstat(other, &st) == 0 && st.st_size == 0);
+    unsigned left = 0;
+    for (int fd = 3; fd < 200; fd++) {
+        struct stat is;
+        left += fstat(fd, &is) == 0 && is.st_ino == st.st_ino && is.st_dev == st.st_dev;
+    }
+    cr_assert_eq(left, 3, "a file of the program's was closed");
+    char *log = text_of("log");
+    cr_assert(strstr(log, "the timeline cannot be written: Bad file descriptor"), "%s", log);
+    free(log);
+    cr_assert_eq(unlink(in_folder("other")), 0);
+}
+
 Test(trace, the_path_may_have_the_process_number)
 {
     char more[200], name[64];
