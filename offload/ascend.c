@@ -7,9 +7,11 @@
  *
  * Events are those of aclrtCreateEventExWithFlag(), which may be recorded again without
  * a reset. Host memory is registered by aclrtHostRegisterV2(), where that is there and
- * the kernel is newer than 5.10, as ordinary memory must not be registered before. How
- * much may be allocated at once is tried out when a device is opened. A device that was
- * set stays set, and a thread without any context has the device's afterwards.
+ * the kernel is newer than 5.10, as ordinary memory must not be registered before.
+ * Memory is put behind addresses by granules of 2 MiB, as long as the runtime has the
+ * functions and these work on the device; else it is allocated, and how much can be at
+ * once is tried out. A device that was set stays set, and a thread without any context
+ * has the device's afterwards.
  *
  * Source: hicann/runtime (include/external/acl/acl_rt.h, error_codes/rt_error_codes.h),
  * Huawei's documentation of CANN 8 and 9 (aclcppdevg), Ascend/pytorch.
@@ -33,8 +35,23 @@ enum { /* aclrtMemcpyKind and others */
     ACL_MEM_MALLOC_HUGE_FIRST = 0,
     ACL_EVENT_SYNC = 1,
     ACL_EVENT_RECORDED_STATUS_COMPLETE = 1,
-    ACL_HOST_REG_PINNED = 0x10000000
+    ACL_HOST_REG_PINNED = 0x10000000,
+    ACL_MEM_LOCATION_TYPE_DEVICE = 1,
+    ACL_HBM_MEM_HUGE = 4,
+    HUGE_PAGES = 1 /* as flags of aclrtReserveMemAddress() */
 };
+
+typedef struct { /* aclrtPhysicalMemProp */
+    int handle_type;     /* ACL_MEM_HANDLE_TYPE_NONE, 0 */
+    int allocation_type; /* ACL_MEM_ALLOCATION_TYPE_PINNED, 0 */
+    int attribute;       /* ACL_HBM_MEM_HUGE */
+    struct {
+        uint32_t id;
+        int type; /* ACL_MEM_LOCATION_TYPE_DEVICE */
+    } location;
+    uint64_t reserved;
+} acl_property;
+_Static_assert(sizeof(acl_property) == 32, "acl_property");
 
 #define ACL_ERRORS(X)                                   \
     X(ACL_ERROR_INVALID_PARAM, 100000, EINVAL)          \
@@ -94,6 +111,12 @@ enum {
     OPTIONAL(stream_query, aclrtStreamQuery, acl_error, (void *, int *))                   \
     OPTIONAL(host_register, aclrtHostRegisterV2, acl_error, (void *, uint64_t, uint32_t))  \
     OPTIONAL(host_unregister, aclrtHostUnregister, acl_error, (void *))                    \
+    OPTIONAL(reserve, aclrtReserveMemAddress, acl_error, (void **, size_t, size_t, void *, uint64_t)) \
+    OPTIONAL(unreserve, aclrtReleaseMemAddress, acl_error, (void *))                       \
+    OPTIONAL(create, aclrtMallocPhysical, acl_error, (void **, size_t, const acl_property *, uint64_t)) \
+    OPTIONAL(destroy, aclrtFreePhysical, acl_error, (void *))                              \
+    OPTIONAL(map, aclrtMapMem, acl_error, (void *, size_t, size_t, void *, uint64_t))      \
+    OPTIONAL(unmap, aclrtUnmapMem, acl_error, (void *))                                    \
     OPTIONAL(soc_name, aclrtGetSocName, const char *, (void))                              \
     OPTIONAL(bus, aclrtDeviceGetPCIBusId, acl_error, (int32_t, char *, int32_t))           \
     OPTIONAL(recent, aclGetRecentErrMsg, const char *, (void))
@@ -129,6 +152,7 @@ static void find(struct runtime *rt, void *library)
 #undef REQUIRED
 #undef OPTIONAL
     rt->registers = acl.host_register && acl.host_unregister && kernel_registers();
+    rt->maps = acl.reserve && acl.unreserve && acl.create && acl.destroy && acl.map && acl.unmap;
 }
 
 static const struct {
@@ -255,6 +279,40 @@ static int release(struct runtime *rt, void *p)
     return acl.release(p);
 }
 
+static int reserve(struct runtime *rt, void **p, size_t bytes)
+{
+    (void)rt;
+    return acl.reserve(p, bytes, 0, NULL, HUGE_PAGES);
+}
+
+static int unreserve(struct runtime *rt, void *p)
+{
+    (void)rt;
+    return acl.unreserve(p);
+}
+
+static int map(struct runtime *rt, int device, void *p, size_t bytes, void **memory)
+{
+    const acl_property property = {.attribute = ACL_HBM_MEM_HUGE,
+                                   .location = {.id = (uint32_t)device, .type = ACL_MEM_LOCATION_TYPE_DEVICE}};
+    int code = acl.create(memory, bytes, &property, 0);
+    (void)rt;
+    if (code)
+        return code;
+    code = acl.map(p, bytes, 0, *memory, 0);
+    if (code)
+        (void)RUNTIME_UNDO(acl.destroy(*memory));
+    return code;
+}
+
+/* Older versions want memory unmapped before it is given back. */
+static int unmap(struct runtime *rt, void *p, void *memory)
+{
+    (void)rt;
+    bool unmapped = RUNTIME_UNDO(acl.unmap(p));
+    return RUNTIME_UNDO(acl.destroy(memory)) && unmapped ? 0 : ACL_ERROR_RT_PARAM_INVALID;
+}
+
 static int pin(struct runtime *rt, void *p, size_t bytes)
 {
     (void)rt;
@@ -352,6 +410,10 @@ static const struct runtime_calls calls = {
     .memory_info = memory_info,
     .allocate = allocate,
     .release = release,
+    .reserve = reserve,
+    .unreserve = unreserve,
+    .map = map,
+    .unmap = unmap,
     .pin = pin,
     .unpin = unpin,
     .copy = copy,

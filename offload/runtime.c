@@ -12,7 +12,8 @@
  * fails, or does nothing, without a call to it.
  *
  * The budget is what is free when the tier is opened, less a margin for what other
- * users of the device, kernels and libraries take later; all of it is allocated then.
+ * users of the device, kernels and libraries take later; all of it is allocated then,
+ * but where a runtime has virtual memory management.
  *
  * May call: the other runtime files, named.h, pci.h, libc. */
 #define _GNU_SOURCE
@@ -208,12 +209,13 @@ static int describe(const struct runtime_unit *u, const char *bus, terrace_unit_
     info->page = RUNTIME_PAGE;
     info->io_chunk = RUNTIME_IO_CHUNK;
     info->io_depth = RUNTIME_IO_DEPTH;
-    info->flags = TERRACE_UNIT_WHOLE;
+    info->flags = u->maps ? 0 : TERRACE_UNIT_WHOLE;
     info->node = pci_node(bus);
     snprintf(info->location, sizeof info->location, "%s%s%s", u->model, *bus ? ", PCI " : "", bus);
     snprintf(info->engine, sizeof info->engine, "%s runtime", u->rt->api);
-    snprintf(info->engine_reason, sizeof info->engine_reason, "%s; all memory is allocated at once; %s",
-             u->rt->loaded, u->rt->registers ? "host memory is registered" : "it does not register host memory");
+    snprintf(info->engine_reason, sizeof info->engine_reason, "%.90s; %s%.80s; %s", u->rt->loaded,
+             u->maps ? "virtual memory, by granules of 2 MiB" : "all memory is allocated at once", u->maps_not,
+             u->rt->registers ? "host memory is registered" : "it does not register host memory");
     return code;
 }
 
@@ -232,6 +234,7 @@ static void unit_free(struct runtime_unit *u)
     pthread_cond_destroy(&u->woken);
     pthread_mutex_destroy(&u->waking);
     pthread_mutex_destroy(&u->lock);
+    pthread_mutex_destroy(&u->mapping);
     free(u);
 }
 
@@ -246,6 +249,7 @@ static struct runtime_unit *unit_new(struct runtime *rt, const terrace_host *hos
     u->index = index;
     u->pid = getpid();
     snprintf(u->name, sizeof u->name, "%s:%d", rt->kind, index);
+    pthread_mutex_init(&u->mapping, NULL);
     pthread_mutex_init(&u->lock, NULL);
     pthread_mutex_init(&u->waking, NULL);
     pthread_condattr_init(&attr);
@@ -280,19 +284,19 @@ static int contents_open(struct runtime_unit *u, terrace_unit_info *info)
     if (code == 0 && rt->model && !strstr(u->model, rt->model))
         return u->host->fail(u->host->context, -TERRACE_ENOENT, "%s: the device calls itself '%s', which is none of "
                              "%s's", u->name, u->model, rt->maker);
-    if (code == 0) {
-        snprintf(u->name, sizeof u->name, "%s:%d (%s)", rt->kind, u->index, u->model);
-        pci_lower(bus);
-        code = describe(u, bus, info);
-    }
-    int error = code ? 0 : runtime_test(u);
-    if (code == 0 && error == 0 && rt->limited)
-        find_largest(u, info);
-    if (code == 0 && error == 0)
-        code = runtime_copies_open(u);
     if (code)
-        error = runtime_fail(u, code, "opening the device; TERRACE_TIERS can leave it out");
-    return error;
+        return runtime_fail(u, code, "opening the device; TERRACE_TIERS can leave it out");
+    snprintf(u->name, sizeof u->name, "%s:%d (%s)", rt->kind, u->index, u->model);
+    pci_lower(bus);
+    int error = runtime_test(u);
+    if (error)
+        return error;
+    code = describe(u, bus, info);
+    if (code == 0 && rt->limited && !u->maps)
+        find_largest(u, info);
+    if (code == 0)
+        code = runtime_copies_open(u);
+    return code ? runtime_fail(u, code, "opening the device; TERRACE_TIERS can leave it out") : 0;
 }
 
 static int unit_open(struct runtime_unit *u, terrace_unit_info *info)

@@ -6,7 +6,7 @@
  * and events. A dialect (cudalike.c) knows its functions' names, the order of their
  * arguments, and the values of its enumerations; everything else is done once, in
  * runtime.c (loading, devices), runtime_test.c (a device is tried out when it is
- * opened), runtime_memory.c, runtime_copy.c and runtime_stream.c.
+ * opened), runtime_memory.c, runtime_pages.c, runtime_copy.c and runtime_stream.c.
  *
  * What is called `code` is a value of the vendor's; 0 is success with all of them.
  * May call: terrace_backend.h, libc. */
@@ -14,6 +14,7 @@
 #define TERRACE_OFFLOAD_RUNTIME_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <sys/types.h>
 
@@ -59,6 +60,11 @@ struct runtime_calls {
     /* Only where find() has set `registers`. */
     int (*pin)(struct runtime *rt, void *p, size_t bytes);
     int (*unpin)(struct runtime *rt, void *p);
+    /* Address space, and memory behind a part of it; only where find() has set `maps`. */
+    int (*reserve)(struct runtime *rt, void **p, size_t bytes);
+    int (*unreserve)(struct runtime *rt, void *p);
+    int (*map)(struct runtime *rt, int device, void *p, size_t bytes, void **memory);
+    int (*unmap)(struct runtime *rt, void *p, void *memory);
     int (*copy)(struct runtime *rt, void *to, const void *from, size_t bytes, int way, void *stream);
     int (*fill)(struct runtime *rt, void *p, int value, size_t bytes, void *stream);
 
@@ -101,16 +107,25 @@ struct runtime {
     int devices;             /* then; constant from then on */
     char loaded[160];        /* the library's name */
     bool registers;          /* it registers host memory; set by find() */
+    bool maps;               /* it has virtual memory management; the same */
     char missing[64];        /* the function that it has not */
     pthread_mutex_t pinning; /* held while the runtime registers; protects the list */
     struct runtime_pin *pins;
 };
 
-/* Memory that the core has reserved: base is what the runtime gave, or behind it. */
+/* What there is behind a granule of addresses. */
+struct runtime_granule {
+    void *memory;           /* NULL: nothing */
+    _Atomic uint32_t pages; /* that are committed */
+};
+
+/* Memory that the core has reserved, or addresses: base is what the runtime gave, or
+ * behind it. */
 struct runtime_range {
     struct runtime_range *next;
     uint64_t base, bytes;
     void *given;
+    struct runtime_granule granule[]; /* none where it is memory */
 };
 
 /* Copies in one of a unit's own streams, in its order, by batches: those of a submit. */
@@ -128,7 +143,10 @@ struct runtime_unit {
     pid_t pid;
     char model[80], name[112]; /* "AMD Instinct MI210", "hip:0 (AMD Instinct MI210)" */
 
-    pthread_mutex_t lock; /* for ranges and events; nothing is called under it */
+    bool maps;               /* memory is put behind addresses, by granules */
+    char maps_not[120];      /* why it is not, for people; "" */
+    pthread_mutex_t mapping; /* for what is behind granules */
+    pthread_mutex_t lock;    /* for ranges and events; nothing is called under it */
     struct runtime_range *ranges;
     void *spare[RUNTIME_SPARE_EVENTS];
     unsigned spares;
@@ -174,9 +192,17 @@ void runtime_close(void *unit);
 
 /* ---- runtime_test.c ---- */
 
-/* Inside a visit: whether memory, fills and copies of the device do what they should.
- * 0, or a TERRACE_E... code with the failure sentence. */
+/* Inside a visit: whether memory, fills and copies of the device do what they should,
+ * and whether virtual memory does. 0, or a TERRACE_E... code with the failure sentence. */
 int  runtime_test(struct runtime_unit *u);
+
+/* ---- runtime_pages.c ---- */
+
+int  runtime_pages_reserve(const struct runtime_unit *u, struct runtime_range *range); /* a code */
+bool runtime_pages_hold(const struct runtime_range *range, uint64_t address, uint64_t bytes);
+int  runtime_pages_commit(struct runtime_unit *u, struct runtime_range *range, uint64_t address, uint64_t bytes);
+void runtime_pages_decommit(struct runtime_unit *u, struct runtime_range *range, uint64_t address, uint64_t bytes);
+int  runtime_pages_free(struct runtime_unit *u, struct runtime_range *range); /* 0: all was given back */
 
 /* ---- runtime_memory.c ---- */
 
@@ -187,6 +213,7 @@ int  runtime_reserve(void *unit, uint64_t bytes, unsigned flags, uint64_t *base)
 void runtime_release(void *unit, uint64_t base, uint64_t bytes);
 int  runtime_commit(void *unit, uint64_t address, uint64_t bytes);
 void runtime_decommit(void *unit, uint64_t address, uint64_t bytes);
+int  runtime_available(void *unit, uint64_t *bytes);
 int  runtime_pin(void *unit, void *address, uint64_t bytes);
 void runtime_unpin(void *unit, void *address, uint64_t bytes);
 
@@ -236,6 +263,7 @@ void runtime_forget(void *unit, void *event);
         .explain = runtime_explain,                                                        \
         .pin = runtime_pin,                                                                \
         .unpin = runtime_unpin,                                                            \
+        .available = runtime_available,                                                    \
         .record = runtime_record,                                                          \
         .passed = runtime_passed,                                                          \
         .follow = runtime_follow,                                                          \

@@ -1,7 +1,8 @@
 /* runtime_memory.c - a device's memory, and the host memory that its runtime knows.
  *
  * A reservation is an allocation of the runtime's; the core reserves the budget once,
- * and no more, and there is nothing to commit.
+ * and no more, and there is nothing to commit. Or it is addresses, behind which memory
+ * is put: see runtime_pages.c.
  *
  * Host memory is registered once for all devices of a runtime, and goes with the last
  * that was told of it.
@@ -14,28 +15,31 @@
 
 /* ---- ranges -------------------------------------------------------------- */
 
-bool runtime_memory_holds(struct runtime_unit *u, uint64_t address, uint64_t bytes)
+static struct runtime_range *range_find(struct runtime_unit *u, uint64_t address, uint64_t bytes)
 {
     pthread_mutex_lock(&u->lock);
-    const struct runtime_range *r = u->ranges;
+    struct runtime_range *r = u->ranges;
     while (r && address - r->base >= r->bytes)
         r = r->next;
-    bool held = bytes && r && bytes <= r->bytes - (address - r->base);
     pthread_mutex_unlock(&u->lock);
-    return held;
+    return bytes && r && bytes <= r->bytes - (address - r->base) ? r : NULL;
+}
+
+bool runtime_memory_holds(struct runtime_unit *u, uint64_t address, uint64_t bytes)
+{
+    const struct runtime_range *range = range_find(u, address, bytes);
+    return range && (!u->maps || runtime_pages_hold(range, address, bytes));
 }
 
 /* Memory at a multiple of the granule: a little more, where there is no other way. */
-static int allocate(const struct runtime_unit *u, uint64_t bytes, struct runtime_range *range)
+static int allocate(const struct runtime_unit *u, struct runtime_range *range)
 {
     const struct runtime_calls *call = u->rt->call;
-    int code = call->allocate(u->rt, &range->given, bytes);
+    int code = call->allocate(u->rt, &range->given, range->bytes);
     if (code == 0 && (uintptr_t)range->given % RUNTIME_GRANULE) {
         (void)RUNTIME_UNDO(call->release(u->rt, range->given));
-        code = call->allocate(u->rt, &range->given, bytes + RUNTIME_GRANULE);
+        code = call->allocate(u->rt, &range->given, range->bytes + RUNTIME_GRANULE);
     }
-    range->bytes = bytes;
-    range->base = ((uintptr_t)range->given + RUNTIME_GRANULE - 1) / RUNTIME_GRANULE * RUNTIME_GRANULE;
     return code;
 }
 
@@ -48,18 +52,21 @@ int runtime_reserve(void *unit, uint64_t bytes, unsigned flags, uint64_t *base)
     if (bytes == 0 || bytes > UINT64_C(1) << 56)
         return u->host->fail(u->host->context, -TERRACE_ENOTSUP, "%s has no %llu bytes of addresses", u->name,
                              (unsigned long long)bytes);
-    struct runtime_range *range = calloc(1, sizeof *range);
+    uint64_t granules = u->maps ? size / RUNTIME_GRANULE : 0;
+    struct runtime_range *range = calloc(1, sizeof *range + granules * sizeof range->granule[0]);
     if (!range)
         return u->host->fail(u->host->context, -TERRACE_ENOMEM, "no host memory to manage that of %s", u->name);
+    range->bytes = size;
     int code = runtime_enter(u, &scope);
     if (code == 0) {
-        code = allocate(u, size, range);
+        code = u->maps ? runtime_pages_reserve(u, range) : allocate(u, range);
         runtime_leave(u, &scope);
     }
     if (code) {
         free(range);
-        return runtime_fail(u, code, "allocating %llu bytes", (unsigned long long)size);
+        return runtime_fail(u, code, "%s %llu bytes", u->maps ? "reserving" : "allocating", (unsigned long long)size);
     }
+    range->base = ((uintptr_t)range->given + RUNTIME_GRANULE - 1) / RUNTIME_GRANULE * RUNTIME_GRANULE;
     pthread_mutex_lock(&u->lock);
     *base = range->base;
     range->next = u->ranges;
@@ -69,9 +76,9 @@ int runtime_reserve(void *unit, uint64_t bytes, unsigned flags, uint64_t *base)
 }
 
 /* Inside a visit. */
-static void range_free(const struct runtime_unit *u, struct runtime_range *range)
+static void range_free(struct runtime_unit *u, struct runtime_range *range)
 {
-    if (!RUNTIME_UNDO(u->rt->call->release(u->rt, range->given)))
+    if (u->maps ? runtime_pages_free(u, range) : !RUNTIME_UNDO(u->rt->call->release(u->rt, range->given)))
         u->host->log(u->host->context, TERRACE_LOG_DEBUG, "%s keeps %llu bytes", u->name,
                      (unsigned long long)range->bytes);
     free(range);
@@ -117,14 +124,46 @@ int runtime_commit(void *unit, uint64_t address, uint64_t bytes)
     struct runtime_unit *u = unit;
     if (u->pid != getpid())
         return runtime_fail(u, RUNTIME_FORKED, "using memory");
-    if (!runtime_memory_holds(u, address, bytes))
+    struct runtime_range *range = range_find(u, address, bytes);
+    if (!range)
         return u->host->fail(u->host->context, -TERRACE_EINVAL, "not an address of %s", u->name);
-    return 0;
+    if (!u->maps)
+        return 0;
+    struct runtime_scope scope;
+    int code = runtime_enter(u, &scope);
+    if (code == 0) {
+        code = runtime_pages_commit(u, range, address, bytes);
+        runtime_leave(u, &scope);
+    }
+    return code ? runtime_fail(u, code, "taking %llu bytes of memory", (unsigned long long)bytes) : 0;
 }
 
 void runtime_decommit(void *unit, uint64_t address, uint64_t bytes)
 {
-    (void)unit, (void)address, (void)bytes;
+    struct runtime_unit *u = unit;
+    struct runtime_scope scope;
+    struct runtime_range *range = u->maps ? range_find(u, address, bytes) : NULL;
+    if (!range || runtime_enter_again(u, &scope))
+        return;
+    runtime_pages_decommit(u, range, address, bytes);
+    runtime_leave(u, &scope);
+}
+
+int runtime_available(void *unit, uint64_t *bytes)
+{
+    struct runtime_unit *u = unit;
+    struct runtime_scope scope;
+    size_t unused = 0, all = 0;
+    if (!u->maps)
+        return -TERRACE_ENOTSUP;
+    int code = runtime_enter(u, &scope);
+    if (code == 0) {
+        code = u->rt->call->memory_info(u->rt, &unused, &all);
+        runtime_leave(u, &scope);
+    }
+    if (code == 0)
+        *bytes = unused;
+    return runtime_error(u, code);
 }
 
 /* ---- host memory --------------------------------------------------------- */

@@ -6,6 +6,7 @@
  * the sentence says what it gave.
  *
  * May call: runtime.h, libc. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,15 +27,20 @@ static unsigned char expected(size_t i)
     return i < PART ? FILL : i < 3 * PART ? byte_at(i % PART) : 0;
 }
 
-static int compare(const struct runtime_unit *u, const unsigned char *host)
+/* The place of the first byte that is wrong, or BYTES. */
+static size_t wrong_byte(const unsigned char *host)
 {
-    for (size_t i = 0; i < BYTES; i++)
-        if (host[i] != expected(i))
-            return u->host->fail(u->host->context, -TERRACE_EDEVICE, "%s stays off: tried out, the device gave %#x where "
-                                 "%#x was %s (byte %zu); its %s runtime is not as terrace takes it to be", u->name,
-                                 host[i], expected(i), i < PART || i >= 3 * PART ? "filled in" : "copied to", i,
-                                 u->rt->api);
-    return 0;
+    size_t i = 0;
+    while (i < BYTES && host[i] == expected(i))
+        i++;
+    return i;
+}
+
+static int wrong_fail(const struct runtime_unit *u, const unsigned char *host, size_t i)
+{
+    return u->host->fail(u->host->context, -TERRACE_EDEVICE, "%s stays off: tried out, the device gave %#x where %#x was "
+                         "%s (byte %zu); its %s runtime is not as terrace takes it to be", u->name, host[i],
+                         expected(i), i < PART || i >= 3 * PART ? "filled in" : "copied to", i, u->rt->api);
 }
 
 /* Puts all of it into the stream. */
@@ -57,29 +63,78 @@ static int put(const struct runtime_unit *u, char *there, unsigned char *host, v
     return code ? code : call->stream_synchronize(u->rt, stream);
 }
 
-int runtime_test(struct runtime_unit *u)
+/* Memory in either way, while something is done with it. */
+static int put_in_memory(const struct runtime_unit *u, unsigned char *host, void *stream)
+{
+    void *there = NULL;
+    int code = u->rt->call->allocate(u->rt, &there, BYTES);
+    if (code)
+        return code;
+    code = put(u, there, host, stream);
+    if (code)
+        (void)RUNTIME_UNDO(u->rt->call->stream_synchronize(u->rt, stream)); /* before the memory goes */
+    (void)RUNTIME_UNDO(u->rt->call->release(u->rt, there));
+    return code;
+}
+
+static int put_in_pages(const struct runtime_unit *u, unsigned char *host, void *stream)
 {
     const struct runtime_calls *call = u->rt->call;
-    unsigned char *host = malloc(BYTES);
-    void *there = NULL, *stream = NULL;
-    if (!host)
-        return u->host->fail(u->host->context, -TERRACE_ENOMEM, "no host memory to open %s", u->name);
+    void *given = NULL, *memory = NULL;
+    int code = call->reserve(u->rt, &given, 2 * RUNTIME_GRANULE);
+    if (code)
+        return code;
+    char *there = (char *)given + (-(uintptr_t)given & (RUNTIME_GRANULE - 1));
+    code = call->map(u->rt, u->index, there, RUNTIME_GRANULE, &memory);
+    if (code == 0) {
+        code = put(u, there, host, stream);
+        if (code)
+            (void)RUNTIME_UNDO(call->stream_synchronize(u->rt, stream));
+        (void)call->unmap(u->rt, there, memory);
+    }
+    (void)RUNTIME_UNDO(call->unreserve(u->rt, given));
+    return code;
+}
+
+/* Memory that cannot be mapped, or not rightly, is allocated instead. */
+static void try_pages(struct runtime_unit *u, unsigned char *host, void *stream)
+{
+    char text[80];
+    int code = put_in_pages(u, host, stream);
+    u->maps = code == 0 && wrong_byte(host) == BYTES;
+    if (code)
+        u->rt->call->text(u->rt, code, text, sizeof text);
+    if (!u->maps)
+        snprintf(u->maps_not, sizeof u->maps_not, ", for virtual memory %s", code ? text : "gave other bytes");
+}
+
+static int try_out(struct runtime_unit *u, unsigned char *host, void *stream)
+{
     for (size_t i = 0; i < PART; i++)
         host[i] = byte_at(i);
-    int code = call->allocate(u->rt, &there, BYTES);
+    int code = put_in_memory(u, host, stream);
     if (code)
-        there = NULL;
-    else if ((code = call->stream_create(u->rt, &stream)))
-        stream = NULL;
+        return runtime_fail(u, code, "trying the device out; TERRACE_TIERS can leave it out");
+    size_t wrong = wrong_byte(host);
+    if (wrong < BYTES)
+        return wrong_fail(u, host, wrong);
+    for (size_t i = 0; i < PART; i++)
+        host[i] = byte_at(i);
+    if (u->rt->maps)
+        try_pages(u, host, stream);
+    return 0;
+}
+
+int runtime_test(struct runtime_unit *u)
+{
+    unsigned char *host = malloc(BYTES);
+    void *stream = NULL;
+    if (!host)
+        return u->host->fail(u->host->context, -TERRACE_ENOMEM, "no host memory to open %s", u->name);
+    int code = u->rt->call->stream_create(u->rt, &stream);
+    int error = code ? runtime_fail(u, code, "trying the device out; TERRACE_TIERS can leave it out") : try_out(u, host, stream);
     if (code == 0)
-        code = put(u, there, host, stream);
-    int error = code ? runtime_fail(u, code, "trying the device out; TERRACE_TIERS can leave it out") : compare(u, host);
-    if (stream) {
-        (void)RUNTIME_UNDO(call->stream_synchronize(u->rt, stream)); /* before the memory goes */
-        (void)RUNTIME_UNDO(call->stream_destroy(u->rt, stream));
-    }
-    if (there)
-        (void)RUNTIME_UNDO(call->release(u->rt, there));
+        (void)RUNTIME_UNDO(u->rt->call->stream_destroy(u->rt, stream));
     free(host);
     return error;
 }

@@ -52,7 +52,7 @@ kind() { # KIND API LIBRARY ABSENT FIRST WAIT REGISTER LOST LOST_NAME MODEL_AND_
     check "$kind: its model and place" info "$folder" "location +$model" "$with"
     check "$kind: its budget and why" info "$folder" 'budget +[0-9.]+ MiB \(.+ GiB are free, less .+ for other users\)' "$with"
     check "$kind: a limit" info "$folder" "budget +64\.0 MiB \($limit " "$with" "$limit=64M"
-    check "$kind: its runtime" info "$folder" "engine +$api runtime \(.*$(basename "$library"); all memory .*$memory" "$with"
+    check "$kind: its runtime" info "$folder" "engine +$api runtime \(.*$(basename "$library"); (all|virtual) memory.*$memory" "$with"
     check "$kind: no device" info "$folder" "$kind: the $api runtime has no device to use: [a-zA-Z_]+(NoDevice|NO_DEVICE)" "$with" "SIM_${kind^^}_DEVICES=0"
     installed "$library" ||
         check "$kind: no library" info "$scratch" "there is no tier '$kind:0' here; .*$kind: no .+ runtime: $absent" "$with"

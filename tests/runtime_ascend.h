@@ -13,6 +13,7 @@
 #define LOST_NAME "ACL_ERROR_RT_AICORE_EXCEPTION (507015)"
 enum { NO_MEMORY = 207001, UNKNOWN = 507000, INVALID = 107000, LOST = 507015 };
 
+#define MAPS
 #define ALLOCATE "aclrtMalloc"
 #define FILL "aclrtMemsetAsync"
 #define COUNT "aclrtGetDeviceCount"
@@ -22,7 +23,8 @@ __attribute__((unused)) static const char *const symbols[] = {
     "aclrtGetMemInfo", "aclrtMalloc", "aclrtFree", "aclrtMemcpyAsync", "aclrtMemsetAsync", "aclrtCreateStream",
     "aclrtDestroyStream", "aclrtSynchronizeStream", "aclrtStreamWaitEvent", "aclrtCreateEventExWithFlag",
     "aclrtDestroyEvent", "aclrtRecordEvent", "aclrtQueryEventStatus", "aclrtStreamQuery", "aclrtHostRegisterV2",
-    "aclrtHostUnregister", "aclrtDeviceGetPCIBusId",
+    "aclrtHostUnregister", "aclrtDeviceGetPCIBusId", "aclrtReserveMemAddress", "aclrtReleaseMemAddress",
+    "aclrtMallocPhysical", "aclrtFreePhysical", "aclrtMapMem", "aclrtUnmapMem",
 };
 
 int aclrtGetDevice(int32_t *device);

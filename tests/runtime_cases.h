@@ -12,7 +12,8 @@
  *   symbols                 names of all functions that the tier uses
  *   device_now, device_set, last_error, host_register, host_unregister,
  *   stream_new, stream_end, prepare_kind   functions
- *   NO_PINS                 defined where host memory cannot be registered */
+ *   NO_PINS                 defined where host memory cannot be registered
+ *   MAPS                    defined where there is virtual memory management */
 #ifndef TERRACE_TESTS_RUNTIME_CASES_H
 #define TERRACE_TESTS_RUNTIME_CASES_H
 
@@ -25,6 +26,11 @@
 #define M UINT64_C(1048576)
 enum { GRANULE = 2 << 20, CHUNK = 4 << 20 };
 enum { SYMBOLS = sizeof symbols / sizeof *symbols };
+#ifdef MAPS
+static const bool maps = true;
+#else
+static const bool maps = false;
+#endif
 
 static void prepare(void)
 {
@@ -77,9 +83,10 @@ Test(runtime_info, says_what_it_is)
 {
     start();
     cr_assert_not_null(strstr(t.info.location, MODEL), "%s", t.info.location);
-    cr_assert_not_null(strstr(t.info.engine_reason, "all memory is allocated at once"), "%s", t.info.engine_reason);
+    cr_assert_not_null(strstr(t.info.engine_reason, maps ? "virtual memory, by granules of 2 MiB" :
+                              "all memory is allocated at once"), "%s", t.info.engine_reason);
     cr_assert_not_null(strstr(t.info.capacity_reason, "are free, less"), "%s", t.info.capacity_reason);
-    cr_assert(t.info.flags & TERRACE_UNIT_WHOLE);
+    cr_assert_eq(t.info.flags, maps ? 0 : TERRACE_UNIT_WHOLE);
     cr_assert(t.info.capacity > 128 * M && t.info.capacity < 256 * M, "%llu", (unsigned long long)t.info.capacity);
     end();
 }
@@ -163,6 +170,7 @@ Test(runtime_tried, that_is_full_stays_off)
 Test(runtime_memory, is_taken_once)
 {
     uint64_t base, other = 42;
+    sim_set("VMM", 0);
     start();
     uint64_t before = counted().used[0];
     cr_assert_eq(t.b->reserve(t.unit, 128 * M, 0, &base), 0, "%s", stub.sentence);

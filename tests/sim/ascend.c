@@ -169,6 +169,95 @@ int aclrtFree(void *p)
     return leave(memory_free(number(p)));
 }
 
+/* ---- addresses and what is behind them -------------------------------------------- */
+
+struct acl_property { /* aclrtPhysicalMemProp */
+    int handleType, allocationType, memAttr;
+    struct {
+        uint32_t id;
+        int type;
+    } location;
+    uint64_t reserve;
+};
+enum { ACL_MEM_HANDLE_TYPE_NONE, ACL_MEM_ALLOCATION_TYPE_PINNED = 0, ACL_MEM_LOCATION_TYPE_DEVICE = 1, ACL_HBM_MEM_HUGE = 4 };
+
+SIM_EXPORT int aclrtReserveMemAddress(void **p, size_t bytes, size_t alignment, void *wanted, uint64_t flags);
+int aclrtReserveMemAddress(void **p, size_t bytes, size_t alignment, void *wanted, uint64_t flags)
+{
+    ENTER(ENTRY_CONTEXT);
+    uint64_t at;
+    if (!p || alignment || wanted || flags != 1)
+        return MISUSED("an alignment, a place, or addresses for small pages");
+    int r = pages_reserve(bytes, 0, 0, &at);
+    if (!r)
+        *p = (void *)(uintptr_t)at;
+    return leave(r);
+}
+
+SIM_EXPORT int aclrtReleaseMemAddress(void *p);
+int aclrtReleaseMemAddress(void *p)
+{
+    ENTER(ENTRY_CONTEXT | ENTRY_CLEANUP);
+    engine_lock();
+    const struct area *area = area_at_locked(number(p));
+    uint64_t bytes = area ? area->bytes : 0;
+    engine_unlock();
+    return leave(pages_unreserve(number(p), bytes));
+}
+
+SIM_EXPORT int aclrtMallocPhysical(void **memory, size_t bytes, const struct acl_property *property, uint64_t flags);
+int aclrtMallocPhysical(void **memory, size_t bytes, const struct acl_property *property, uint64_t flags)
+{
+    ENTER(ENTRY_CONTEXT);
+    uint64_t made;
+    if (!memory || !property || flags || property->handleType != ACL_MEM_HANDLE_TYPE_NONE ||
+        property->allocationType != ACL_MEM_ALLOCATION_TYPE_PINNED || property->memAttr != ACL_HBM_MEM_HUGE ||
+        property->location.type != ACL_MEM_LOCATION_TYPE_DEVICE || property->reserve)
+        return MISUSED("properties or flags that make no sense");
+    int r = pages_create(PLACE_DEVICE, (int)property->location.id, bytes, &made);
+    if (!r)
+        *memory = (void *)(uintptr_t)made;
+    return leave(r);
+}
+
+SIM_EXPORT int aclrtFreePhysical(void *memory);
+int aclrtFreePhysical(void *memory)
+{
+    ENTER(ENTRY_CONTEXT | ENTRY_CLEANUP);
+    engine_lock();
+    const struct physical *physical = object_find_locked(OBJECT_PHYSICAL, number(memory));
+    bool mapped = physical && physical->mappings;
+    engine_unlock();
+    return mapped ? MISUSED("memory that is mapped still") : leave(pages_release(number(memory)));
+}
+
+SIM_EXPORT int aclrtMapMem(void *p, size_t bytes, size_t offset, void *memory, uint64_t flags);
+int aclrtMapMem(void *p, size_t bytes, size_t offset, void *memory, uint64_t flags)
+{
+    ENTER(ENTRY_CONTEXT);
+    if (offset || flags)
+        return MISUSED("an offset, or flags");
+    int r = pages_map(context_current(), number(p), bytes, number(memory));
+    if (!r)
+        r = pages_set_access(number(p), bytes, context_current()->device->id, false, ACCESS_BOTH);
+    return leave(r);
+}
+
+/* All that one call has mapped there. */
+SIM_EXPORT int aclrtUnmapMem(void *p);
+int aclrtUnmapMem(void *p)
+{
+    ENTER(ENTRY_CONTEXT | ENTRY_CLEANUP);
+    engine_lock();
+    const struct area *area = area_at_locked(number(p));
+    unsigned i = area ? area_map_after(area, number(p)) : 0;
+    uint64_t bytes = area && i < area->n_maps && area->maps[i].base == number(p) ? area->maps[i].bytes : 0;
+    engine_unlock();
+    return bytes ? leave(pages_unmap(context_current(), number(p), bytes)) : MISUSED("nothing that was mapped there");
+}
+
+/* ---- host memory ------------------------------------------------------------------ */
+
 enum { ACL_HOST_REG_PINNED = 0x10000000 };
 
 SIM_EXPORT int aclrtHostRegisterV2(void *p, uint64_t bytes, uint32_t flag);
