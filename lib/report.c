@@ -1,7 +1,7 @@
 /* report.c - what happened: statistics, and the report when a manager closes or the
  * process ends.
  *
- * May call: core.h, lease.h, output.h, small.h, staging.h, trace.h. */
+ * May call: core.h, lease.h, mover.h, output.h, small.h, staging.h, trace.h. */
 #include "report.h"
 
 #include <errno.h>
@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "lease.h"
+#include "mover.h"
 #include "output.h"
 #include "small.h"
 #include "staging.h"
@@ -64,7 +65,7 @@ static void tier_snapshot(struct tier *tier, terrace_tier_statistics *out)
         .in_bytes = tier->in_bytes,
         .out_bytes = tier->out_bytes,
         .io_chunk = tier->info.io_chunk,
-        .io_depth = tier->info.io_depth,
+        .io_depth = tier->lane ? tier->lane->depth.settled : tier->info.io_depth,
         .small_engine = tier_is_memory(tier) ? m->small_engine : NULL,
         .distances = tier->info.distances,
         .node = tier->info.node,
