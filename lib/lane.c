@@ -64,9 +64,9 @@ static int goal_prepare_locked(struct transfer *x)
 {
     struct copy *goal = x->other;
     struct room want = {.tensor = x->tensor, .failures = &x->failures};
-    if (!x->asked)
+    if (!x->tried)
         x->failures = x->tensor->manager->failures;
-    x->asked = true;
+    x->tried = true;
     copy_set_locked(goal, COPY_FILLING);
     int r = room_take_locked(copy_tier(goal), &want, &goal->extent);
     if (r == 0) {

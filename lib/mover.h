@@ -22,7 +22,7 @@ struct transfer {
     enum priority priority;
     bool queued;
     bool parked;          /* in lane.parked instead */
-    bool asked;           /* for room where it goes to, when there were */
+    bool tried;           /* to have room where it goes to, when there were */
     uint64_t failures;    /* so many: victims that failed since then have been tried */
     bool drop;            /* write-back: drop the copy in memory afterwards */
     bool stale;           /* the bytes changed meanwhile, discard the result */

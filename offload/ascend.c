@@ -435,6 +435,7 @@ static struct runtime ascend = {
     .call = &calls,
     .kind = "ascend",
     .maker = "Ascend",
+    .vendor = "huawei",
     .api = "ACL",
     .library = {"libascendcl.so"},
     .folder = {"$ASCEND_HOME_PATH/lib64", "/usr/local/Ascend/ascend-toolkit/latest/lib64"},

@@ -285,6 +285,7 @@ static struct runtime cnrt = {
     .call = &calls,
     .kind = "cnrt",
     .maker = "Cambricon",
+    .vendor = "cambricon",
     .api = "CNRT",
     .library = {"libcnrt.so"},
     .folder = {"$NEUWARE_HOME/lib64", "/usr/local/neuware/lib64"},

@@ -92,6 +92,7 @@ struct runtime {
     const struct runtime_calls *call;
     const char *kind;        /* "hip" */
     const char *maker;       /* "AMD" */
+    const char *vendor;      /* "amd", for placement rules */
     const char *api;         /* "HIP" */
     const char *library[6];  /* names, in the order in which they are tried */
     const char *folder[4];   /* where they are, too; "$NAME/lib" begins with a variable */
