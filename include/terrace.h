@@ -431,6 +431,12 @@ TERRACE_API int terrace_stats(terrace *m, terrace_statistics *out);
  * order of speed, until EINVAL. Does not block. Errors: EINVAL. */
 TERRACE_API int terrace_tier_stats(terrace *m, terrace_tier tier, terrace_tier_statistics *out);
 
+/* Writes by which way bytes get from one tier to another: "direct", "through staging
+ * memory of numa:0" (piece by piece), or "by way of numa:0" (whole tensors). Rules that
+ * forbid a tensor a way are not considered. Cut to len, NUL included. By any thread;
+ * does not block. Errors: EINVAL, ENOTSUP (there is no way). */
+TERRACE_API int terrace_route(terrace *m, terrace_tier from, terrace_tier to, char *buf, size_t len);
+
 /* A short constant text for 0 or a negative TERRACE_E... code. Never NULL. */
 TERRACE_API const char *terrace_strerror(int err);
 

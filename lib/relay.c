@@ -90,10 +90,16 @@ void relay_close(struct terrace *m)
     m->relay = NULL;
 }
 
+const struct tier *relay_between(const struct tier *from, const struct tier *to)
+{
+    const struct relay *r = from->manager->relay;
+    return r && from != to && is_device(from) && is_device(to) ? r->host : NULL;
+}
+
 bool relay_leads(const struct terrace_tensor *t, const struct tier *from, const struct tier *to)
 {
-    const struct relay *r = t->manager->relay;
-    return r && from != to && is_device(from) && is_device(to) && tensor_may(t, r->host);
+    const struct tier *host = relay_between(from, to);
+    return host && tensor_may(t, host);
 }
 
 /* ---- pieces -------------------------------------------------------------- */

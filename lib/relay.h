@@ -10,6 +10,8 @@
 void relay_open(struct terrace *m);
 void relay_close(struct terrace *m); /* the lanes have stopped */
 
+/* The host tier whose staging memory leads from one to the other; NULL: none does. */
+const struct tier *relay_between(const struct tier *from, const struct tier *to);
 /* Whether the tensor's bytes may pass from one tier to the other through it. */
 bool relay_leads(const struct terrace_tensor *t, const struct tier *from, const struct tier *to);
 /* Carries out a transfer that no lane has queued, from `other` to `copy`. */

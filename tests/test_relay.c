@@ -143,6 +143,24 @@ Test(relay, closed_meanwhile, .timeout = 60)
     pthread_join(thread, NULL);
 }
 
+Test(relay, ways_are_told, .timeout = 60)
+{
+    char way[80];
+    terrace_tier disk;
+    open_both(4 * MIB, 32 * MIB, "");
+    assert_ok(terrace_tier_find(d.m, "simdisk:0", &disk));
+    assert_ok(terrace_route(d.m, d.dev, d.host, way, sizeof way));
+    cr_assert_str_eq(way, "direct");
+    assert_ok(terrace_route(d.m, d.dev, d.acc, way, sizeof way));
+    cr_assert_str_eq(way, "through staging memory of numa:0");
+    assert_ok(terrace_route(d.m, disk, d.acc, way, sizeof way));
+    cr_assert_str_eq(way, "by way of numa:0");
+    assert_fails(terrace_route(d.m, d.dev, d.dev, way, sizeof way), TERRACE_EINVAL);
+    assert_fails(terrace_route(d.m, d.dev, 99, way, sizeof way), TERRACE_EINVAL);
+    assert_fails(terrace_route(d.m, d.dev, d.acc, NULL, 0), TERRACE_EINVAL);
+    terrace_close(d.m);
+}
+
 Test(relay, without_a_host_tier, .timeout = 60)
 {
     void *p;
@@ -152,6 +170,7 @@ Test(relay, without_a_host_tier, .timeout = 60)
     terrace_tensor *t = tensor_of(d.m, SIZE, "t");
     on_write(t, d.dev, SIZE, 1);
     assert_fails(terrace_acquire(t, d.acc, TERRACE_READ, TERRACE_HOST_SYNC, &p, NULL), TERRACE_ENOTSUP);
+    assert_fails(terrace_route(d.m, d.dev, d.acc, (char[80]){0}, 80), TERRACE_ENOTSUP);
     on_expect(t, d.dev, SIZE, 1);
     terrace_close(d.m);
 }

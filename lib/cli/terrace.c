@@ -11,11 +11,12 @@ static const struct command {
     const char *name, *arguments, *summary, *details;
     int (*run)(int argc, char **argv);
 } commands[] = {
-    {"info", "[--measure] [--json]", "the tiers, their budgets, and how bytes move",
+    {"info", "[--routes] [--measure] [--json]", "the tiers, their budgets, and how bytes move",
      "Opens a manager as a program would, with the settings of the environment, and\n"
      "shows the tiers it has: what they are, their budgets and where these come from,\n"
      "which engine moves the bytes and why that one.\n"
      "\n"
+     "  --routes    instead, by which way bytes get from each tier to each other\n"
      "  --measure   also writes and reads up to 256 MiB per tier and shows GB/s (10^9)\n"
      "  --json      for programs: one object, sizes in bytes, bandwidths in bytes/s\n",
      info_run},
