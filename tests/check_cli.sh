@@ -52,8 +52,6 @@ check "a limit shows in info" gives 0 "budget +64.0 MiB" env TERRACE_LIMIT_NUMA=
 check "a bad setting fails with its sentence" gives 1 \
     "TERRACE_IO=fast is not accepted; accepted is auto, uring or threads" \
     env TERRACE_IO=fast "$terrace" info
-check "a setting of a later build fails" gives 1 "TERRACE_RULES=x is not supported" \
-    env TERRACE_RULES=x "$terrace" info
 check "an unknown setting is warned about" gives 0 \
     "warning: .*TERRACE_LIMT_NUMA is not known; did you mean TERRACE_LIMIT_NUMA\?" \
     env TERRACE_LIMT_NUMA=8G "$terrace" info
