@@ -95,7 +95,7 @@ JEMALLOC_PREFIX =
 # process forks while it holds as many locks as jemalloc takes for a fork.
 heap_jemalloc_CFLAGS = $(if $(findstring thread,$(SANITIZE)),-DTERRACE_WITHOUT_JEMALLOC,@$(JEMALLOC)/cflags)
 # Programs that use OpenCL themselves do so where its headers are.
-OPENCL_CFLAGS = $$(pkg-config --exists OpenCL && echo -DWITH_OPENCL -DCL_TARGET_OPENCL_VERSION=120)
+OPENCL_CFLAGS = $$(pkg-config --exists OpenCL && echo -DWITH_OPENCL -DCL_TARGET_OPENCL_VERSION=200 -DCL_USE_DEPRECATED_OPENCL_1_2_APIS)
 OPENCL_LIBS = $$(pkg-config --libs OpenCL 2>/dev/null)
 OPENCL_PROGRAMS = test_opencl_tier opencl opencl_saxpy
 OPENMP = -fopenmp

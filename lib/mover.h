@@ -125,7 +125,8 @@ int  way_forbidden(struct terrace_tensor *t, const struct tier *to);
  * transfer. Errors: ENOMEM, ENOTSUP (no route from where they are). */
 int transfer_fill_locked(struct copy *c, bool ahead);
 /* Starts copying the bytes of a VALID, dirty copy to a lower tier: `to`, or with
- * NULL to the next that has room. 1: it may be dropped as it is. Errors: ENOMEM,
+ * NULL to the next that has room. 1: it may be dropped as it is. Errors: EAGAIN (it
+ * is just being made there: once something has changed, with no sentence), ENOMEM,
  * EBUDGET (there is no disk tier to write to), ERULE. */
 int transfer_writeback_locked(struct copy *c, struct tier *to, enum priority priority, bool drop);
 /* One more copy that cannot leave its tier until the transfer has ended. */

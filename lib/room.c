@@ -243,8 +243,16 @@ static int make_locked(struct tier *tier, struct room *want, struct grant *grant
                 clean_only = true; /* every dirty one has been tried */
                 continue;
             }
-            earn_credit(tier, n->bytes);
             int begun = transfer_writeback_locked(victim, NULL, PRIORITY_DEMAND, false);
+            if (begun == -TERRACE_EAGAIN && want->wait) {
+                manager_wait(m);
+                continue;
+            }
+            if (begun == -TERRACE_EAGAIN) {
+                r = begun;
+                break;
+            }
+            earn_credit(tier, victim->node.bytes);
             if (begun > 0)
                 evict_locked(tier, victim);
             clean_only |= begun < 0; /* nowhere to write to */

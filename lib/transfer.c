@@ -261,11 +261,20 @@ static int nowhere_to_go(const struct copy *c, const struct tier *to)
                      "TERRACE_TIERS names none", tensor_name(t));
 }
 
+/* Whether another tier is just getting room for a copy: then the bytes may soon be there. */
+static bool coming_elsewhere_locked(const struct terrace_tensor *t)
+{
+    for (unsigned i = 0; i < t->manager->tiers; i++)
+        if (t->copy[i].state == COPY_FILLING && !t->copy[i].hollow)
+            return true;
+    return false;
+}
+
 int transfer_writeback_locked(struct copy *c, struct tier *to, enum priority priority, bool drop)
 {
     struct terrace_tensor *t = c->tensor;
-    if (!to)
-        to = goal_locked(c);
+    if (!to && (to = goal_locked(c)) == NULL && coming_elsewhere_locked(t))
+        return -TERRACE_EAGAIN;
     if (to ? !tier_is_memory(to) && tensor_stored_locked(t) : tensor_stored_locked(t))
         return 1;
     if (!to || !(tier_is_memory(to) ? tensor_may(t, to) : may_spill(t->placement, to)))

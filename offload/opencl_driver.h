@@ -42,7 +42,9 @@ enum { /* of devices */
     OPENCL_DEVICE_VENDOR = 0x102C,
     OPENCL_DRIVER_VERSION = 0x102D,
     OPENCL_DEVICE_VERSION = 0x102F,
-    OPENCL_DEVICE_HOST_UNIFIED_MEMORY = 0x1035
+    OPENCL_DEVICE_HOST_UNIFIED_MEMORY = 0x1035,
+    OPENCL_DEVICE_SVM_CAPABILITIES = 0x1053,
+    OPENCL_DEVICE_SVM_COARSE_GRAIN_BUFFER = 1
 };
 
 enum { /* kinds of devices */
@@ -60,6 +62,7 @@ enum { /* of all else */
     OPENCL_QUEUE_PROPERTIES = 0x1093,
     OPENCL_QUEUE_OUT_OF_ORDER_EXEC_MODE_ENABLE = 1,
     OPENCL_MEM_READ_WRITE = 1,
+    OPENCL_MEM_USE_HOST_PTR = 8,
     OPENCL_BUFFER_CREATE_TYPE_REGION = 0x1220,
     OPENCL_EVENT_COMMAND_EXECUTION_STATUS = 0x11D3,
     OPENCL_COMPLETE = 0
@@ -134,7 +137,9 @@ enum {
     OPTIONAL(queue_create, clCreateCommandQueue, opencl_queue,                             \
              (opencl_context, opencl_device, opencl_bits, opencl_int *))                   \
     OPTIONAL(queue_create_with, clCreateCommandQueueWithProperties, opencl_queue,          \
-             (opencl_context, opencl_device, const opencl_bits *, opencl_int *))
+             (opencl_context, opencl_device, const opencl_bits *, opencl_int *))           \
+    OPTIONAL(svm_alloc, clSVMAlloc, void *, (opencl_context, opencl_bits, size_t, opencl_uint)) \
+    OPTIONAL(svm_free, clSVMFree, void, (opencl_context, void *))
 
 /* Empty until opencl_load() has succeeded; then only changed by tests. */
 struct opencl_driver {

@@ -11,6 +11,9 @@
  * because OpenCL leaves undefined what a buffer and its sub-buffers show of each
  * other while both are in use.
  *
+ * Where the device has shared virtual memory (OpenCL 2.0, coarse-grained buffers), a
+ * slab's buffer lies in it, so that the same bytes can be given as a pointer, too.
+ *
  * May call: opencl_unit.h, libc. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -41,6 +44,8 @@ void opencl_memory_open(struct opencl_unit *u, int index, bool shared, terrace_u
     uint64_t most = opencl_number(u->device, OPENCL_DEVICE_MAX_MEM_ALLOC_SIZE);
     u->all = opencl_number(u->device, OPENCL_DEVICE_GLOBAL_MEM_SIZE);
     u->boundary = most / OPENCL_GRANULE * OPENCL_GRANULE;
+    u->svm = opencl.svm_alloc && opencl.svm_free &&
+             opencl_number(u->device, OPENCL_DEVICE_SVM_CAPABILITIES) & OPENCL_DEVICE_SVM_COARSE_GRAIN_BUFFER;
     u->next = FIRST + (uint64_t)index * SPAN;
     u->end = u->next + SPAN;
     describe_capacity(u, shared, info);
@@ -50,11 +55,33 @@ void opencl_memory_open(struct opencl_unit *u, int index, bool shared, terrace_u
     info->boundary = u->boundary;
 }
 
+static void slab_free(const struct opencl_unit *u, struct opencl_slab *s)
+{
+    if (s->buffer)
+        (void)opencl.memory_release(s->buffer);
+    if (s->svm)
+        opencl.svm_free(u->context, s->svm);
+    s->buffer = NULL;
+    s->svm = NULL;
+}
+
+/* 0 or OpenCL's code. */
+static opencl_int slab_alloc(const struct opencl_unit *u, struct opencl_slab *s)
+{
+    opencl_int code = OPENCL_MEM_OBJECT_ALLOCATION_FAILURE;
+    if (u->svm)
+        s->svm = opencl.svm_alloc(u->context, OPENCL_MEM_READ_WRITE, s->bytes, 0);
+    s->buffer = opencl.buffer_create(u->context, OPENCL_MEM_READ_WRITE | (s->svm ? OPENCL_MEM_USE_HOST_PTR : 0),
+                                     s->bytes, s->svm, &code);
+    if (!s->buffer)
+        slab_free(u, s);
+    return s->buffer ? OPENCL_OK : code;
+}
+
 void opencl_memory_close(struct opencl_unit *u)
 {
     for (size_t i = 0; i < u->slabs; i++)
-        if (u->slab[i].buffer)
-            (void)opencl.memory_release(u->slab[i].buffer);
+        slab_free(u, &u->slab[i]);
 }
 
 /* ---- reservations -------------------------------------------------------- */
@@ -94,8 +121,8 @@ void opencl_release(void *unit, uint64_t base, uint64_t bytes)
         struct opencl_slab *s = &u->slab[i];
         if (s->base < base || s->base >= base + bytes)
             u->slab[kept++] = *s;
-        else if (s->buffer)
-            (void)opencl.memory_release(s->buffer);
+        else
+            slab_free(u, s);
     }
     u->slabs = kept;
     pthread_mutex_unlock(&u->memory);
@@ -120,13 +147,11 @@ static uint64_t held_locked(const struct opencl_unit *u)
     return sum;
 }
 
-static void give_locked(struct opencl_slab *s, uint64_t bytes)
+static void give_locked(const struct opencl_unit *u, struct opencl_slab *s, uint64_t bytes)
 {
     s->committed -= bytes < s->committed ? bytes : s->committed;
-    if (s->committed || !s->buffer)
-        return;
-    (void)opencl.memory_release(s->buffer); /* what is under way with it ends first */
-    s->buffer = NULL;
+    if (!s->committed)
+        slab_free(u, s);
 }
 
 static int take_locked(struct opencl_unit *u, struct opencl_slab *s, uint64_t bytes)
@@ -134,7 +159,7 @@ static int take_locked(struct opencl_unit *u, struct opencl_slab *s, uint64_t by
     if (!s->buffer) {
         opencl_int code = OPENCL_MEM_OBJECT_ALLOCATION_FAILURE;
         if (held_locked(u) + s->bytes <= u->all)
-            s->buffer = opencl.buffer_create(u->context, OPENCL_MEM_READ_WRITE, s->bytes, NULL, &code);
+            code = slab_alloc(u, s);
         if (!s->buffer)
             return opencl_fail(u, code, "a buffer of %llu bytes, besides %llu", (unsigned long long)s->bytes,
                                (unsigned long long)held_locked(u));
@@ -155,7 +180,7 @@ int opencl_commit(void *unit, uint64_t address, uint64_t bytes)
             r = take_locked(u, &u->slab[i], part);
     }
     for (size_t k = 0; r && k + 1 < i; k++)
-        give_locked(&u->slab[k], overlap(&u->slab[k], address, bytes));
+        give_locked(u, &u->slab[k], overlap(&u->slab[k], address, bytes));
     pthread_mutex_unlock(&u->memory);
     return r;
 }
@@ -165,7 +190,7 @@ void opencl_decommit(void *unit, uint64_t address, uint64_t bytes)
     struct opencl_unit *u = unit;
     pthread_mutex_lock(&u->memory);
     for (size_t i = 0; i < u->slabs; i++)
-        give_locked(&u->slab[i], overlap(&u->slab[i], address, bytes));
+        give_locked(u, &u->slab[i], overlap(&u->slab[i], address, bytes));
     pthread_mutex_unlock(&u->memory);
 }
 
@@ -189,13 +214,42 @@ opencl_memory opencl_part(struct opencl_unit *u, uint64_t address, uint64_t byte
     return part;
 }
 
+/* Where a committed part is in shared virtual memory, NULL: it is not. */
+static void *svm_pointer(struct opencl_unit *u, uint64_t address, uint64_t bytes)
+{
+    char *pointer = NULL;
+    pthread_mutex_lock(&u->memory);
+    for (size_t i = 0; i < u->slabs && !pointer; i++)
+        if (u->slab[i].svm && overlap(&u->slab[i], address, bytes) == bytes)
+            pointer = u->slab[i].svm + (address - u->slab[i].base);
+    pthread_mutex_unlock(&u->memory);
+    return pointer;
+}
+
+static bool is_svm_pointer(struct opencl_unit *u, const void *handle)
+{
+    bool is = false;
+    pthread_mutex_lock(&u->memory);
+    for (size_t i = 0; i < u->slabs; i++) {
+        const struct opencl_slab *s = &u->slab[i];
+        is |= s->svm && (uintptr_t)handle - (uintptr_t)s->svm < s->bytes;
+    }
+    pthread_mutex_unlock(&u->memory);
+    return is;
+}
+
 int opencl_view(void *unit, uint64_t address, uint64_t bytes, unsigned flags, void **handle)
 {
     struct opencl_unit *u = unit;
     opencl_int code;
-    if (flags & TERRACE_ATTR_SVM)
-        return u->host->fail(u->host->context, -TERRACE_ENOTSUP, "%s: TERRACE_ATTR_SVM: this tier gives buffers "
-                             "(cl_mem), no pointers of shared virtual memory; create the tensor without it", u->name);
+    if (flags & TERRACE_ATTR_SVM) {
+        void *pointer = svm_pointer(u, address, bytes);
+        if (!pointer)
+            return u->host->fail(u->host->context, -TERRACE_ENOTSUP, "%s: TERRACE_ATTR_SVM: the device has no shared "
+                                 "virtual memory for it, only buffers (cl_mem); create the tensor without it", u->name);
+        *handle = pointer;
+        return 0;
+    }
     opencl_memory part = opencl_part(u, address, bytes, &code);
     if (!part && code == 0)
         code = OPENCL_INVALID_MEM_OBJECT;
@@ -207,6 +261,6 @@ int opencl_view(void *unit, uint64_t address, uint64_t bytes, unsigned flags, vo
 
 void opencl_unview(void *unit, void *handle)
 {
-    (void)unit;
-    (void)opencl.memory_release(handle);
+    if (!is_svm_pointer(unit, handle)) /* which is no object of its own */
+        (void)opencl.memory_release(handle);
 }

@@ -43,6 +43,7 @@ struct opencl_slab {
     uint64_t base, bytes;
     uint64_t committed;   /* bytes; 0: no buffer */
     opencl_memory buffer;
+    char *svm;            /* the shared virtual memory behind it, or NULL */
 };
 
 struct opencl_unit {
@@ -55,6 +56,7 @@ struct opencl_unit {
     opencl_queue into, from; /* copies to the device, from it */
     uint64_t boundary; /* bytes of a slab, but for the last of a reservation */
     uint64_t all;      /* of the device's memory */
+    bool svm;          /* buffers lie in shared virtual memory */
 
     pthread_mutex_t memory; /* protects these; taken by itself */
     uint64_t next, end;     /* addresses not reserved yet */

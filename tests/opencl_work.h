@@ -20,6 +20,7 @@ static struct {
     cl_context context;
     cl_device_id device;
     cl_program program;
+    bool pointers; /* handles are pointers of shared virtual memory */
     cl_mem wrong; /* how many words were not what they should be */
 } work;
 
@@ -68,7 +69,10 @@ static inline void work_put(cl_command_queue q, const char *name, void *at, size
     cl_mem memory = at;
     cl_kernel k = clCreateKernel(work.program, name, &r);
     assert_cl(r);
-    assert_cl(clSetKernelArg(k, 0, sizeof memory, &memory));
+    if (work.pointers)
+        assert_cl(clSetKernelArgSVMPointer(k, 0, at));
+    else
+        assert_cl(clSetKernelArg(k, 0, sizeof memory, &memory));
     assert_cl(clSetKernelArg(k, 1, sizeof a, &a));
     if (*name == 'c') {
         assert_cl(clSetKernelArg(k, 2, sizeof b, &b));

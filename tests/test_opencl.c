@@ -201,8 +201,47 @@ Test(opencl_memory, handles_are_of_one_buffer)
     cr_assert_eq(t.b->view(t.unit, base + (15 << 20), 2 << 20, 0, &handle), -TERRACE_EINVAL);
     cr_assert_eq(t.b->view(t.unit, base + (15 << 20), 1 << 20, 0, &handle), 0);
     t.b->unview(t.unit, handle);
+    t.b->close(t.unit);
+}
+
+Test(opencl_memory, shared_virtual_memory)
+{
+    uint64_t base = 0;
+    void *first, *second, *buffer;
+    counted_open();
+    char *host = pages(8192);
+    cr_assert_eq(t.b->reserve(t.unit, 40 << 20, 0, &base), 0);
+    cr_assert_eq(t.b->commit(t.unit, base, 40 << 20), 0);
+    cr_assert_eq(t.b->view(t.unit, base, 4096, TERRACE_ATTR_SVM, &first), 0, "%s", stub.sentence);
+    cr_assert_eq(t.b->view(t.unit, base + 4096, 4096, TERRACE_ATTR_SVM, &second), 0, "%s", stub.sentence);
+    cr_assert_eq((char *)second - (char *)first, 4096);
+    cr_assert_eq(t.b->view(t.unit, base, 4096, 0, &buffer), 0);
+    cr_assert_neq(buffer, first);
+    cr_assert_eq(t.b->view(t.unit, base + (15 << 20), 2 << 20, TERRACE_ATTR_SVM, &second), -TERRACE_ENOTSUP);
+    pattern_fill(host, 4096, 5);
+    cr_assert_eq(conform_copy(TERRACE_IO_WRITE, base, host, 4096), 0);
+    cr_assert(pattern_is(first, 4096, 5), "a device that computes on the CPU has its memory here");
+    t.b->unview(t.unit, first);
+    t.b->unview(t.unit, second);
+    t.b->unview(t.unit, buffer);
+    t.b->release(t.unit, base, 40 << 20);
+    t.b->close(t.unit);
+}
+
+Test(opencl_memory, without_shared_virtual_memory)
+{
+    uint64_t base = 0;
+    void *handle;
+    char why[300];
+    cr_assert(opencl_load(why, sizeof why));
+    opencl.svm_alloc = NULL; /* before OpenCL 2.0 */
+    counted_open();
+    cr_assert_eq(t.b->reserve(t.unit, 4 << 20, 0, &base), 0);
+    cr_assert_eq(t.b->commit(t.unit, base, 4 << 20), 0);
     cr_assert_eq(t.b->view(t.unit, base, 4096, TERRACE_ATTR_SVM, &handle), -TERRACE_ENOTSUP);
     cr_assert(strstr(stub.sentence, "TERRACE_ATTR_SVM"), "%s", stub.sentence);
+    cr_assert_eq(t.b->view(t.unit, base, 4096, 0, &handle), 0);
+    t.b->unview(t.unit, handle);
     t.b->close(t.unit);
 }
 

@@ -378,15 +378,26 @@ Test(opencl_tier, small_tensors, .timeout = 60)
 
 /* ---- what is refused, what is not there ------------------------------------ */
 
-Test(opencl_tier, shared_virtual_memory_is_refused, .timeout = 60)
+/* Pointers in place of buffers: to the device, to the disk, and back. */
+Test(opencl_tier, shared_virtual_memory, .timeout = 60)
 {
+    enum { N = 20 };
     terrace_tensor_attr attr = {.size = sizeof attr, .flags = TERRACE_ATTR_SVM};
-    terrace_tensor *t;
-    void *p;
-    open_device(8 * MIB, 16 * MIB, "");
-    assert_ok(terrace_tensor_create(d.m, SIZE, &attr, &t));
-    assert_fails(terrace_acquire(t, d.dev, TERRACE_OVERWRITE, d.one, &p, NULL), TERRACE_ENOTSUP);
-    cr_assert(strstr(terrace_last_error(), "TERRACE_ATTR_SVM"), "%s", terrace_last_error());
+    terrace_tensor *t[N];
+    open_device(8 * MIB, 8 * MIB, "");
+    work.pointers = true;
+    for (int i = 0; i < N; i++) {
+        assert_ok(terrace_tensor_create(d.m, SIZE, &attr, &t[i]));
+        launch(t[i], d.one, TERRACE_OVERWRITE, "fill", (uint64_t)i, 0);
+    }
+    for (int i = 0; i < N; i++)
+        launch(t[i], d.two, TERRACE_READ | TERRACE_WRITE, "add", 3, 0);
+    for (int i = 0; i < N; i++)
+        launch(t[i], d.one, TERRACE_READ, "check", (uint64_t)i, 3);
+    cr_assert_eq(work_wrong(d.one), 0);
+    terrace_tier disk;
+    assert_ok(terrace_tier_find(d.m, "simdisk:0", &disk));
+    cr_assert_gt(tier_stats_of(d.m, disk).in_bytes, 0);
     close_device();
 }
 
