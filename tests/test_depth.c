@@ -168,19 +168,19 @@ static void many_close(struct many *a)
     terrace_close(a->m);
 }
 
-/* Passes until it has the depth. */
-static void settle_at(struct many *a, uint64_t depth)
+/* Passes until the depth is within these. */
+static void settle_within(struct many *a, uint64_t least, uint64_t most)
 {
-    for (double passed = 0; passed < 30 && depth_of(a) != depth;)
+    for (double passed = 0; passed < 60 && (depth_of(a) < least || depth_of(a) > most);)
         passed += pass(a);
-    cr_assert_eq(depth_of(a), depth, "%lu", (unsigned long)depth_of(a));
+    cr_assert(depth_of(a) >= least && depth_of(a) <= most, "%lu", (unsigned long)depth_of(a));
 }
 
 /* The fastest of three passes with that depth. */
 static double settled_pass(struct many *a, uint64_t depth)
 {
     double best = 1e9;
-    settle_at(a, depth);
+    settle_within(a, depth, depth);
     for (int i = 0; i < 3; i++) {
         double seconds = pass(a);
         best = seconds < best ? seconds : best;
@@ -188,7 +188,7 @@ static double settled_pass(struct many *a, uint64_t depth)
     return best;
 }
 
-Test(depth, a_far_disk_is_kept_busy)
+Test(depth, a_far_disk_is_kept_busy, .timeout = 240)
 {
     struct many a;
     many_open(&a, 0, 4000000, false);
@@ -200,10 +200,10 @@ Test(depth, a_far_disk_is_kept_busy)
     cr_assert_lt(found, fixed / 1.5, "%.3f s, %.3f s with a fixed depth", found, fixed);
 }
 
-Test(depth, a_near_disk_is_not_flooded)
+Test(depth, a_near_disk_is_not_flooded, .timeout = 240)
 {
     struct many a;
-    many_open(&a, SIMDISK_MOST, 1000000, true);
-    settle_at(&a, SIMDISK_DEPTH / 4);
+    many_open(&a, SIMDISK_MOST, 3000000, true);
+    settle_within(&a, SIMDISK_DEPTH / 4, SIMDISK_DEPTH / 2);
     many_close(&a);
 }
