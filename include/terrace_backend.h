@@ -91,7 +91,8 @@ typedef struct terrace_unit_info {
     uint64_t io_boundary;       /* a copy never crosses a multiple of it in the tier's
                                  * address space, attached files excepted; 0: none. A
                                  * multiple of io_chunk */
-    unsigned io_depth;          /* copies worth having in flight at once; the most submit accepts */
+    unsigned io_depth;          /* copies worth having in flight at once; the most submit
+                                 * accepts, unless io_depth_most is larger */
     char location[256];         /* "node 0, one of 2", "/scratch0:/scratch1 (ext4)" */
     char engine[32];            /* "io_uring" */
     char engine_reason[256];    /* why; what was refused, and the remedy */
@@ -101,6 +102,8 @@ typedef struct terrace_unit_info {
     char distances[128];        /* to itself and its like: "numa:0 10, numa:1 21"; "": nothing to say */
     uint64_t boundary;          /* an allocation never crosses a multiple of it in the tier's address
                                  * space; 0: none. A multiple of granule */
+    unsigned io_depth_most;     /* the most submit accepts, where more than io_depth may be worth
+                                 * having: then it is tried now and then; 0: io_depth */
 } terrace_unit_info;
 
 enum { TERRACE_IO_READ = 1 /* tier to host memory */, TERRACE_IO_WRITE = 2 /* host memory to tier */ };

@@ -4,7 +4,8 @@
  * them, and finishes what comes back. Transfers wait in three queues: demand
  * goes before prefetch, prefetch before write-back, and the latter two never
  * take the last quarter of the backend's queue, so that a demand finds room in
- * it. When a lane has nothing better to do it looks at hints (prefetches that
+ * it. How much of the queue is filled follows from what gains something (depth.c).
+ * When a lane has nothing better to do it looks at hints (prefetches that
  * await room) and at dirty copies that will soon have to leave.
  *
  * Pieces are cut the same way for the same addresses, reading and writing, so
@@ -32,6 +33,8 @@
 #include "staging.h"
 #include "stream.h"
 #include "view.h"
+
+enum { LEAST_PART = 4 }; /* of what a backend thinks worth having in flight, at least */
 
 struct piece {
     terrace_io io;
@@ -136,7 +139,7 @@ static void piece_start_locked(struct lane *lane, struct transfer *x)
 static struct transfer *next_transfer(struct lane *lane)
 {
     for (int q = 0; q < PRIORITIES; q++) {
-        unsigned most = q == PRIORITY_DEMAND ? lane->depth : lane->depth - lane->depth / 4;
+        unsigned most = q == PRIORITY_DEMAND ? lane->depth.now : lane->depth.now - lane->depth.now / 4;
         if (!TAILQ_EMPTY(&lane->queue[q]))
             return lane->free_pieces && lane->in_flight < most ? TAILQ_FIRST(&lane->queue[q]) : NULL;
     }
@@ -151,7 +154,7 @@ void lane_raw_locked(struct lane *lane, struct raw *r, enum priority priority)
 
 static void pick_raws_locked(struct lane *lane, enum priority priority)
 {
-    unsigned most = priority == PRIORITY_DEMAND ? lane->depth : lane->depth - lane->depth / 4;
+    unsigned most = priority == PRIORITY_DEMAND ? lane->depth.now : lane->depth.now - lane->depth.now / 4;
     struct raw *r;
     while ((r = TAILQ_FIRST(&lane->raws[priority])) != NULL && lane->free_pieces && lane->in_flight < most) {
         struct piece *p = lane->free_pieces;
@@ -222,7 +225,6 @@ static void piece_finish_locked(struct lane *lane, struct piece *p)
     struct transfer *x = p->transfer;
     terrace_statistics *stats = &lane->tier->manager->stats;
     stats->cpu_copy_bytes += p->io.cpu_copied;
-    lane->busy_bytes += p->io.bytes;
     p->next_free = lane->free_pieces;
     lane->free_pieces = p;
     lane->in_flight--;
@@ -462,16 +464,23 @@ static void abandon_locked(struct lane *lane)
         piece_finish_locked(lane, lane->batch[i]->user);
 }
 
-/* The lane's rate, over the time in which it has something to do. */
-static void measure(struct lane *lane, bool begins)
+static bool more_waits(const struct lane *lane)
+{
+    bool more = false;
+    for (int q = 0; q < PRIORITIES; q++)
+        more |= !TAILQ_EMPTY(&lane->queue[q]) || !TAILQ_EMPTY(&lane->raws[q]);
+    return more;
+}
+
+/* So many pieces have come back: the lane's rate over the time in which it has
+ * something to do, and what depth is worth having. */
+static void measure(struct lane *lane, unsigned pieces, uint64_t bytes)
 {
     enum { ENOUGH = 64 << 20 };
-    if (begins) {
-        lane->busy_since = clock_ns();
-        return;
-    }
-    uint64_t now = clock_ns();
-    lane->busy_ns += now - lane->busy_since;
+    uint64_t now = clock_ns(), ns = now - lane->busy_since;
+    depth_done(&lane->depth, pieces, bytes, ns, lane->in_flight + pieces, more_waits(lane));
+    lane->busy_bytes += bytes;
+    lane->busy_ns += ns;
     lane->busy_since = now;
     if (lane->busy_bytes < ENOUGH)
         return;
@@ -506,7 +515,7 @@ static void lane_turn_locked(struct lane *lane)
     struct view *views = views_dropped_locked(disk);
     int64_t patience = lane->again ? 0 : lane->patience; /* work may have come while the lock was given up */
     if (lane->in_flight && !busy)
-        measure(lane, true);
+        lane->busy_since = clock_ns();
     lane->sleeping = true;
     manager_unlock(m);
     if (watch >= 0)
@@ -514,7 +523,7 @@ static void lane_turn_locked(struct lane *lane)
     views_end(disk, views);
     bool taken = submit(lane, sealed);
     if (taken && !rest)
-        n = disk->backend->wait(disk->unit, lane->done, lane->depth, patience);
+        n = disk->backend->wait(disk->unit, lane->done, lane->most, patience);
     for (int i = 0; i < n; i++)
         piece_check(lane, lane->done[i]->user);
     stream_poll(disk, &poll);
@@ -525,10 +534,13 @@ static void lane_turn_locked(struct lane *lane)
         stable_faults_locked(m, watch >= 0);
     if (!taken)
         abandon_locked(lane);
-    for (int i = 0; i < n; i++)
+    uint64_t bytes = 0;
+    for (int i = 0; i < n; i++) {
+        bytes += lane->done[i]->bytes;
         piece_finish_locked(lane, lane->done[i]->user);
+    }
     if (n > 0)
-        measure(lane, false);
+        measure(lane, (unsigned)n, bytes);
 }
 
 static void *lane_main(void *arg)
@@ -552,15 +564,15 @@ static int staging_open(struct lane *lane)
     uint64_t pieces = host ? host->arena.limit / 16 / chunk : 1;
     if (pieces < 1)
         pieces = 1;
-    if (pieces < lane->depth)
-        lane->depth = (unsigned)pieces;
-    int r = staging_take(lane->tier, lane->depth * chunk, UINT64_MAX, false, &lane->staging);
+    lane->most = pieces < lane->tier->info.io_depth ? (unsigned)pieces : lane->tier->info.io_depth;
+    depth_init(&lane->depth, lane->most, lane->most, lane->most); /* there is staging for so many */
+    int r = staging_take(lane->tier, lane->most * chunk, UINT64_MAX, false, &lane->staging);
     if (r) {
         char why[ERROR_TEXT];
         snprintf(why, sizeof why, "%s", terrace_last_error());
         return error_set(r, "TERRACE_ENCRYPT: %s", why);
     }
-    for (unsigned i = 0; i < lane->depth; i++)
+    for (unsigned i = 0; i < lane->most; i++)
         lane->pieces[i].staging = (char *)lane->staging + i * chunk;
     return 0;
 }
@@ -585,17 +597,20 @@ int lane_open(struct tier *disk)
     if (!lane)
         return error_set(-TERRACE_ENOMEM, "no host memory");
     lane->tier = disk;
-    lane->depth = disk->info.io_depth;
+    unsigned depth = disk->info.io_depth;
+    lane->most = disk->info.io_depth_most;
+    depth_init(&lane->depth, depth, lane->most > depth && depth >= LEAST_PART ? depth / LEAST_PART : depth,
+               lane->most);
     for (int q = 0; q < PRIORITIES; q++) {
         TAILQ_INIT(&lane->queue[q]);
         TAILQ_INIT(&lane->raws[q]);
     }
     TAILQ_INIT(&lane->hints);
     TAILQ_INIT(&lane->parked);
-    lane->pieces = calloc(lane->depth, sizeof *lane->pieces);
-    lane->batch = calloc(lane->depth, sizeof(terrace_io *));
-    lane->done = calloc(lane->depth, sizeof(terrace_io *));
-    lane->taken = calloc(lane->depth, sizeof(struct transfer *));
+    lane->pieces = calloc(lane->most, sizeof *lane->pieces);
+    lane->batch = calloc(lane->most, sizeof(terrace_io *));
+    lane->done = calloc(lane->most, sizeof(terrace_io *));
+    lane->taken = calloc(lane->most, sizeof(struct transfer *));
     disk->lane = lane;
     int r = 0;
     if (!lane->pieces || !lane->batch || !lane->done || !lane->taken) {
@@ -604,7 +619,7 @@ int lane_open(struct tier *disk)
     }
     if (r == 0 && !tier_is_memory(disk) && sealer_encrypts(disk->manager->sealer))
         r = staging_open(lane);
-    for (unsigned i = 0; r == 0 && i < lane->depth; i++) {
+    for (unsigned i = 0; r == 0 && i < lane->most; i++) {
         lane->pieces[i].next_free = lane->free_pieces;
         lane->free_pieces = &lane->pieces[i];
     }

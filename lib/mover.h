@@ -1,9 +1,10 @@
 /* mover.h - transfers between tiers.
- * May call: core.h, seal.h, the backend's table. */
+ * May call: core.h, depth.h, seal.h, the backend's table. */
 #ifndef TERRACE_LIB_MOVER_H
 #define TERRACE_LIB_MOVER_H
 
 #include "core.h"
+#include "depth.h"
 
 /* Order of service. */
 enum priority { PRIORITY_DEMAND, PRIORITY_PREFETCH, PRIORITY_WRITEBACK, PRIORITIES };
@@ -65,7 +66,8 @@ struct lane {
     terrace_io **batch;  /* picked, not yet taken by the backend */
     terrace_io **done;
     struct transfer **taken; /* whose pieces the backend has just taken */
-    unsigned depth, in_flight, batched;
+    struct depth depth;
+    unsigned most, in_flight, batched; /* most: pieces there are */
     uint64_t rate;        /* bytes per second while busy, 0: not known yet */
     int64_t patience;     /* ns until it is to look again by itself, -1: it need not */
     uint64_t busy_since, busy_ns, busy_bytes; /* of the measurement under way */

@@ -1,6 +1,6 @@
 /* report.c - what happened: statistics, and the report at close.
  *
- * May call: core.h, lease.h, seal.h, small.h, staging.h. */
+ * May call: core.h, lease.h, mover.h, seal.h, small.h, staging.h. */
 #include "report.h"
 
 #include <errno.h>
@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "lease.h"
+#include "mover.h"
 #include "seal.h"
 #include "small.h"
 #include "staging.h"
@@ -62,7 +63,7 @@ static void tier_snapshot(struct tier *tier, terrace_tier_statistics *out)
         .in_bytes = tier->in_bytes,
         .out_bytes = tier->out_bytes,
         .io_chunk = tier->info.io_chunk,
-        .io_depth = tier->info.io_depth,
+        .io_depth = tier->lane ? tier->lane->depth.settled : tier->info.io_depth,
         .small_engine = tier_is_memory(tier) ? m->small_engine : NULL,
         .distances = tier->info.distances,
         .node = tier->info.node,

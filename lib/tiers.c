@@ -288,6 +288,8 @@ static void info_defaults(terrace_unit_info *info)
         info->io_chunk = 1u << 20;
     if (info->io_depth == 0)
         info->io_depth = 1;
+    if (info->io_depth_most < info->io_depth)
+        info->io_depth_most = info->io_depth;
 }
 
 static int tier_open(struct terrace *m, const terrace_backend *backend, int index)

@@ -20,7 +20,8 @@ enum {
     PAGE = 4096,
     STRIPE = 2 << 20,     /* also the granule */
     IO_CHUNK = 2 << 20,
-    IO_DEPTH = 16,
+    IO_DEPTH = 16,        /* to begin with */
+    IO_DEPTH_MOST = 64,
     WORKERS = 8,
     MAX_FOLDERS = 16,
     MAX_TRIES = 1000,     /* of one transfer, without progress */

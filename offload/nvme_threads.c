@@ -54,7 +54,7 @@ static int pool_submit(void *unit, terrace_io *const *list, unsigned n)
     struct pool *p = u->state;
     unsigned i;
     pthread_mutex_lock(&p->lock);
-    unsigned room = IO_DEPTH - p->in_flight;
+    unsigned room = IO_DEPTH_MOST - p->in_flight;
     pthread_mutex_unlock(&p->lock);
     for (i = 0; i < n && i < room; i++) {
         bool started = nvme_op_start(u, list[i]);

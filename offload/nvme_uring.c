@@ -13,7 +13,7 @@
 #include "nvme.h"
 
 /* Every copy, the wake-up, and as many withdrawn entries. */
-enum { RING_ENTRIES = 4 * IO_DEPTH };
+enum { RING_ENTRIES = 4 * IO_DEPTH_MOST };
 enum { FIXED = 16 }; /* ranges of host memory that the ring may know */
 enum { TAG_NOTHING = 0, TAG_WAKE = 1, TAG_WATCH = 2 }; /* user_data of what is not a copy */
 
@@ -199,7 +199,7 @@ static int uring_submit(void *unit, terrace_io *const *list, unsigned n)
     struct nvme *u = unit;
     struct uring *r = u->state;
     unsigned i;
-    for (i = 0; i < n && r->in_flight < IO_DEPTH; i++) {
+    for (i = 0; i < n && r->in_flight < IO_DEPTH_MOST; i++) {
         if (!nvme_op_start(u, list[i]))
             queue_push(&r->finished, list[i]);
         else if (!uring_queue(r, list[i]))

@@ -20,13 +20,16 @@
 #include "simwait.h"
 #include "terrace_backend.h"
 
-enum { SIMDISK_CHUNK = 64 << 10, SIMDISK_DEPTH = 16 };
+enum { SIMDISK_CHUNK = 64 << 10, SIMDISK_DEPTH = 16, SIMDISK_MOST = 64 };
 
 struct simdisk {
     pthread_mutex_t lock;
     pthread_cond_t changed;
-    terrace_io *queue[SIMDISK_DEPTH];
+    terrace_io *queue[SIMDISK_MOST];
     unsigned queued;
+    unsigned most;          /* io_depth_most to announce */
+    int64_t due[SIMDISK_MOST], latency_ns; /* when each is served; how long one takes */
+    bool one_by_one;        /* each after the one before, not all at once */
     bool woken;
     bool held;              /* nothing completes */
     bool refuse;            /* submit fails */
@@ -63,6 +66,7 @@ static int simdisk_open(const terrace_host *host, int index, terrace_unit_info *
     info->io_chunk = SIMDISK_CHUNK;
     info->io_depth = SIMDISK_DEPTH;
     info->io_boundary = simdisk.boundary;
+    info->io_depth_most = simdisk.most;
     snprintf(info->location, sizeof info->location, "simulated disk in memory");
     snprintf(info->engine, sizeof info->engine, "simulated");
     *unit = &simdisk;
@@ -111,16 +115,50 @@ static void simdisk_decommit(void *unit, uint64_t address, uint64_t bytes)
     madvise((void *)(uintptr_t)address, bytes, MADV_DONTNEED);
 }
 
+static int64_t simdisk_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return t.tv_sec * INT64_C(1000000000) + t.tv_nsec;
+}
+
+static void simdisk_take(terrace_io *io)
+{
+    unsigned i = simdisk.queued++;
+    int64_t begin = simdisk.latency_ns ? simdisk_now() : 0;
+    if (simdisk.one_by_one && i && simdisk.due[i - 1] > begin)
+        begin = simdisk.due[i - 1];
+    simdisk.queue[i] = io;
+    simdisk.due[i] = begin + simdisk.latency_ns;
+}
+
+/* Waits until the first in the queue is served, or the time is over. */
+static void simdisk_serve(int64_t timeout_ns)
+{
+    int64_t left;
+    int64_t end = timeout_ns < 0 ? INT64_MAX : simdisk_now() + timeout_ns;
+    while (simdisk.latency_ns && !simdisk.woken && !simdisk.held && simdisk.queued &&
+           (left = (simdisk.due[0] < end ? simdisk.due[0] : end) - simdisk_now()) > 0) {
+        struct timespec until = simwait_until(left);
+        simwait_sleep(&simdisk.changed, &simdisk.lock, left, &until);
+    }
+}
+
+static bool simdisk_is_served(void)
+{
+    return !simdisk.held && simdisk.queued && (!simdisk.latency_ns || simdisk.due[0] <= simdisk_now());
+}
+
 static int simdisk_submit(void *unit, terrace_io *const *list, unsigned n)
 {
     (void)unit;
     unsigned i;
     pthread_mutex_lock(&simdisk.lock);
     bool refuse = simdisk.refuse;
-    for (i = 0; !refuse && i < n && simdisk.queued < SIMDISK_DEPTH; i++) {
+    for (i = 0; !refuse && i < n && simdisk.queued < (simdisk.most ? simdisk.most : SIMDISK_DEPTH); i++) {
         unsigned at = simdisk.reads + simdisk.writes;
         bool read = list[i]->op == TERRACE_IO_READ;
-        simdisk.queue[simdisk.queued++] = list[i];
+        simdisk_take(list[i]);
         if (at < sizeof simdisk.order - 1) {
             simdisk.order[at] = read ? 'r' : 'w';
             simdisk.host[at] = list[i]->host;
@@ -176,11 +214,13 @@ static int simdisk_wait(void *unit, terrace_io **done, unsigned max, int64_t tim
     while (!simdisk.woken && (simdisk.held || simdisk.queued == 0) &&
            simwait_sleep(&simdisk.changed, &simdisk.lock, timeout_ns, &until))
         ;
+    simdisk_serve(timeout_ns);
     simdisk.woken = false;
-    while (!simdisk.held && simdisk.queued && n < max) {
+    while (n < max && simdisk_is_served()) {
         done[n] = simdisk.queue[0];
         simdisk_copy(done[n++]);
         memmove(simdisk.queue, simdisk.queue + 1, --simdisk.queued * sizeof simdisk.queue[0]);
+        memmove(simdisk.due, simdisk.due + 1, simdisk.queued * sizeof simdisk.due[0]);
     }
     pthread_mutex_unlock(&simdisk.lock);
     return (int)n;
