@@ -40,6 +40,7 @@ PROG_SRC := $(wildcard tests/prog_*.c)
 VM_SRC := $(wildcard tests/numa_vm/*.c)
 GPU_SRC := $(wildcard tests/gpu/*.c)
 SIM_SRC := $(wildcard tests/sim/*.c)
+SIM_KINDS = hip musa maca corex ascend cnrt
 HEADERS := $(wildcard include/*.h)
 
 object = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
@@ -66,6 +67,13 @@ PROGS = $(PROG_SRC:%.c=$(BUILD)/%)
 FAULTS = $(FAULT_SRC:%.c=$(BUILD)/%)
 TESTS = $(filter-out $(FAULTS),$(TEST_SRC:%.c=$(BUILD)/%))
 SIM_CUDA = $(BUILD)/tests/sim/libcuda.so.1
+SIM_hip = $(BUILD)/tests/sim/libamdhip64.so.6
+SIM_musa = $(BUILD)/tests/sim/libmusart.so
+SIM_maca = $(BUILD)/tests/sim/libmcruntime.so
+SIM_corex = $(BUILD)/tests/sim/corex/lib64/libcudart.so
+SIM_ascend = $(BUILD)/tests/sim/libascendcl.so
+SIM_cnrt = $(BUILD)/tests/sim/libcnrt.so
+SIM_LIBRARIES = $(SIM_CUDA) $(foreach kind,$(SIM_KINDS),$(SIM_$(kind)))
 VM_PROGS = $(VM_SRC:tests/numa_vm/%.c=$(BUILD)/vm/%)
 GPU_TESTS = $(patsubst tests/%.c,$(BUILD)/%,$(filter %/gpu_cuda.c %/gpu_tier.c,$(GPU_SRC)))
 GPU_PROGS = $(GPU_TESTS) $(BUILD)/gpu/bench $(BUILD)/gpu/disk $(BUILD)/gpu/gpt $(NVCC:%=$(BUILD)/gpu/gpt_cuda)
@@ -122,7 +130,7 @@ all: library $(COMMAND) $(MAN) $(EXAMPLES) $(TEMPLATE) $(BENCHES) $(BENCH_MODULE
 
 library: $(LIBRARY) $(LINKS) $(PC) $(PRELOAD)
 
-programs: all $(TESTS) $(FAULTS) $(PROGS) $(SIM_CUDA) $(if $(SANITIZE),,$(BUILD)/tests/sim/gpt_cuda)
+programs: all $(TESTS) $(FAULTS) $(PROGS) $(SIM_LIBRARIES) $(if $(SANITIZE),,$(BUILD)/tests/sim/gpt_cuda)
 
 objects: $(OBJECTS)
 
@@ -253,10 +261,22 @@ $(BUILD)/tests/sim/gpt_cuda: $(BUILD)/obj/examples/gpt_device.o $(BUILD)/obj/tes
 
 # Where NVIDIA's cuda.h is, declarations of the driver are compared with it.
 cuda_check_CFLAGS = -isystem $(CUDA)/include
-$(SIM_CUDA): $(call object,$(SIM_SRC))
+cudalike_check_cuda_CFLAGS = -isystem $(CUDA)/include
+SIM_ENGINE = $(filter-out $(SIM_KINDS:%=tests/sim/%.c) $(wildcard tests/sim/cuda_*.c),$(SIM_SRC))
+$(SIM_CUDA): $(call object,$(filter-out %cuda_check.c,$(wildcard tests/sim/cuda_*.c)))
+$(SIM_CUDA): | $(call object,tests/sim/cuda_check.c)
+$(SIM_LIBRARIES): $(call object,$(SIM_ENGINE))
 	@mkdir -p $(@D)
-	$(LINK) -shared -Wl,-soname,libcuda.so.1 -Wl,-Bsymbolic -Wl,-z,nodelete $(if $(SANITIZE),,-Wl,-z,defs) \
-	    -o $@ $(filter-out %cuda_check.o,$(filter %.o,$^))
+	$(LINK) -shared -Wl,-soname,$(@F) -Wl,-Bsymbolic -Wl,-z,nodelete $(if $(SANITIZE),,-Wl,-z,defs) \
+	    -o $@ $(filter %.o,$^)
+
+# The same for the runtimes of other vendors, each with its own names and numbers. A
+# test of a kind's is linked with it.
+SIM_RPATH = -Wl,-rpath,'$$ORIGIN/sim:$$ORIGIN/sim/corex/lib64'
+sim_tests = $(patsubst tests/%.c,%,$(wildcard tests/test_$(1).c tests/test_$(1)_*.c))
+$(foreach kind,$(SIM_KINDS),$(eval $(SIM_$(kind)): $(call object,tests/sim/$(kind).c)))
+$(foreach kind,$(SIM_KINDS),$(foreach test,$(call sim_tests,$(kind)),\
+    $(eval $(test)_LIBS = $$(SIM_$(kind)) $$(SIM_RPATH))$(eval $(BUILD)/tests/$(test): $$(SIM_$(kind)))))
 
 # The same for a virtual machine, which has no Criterion to run tests in a sandbox.
 $(VM_PROGS): $(BUILD)/vm/%: $(BUILD)/obj/tests/numa_vm/%.o $(BUILD)/obj/tests/plain_main.o $(LIB_OBJ) \
@@ -450,6 +470,7 @@ dist:
 BUILD_PACKAGES = gcc make pkg-config libc6-dev liburing-dev libnuma-dev libxxhash-dev libsodium-dev libbsd-dev dpkg-dev
 CHECK_PACKAGES = g++ libcriterion-dev python3
 OPENCL_PACKAGES = ocl-icd-opencl-dev opencl-c-headers pocl-opencl-icd
+HIP_PACKAGES = libamdhip64-dev
 LINT_PACKAGES = clang clang-tidy cppcheck
 NUMA_PACKAGES = qemu-system-x86 busybox-static cpio
 BENCH_PACKAGES = fio jq python3
@@ -463,6 +484,7 @@ deps-build:
 deps-check: deps-build
 	@.ci/deps $(CHECK_PACKAGES)
 	@.ci/deps $(OPENCL_PACKAGES) || true
+	@.ci/deps $(HIP_PACKAGES) || true
 deps-lint: deps-check
 	@.ci/deps $(LINT_PACKAGES)
 deps-numa: deps-check

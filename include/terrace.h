@@ -84,7 +84,7 @@ enum {
                             * -TERRACE_EAGAIN */
 };
 
-/* What a tensor is for: reports today, placement rules. */
+/* What a tensor is for: reports and placement rules. */
 enum {
     TERRACE_ROLE_OTHER = 0,
     TERRACE_ROLE_WEIGHT,
@@ -157,6 +157,7 @@ typedef struct terrace_statistics {
     uint64_t faults;           /* of stable memory: touches of pages that were not at their place */
     const char *absent;        /* kinds of tiers that are not here: a line for each, "cuda: why";
                                 * the manager's; "" where none is missing */
+    uint64_t stalls;           /* how often somebody waited; see stall_ns */
 } terrace_statistics;
 
 /* One tier. Strings are owned by the manager and valid until terrace_close(). */
@@ -197,6 +198,8 @@ typedef struct terrace_tier_statistics {
     uint64_t group_bytes;      /* addresses of the groups; of all memory tiers */
     uint64_t staging;          /* of used: memory that bytes pass through */
     const char *staging_state; /* whether it is pinned and registered, or why not; NULL: none */
+    const char *vendor;        /* whose hardware it is, or its kind */
+    uint64_t byte_seconds;     /* bytes held (`used`), times the seconds they were */
 } terrace_tier_statistics;
 
 /* ---- the manager ------------------------------------------------------- */
@@ -248,7 +251,8 @@ TERRACE_API int terrace_tier_name(terrace *m, terrace_tier tier, char *buf, size
  * OVERWRITE acquire its bytes are undefined until written). Tensors of 4096
  * bytes and more are page-aligned and page-padded. Does not block.
  * The caller owns *out and ends it with terrace_tensor_destroy().
- * Errors: EINVAL (bytes is 0 or absurd, attr is malformed), ENOMEM. */
+ * Errors: EINVAL (bytes is 0 or absurd, attr is malformed), ERULE (placement rules
+ * leave no tier in memory), ENOMEM. */
 TERRACE_API int terrace_tensor_create(terrace *m, size_t bytes, const terrace_tensor_attr *attr,
                                       terrace_tensor **out);
 
@@ -258,7 +262,7 @@ TERRACE_API int terrace_tensor_create(terrace *m, size_t bytes, const terrace_te
  * next read from it. Where file offset and memory alignment disagree, one CPU
  * copy is made and counted. Blocks for an open() and fstat().
  * Errors: EINVAL (as above; the range is not inside the file), ENOENT, EPERM,
- * ENOTSUP (no disk tier), ENOMEM, EIO. */
+ * ENOTSUP (no disk tier), ERULE, ENOMEM, EIO. */
 TERRACE_API int terrace_tensor_open(terrace *m, const char *path, uint64_t offset, size_t bytes,
                                     const terrace_tensor_attr *attr, terrace_tensor **out);
 
@@ -292,7 +296,8 @@ TERRACE_API void terrace_tensor_destroy(terrace_tensor *t);
  * Errors: EINVAL, EBUSY, EAGAIN (NOWAIT: ask again), EBUDGET (the sentence
  * names the holders), ENOSPC (no room could be made: the disk is full), EIO,
  * ECORRUPT, ECHANGED, ENOMEM (also where other processes have the tier's memory;
- * EDEVMEM on a device), EDEVICE, ENOTSUP (a disk tier cannot be acquired); of a
+ * EDEVMEM on a device), EDEVICE, ERULE (a placement rule forbids the tier, the way
+ * there, or what would have to leave from leaving), ENOTSUP (a disk tier cannot be acquired); of a
  * stream: EINVAL (none of this tier), EBUSY (it is being captured into a graph). */
 TERRACE_API int terrace_acquire(terrace_tensor *t, terrace_tier tier, unsigned mode, void *stream,
                                 void **address, terrace_tier *where);
@@ -313,14 +318,14 @@ TERRACE_API int terrace_acquire_all(terrace_access *list, size_t n, void *stream
 
 /* Hints that the tensor will soon be acquired on `tier`; never blocks. It is
  * dropped where following it would evict what is more useful.
- * Errors: EINVAL, ENOTSUP, ENOMEM. */
+ * Errors: EINVAL, ENOTSUP, ERULE, ENOMEM. */
 TERRACE_API int terrace_prefetch(terrace_tensor *t, terrace_tier tier);
 
 /* Hints that the tensor will not be used soon: moves it down to `tier` (a host
  * or disk tier, kind or class) in the background. While acquired, this takes
  * effect at the last release; for one of a group, once the others have been
  * demoted, too. Never blocks; terrace_wait() waits for the end.
- * Errors: EINVAL, ENOTSUP, ENOMEM. */
+ * Errors: EINVAL, ENOTSUP, ERULE, ENOMEM. */
 TERRACE_API int terrace_demote(terrace_tensor *t, terrace_tier tier);
 
 /* Marks the end of a training step: the access pattern of a step predicts the
@@ -356,17 +361,20 @@ TERRACE_API int terrace_wait(terrace_tensor *t);
  *
  * A child of fork() has the memory as it was then, copy on write, however long
  * it lives and whatever becomes of its parent; until it ends or calls exec(),
- * the disk blocks it may still read are not used again. Some parts it does not
- * have, and touching them is a segmentation fault, never other bytes: evicted
- * ones under TERRACE_ENCRYPT or TERRACE_VERIFY, as the child would read them
- * unchecked, or on a tier that is no file; where pages are used at random, so
- * that those in memory and those on disk alternate more often than a fifth of
- * vm.max_map_count (12000 times by default), what goes beyond that, which is
- * logged; everything, where a file mapping serves, as the parent's writes would
- * be the child's, or where the child was made by the bare system call.
+ * the disk blocks it may still read are not used again. Where it could not have
+ * all, fork() fails with ENOMEM (or EAGAIN), and terrace_last_error() says why: what is
+ * evicted is under TERRACE_ENCRYPT or TERRACE_VERIFY, as the child would read it
+ * unchecked, or on a tier that is no file; pages are used at random, so that those in
+ * memory and those on disk alternate more often than a fifth of vm.max_map_count
+ * (12000 times by default); a file mapping serves, as the parent's writes would be the
+ * child's. With TERRACE_FORK=allow there is a child nevertheless, to which touching
+ * what it lacks is a segmentation fault, never other bytes. So it is, and that is
+ * logged, where the kernel cannot be made to refuse a fork: to root where
+ * vm.overcommit_memory is 1; and where the child is made by the bare system call.
+ * Children by vfork(), posix_spawn(), system() and popen() are not concerned.
  *
  * NULL on failure: EINVAL, ENOMEM, ENOTSUP (not a host tier, or no way to serve
- * it), EBUDGET (nothing may be evicted), ENOSPC (file mapping), ESYSTEM. */
+ * it), EBUDGET (nothing may be evicted), ERULE, ENOSPC (file mapping), ESYSTEM. */
 TERRACE_API void *terrace_malloc(terrace *m, size_t bytes, terrace_tier tier,
                                  const terrace_tensor_attr *attr);
 
@@ -386,6 +394,34 @@ TERRACE_API int terrace_advise(terrace *m, void *p, size_t bytes, int advice, te
  * any time, and this does nothing. */
 TERRACE_API int terrace_safepoint(terrace *m, terrace_tier tier, void *stream);
 
+/* ---- placement rules --------------------------------------------------- */
+
+/* Puts placement rules in force: which tensors may be on which tiers; "" or NULL: none.
+ * TERRACE_RULES says them from the start. `text` is rules, or "@" and the path of a
+ * file of them; `terrace help rules` and the README tell the language. Every rule that
+ * matches a tensor holds, at all times, also for bytes on their way: what cannot be
+ * done without breaking one fails with TERRACE_ERULE and a sentence that names it.
+ *
+ * Rules hold for all tensors there are, and those to come, until they are replaced.
+ * Copies of existing tensors where they may not be any more are dropped, and their
+ * memory given back to the system, where the bytes are valid on an allowed tier, too.
+ * Where they are not, or are in use or moving, nothing changes, and the error names a
+ * tensor, the tier and the rule. Blocks on a disk that a forked child may still read
+ * stay until it ends; files that the user wrote are the user's.
+ *
+ * May take a while with many tensors. Errors: EINVAL, ECONFIG (the text, with line and
+ * column, or the file cannot be used), ERULE (see above; or a tensor could be nowhere
+ * in memory), ENOMEM. */
+TERRACE_API int terrace_rules_set(terrace *m, const char *text);
+
+/* Writes for people what the rules in force say of a tensor of `bytes` with the label
+ * and role of `attr` (NULL: none) in the process of that rank (-1: this one): tier by
+ * tier whether it may be there, and the rule that decides; which is preferred; which
+ * shares are to be kept. With bytes of 0: all rules, and the tiers that they mean
+ * here. Cut to len, NUL included. Errors: EINVAL, ENOMEM. */
+TERRACE_API int terrace_rules_explain(terrace *m, size_t bytes, const terrace_tensor_attr *attr, int rank, char *buf,
+                                      size_t len);
+
 /* ---- seeing what happens ----------------------------------------------- */
 
 /* Fills *out up to out->size. Does not block. Errors: EINVAL. */
@@ -394,6 +430,12 @@ TERRACE_API int terrace_stats(terrace *m, terrace_statistics *out);
 /* Fills *out for one tier (not a kind or class); tiers are numbered from 0, in
  * order of speed, until EINVAL. Does not block. Errors: EINVAL. */
 TERRACE_API int terrace_tier_stats(terrace *m, terrace_tier tier, terrace_tier_statistics *out);
+
+/* Writes by which way bytes get from one tier to another: "direct", "through staging
+ * memory of numa:0" (piece by piece), or "by way of numa:0" (whole tensors). Rules that
+ * forbid a tensor a way are not considered. Cut to len, NUL included. By any thread;
+ * does not block. Errors: EINVAL, ENOTSUP (there is no way). */
+TERRACE_API int terrace_route(terrace *m, terrace_tier from, terrace_tier to, char *buf, size_t len);
 
 /* A short constant text for 0 or a negative TERRACE_E... code. Never NULL. */
 TERRACE_API const char *terrace_strerror(int err);

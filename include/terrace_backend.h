@@ -102,6 +102,8 @@ typedef struct terrace_unit_info {
     char distances[128];        /* to itself and its like: "numa:0 10, numa:1 21"; "": nothing to say */
     uint64_t boundary;          /* an allocation never crosses a multiple of it in the tier's address
                                  * space; 0: none. A multiple of granule */
+    char vendor[32];            /* who made the device, for placement rules: "nvidia", in lower-case
+                                 * letters and digits; "": not known, or no device */
     unsigned io_depth_most;     /* the most submit accepts, where more than io_depth may be worth
                                  * having: then it is tried now and then; 0: io_depth */
 } terrace_unit_info;
@@ -250,11 +252,11 @@ typedef struct terrace_backend {
  * none. It belongs to the library. By any thread. */
 TERRACE_API const terrace_backend *terrace_backend_find(const char *name);
 
-/* Built-in backends announce themselves to the core with this, once per file,
+/* Built-in backends announce themselves to the core with this, once per table,
  * so that no list of them exists anywhere. */
 #define TERRACE_BACKEND_BUILTIN(table)                                                     \
     __attribute__((used, section("terrace_backends"))) static const terrace_backend       \
-        *const terrace_backend_entry = &(table)
+        *const table##_entry = &(table)
 
 #ifdef __cplusplus
 }

@@ -16,11 +16,12 @@
  *
  * A small tensor is acquired by pinning its group: there `tensor` is the group.
  *
- * May call: acquire.h, core.h, lease.h, mover.h, prefetch.h, small.h, stream.h, view.h. */
+ * May call: acquire.h, core.h, lease.h, moved.h, mover.h, prefetch.h, small.h, stream.h, view.h. */
 #include <stdlib.h>
 
 #include "acquire.h"
 #include "lease.h"
+#include "moved.h"
 #include "mover.h"
 #include "prefetch.h"
 #include "small.h"
@@ -412,6 +413,15 @@ static bool succeed_at_once_locked(struct request *q)
     return true;
 }
 
+/* What of the list was waited for. */
+static const char *stalled_for(const struct request *q)
+{
+    size_t i = 0;
+    while (i + 1 < q->n && q->entry[i].hit)
+        i++;
+    return entry_name(&q->entry[i]);
+}
+
 static int request_run_locked(struct request *q)
 {
     if (succeed_at_once_locked(q))
@@ -426,7 +436,7 @@ static int request_run_locked(struct request *q)
     }
     int r = request_locked(q);
     if (q->start)
-        q->m->stats.stall_ns += clock_ns() - q->start;
+        stalled_locked(q->m, q->start, stalled_for(q), false);
     for (size_t i = 0; i < q->n; i++) {
         struct entry *e = &q->entry[i];
         e->tensor->busy--;

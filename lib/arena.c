@@ -24,6 +24,7 @@
 
 #include <assert.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "error.h"
 
@@ -104,6 +105,34 @@ static struct extent *extent_new(unsigned zone, uint64_t address, uint64_t bytes
     return e;
 }
 
+/* ---- what is held, and how long ----------------------------------------- */
+
+static uint64_t monotonic_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static unsigned __int128 held(const struct arena *a, uint64_t now)
+{
+    return a->held + (unsigned __int128)a->committed * (now - a->held_to);
+}
+
+/* Only here do committed bytes change. */
+static void commit_by(struct arena *a, uint64_t more, uint64_t less)
+{
+    uint64_t now = a->clock();
+    a->held = held(a, now);
+    a->held_to = now;
+    a->committed += more - less;
+}
+
+uint64_t arena_byte_seconds(const struct arena *a)
+{
+    return (uint64_t)(held(a, a->clock()) / 1000000000u);
+}
+
 /* ---- opening ----------------------------------------------------------- */
 
 static void zone_init(struct zone *z, size_t unit)
@@ -157,7 +186,7 @@ static int zone_open(struct arena *a, unsigned which, size_t granule, unsigned s
 int arena_open(struct arena *a, const terrace_backend *backend, void *unit,
                const terrace_unit_info *info, uint64_t limit)
 {
-    *a = (struct arena){.backend = backend, .unit = unit};
+    *a = (struct arena){.backend = backend, .unit = unit, .clock = monotonic_ns, .held_to = monotonic_ns()};
     a->limit = a->ceiling = limit / info->page * info->page;
     a->boundary = info->boundary;
     if (limit > UINT64_MAX / (2 * SPREAD))
@@ -267,7 +296,7 @@ static void give_largest(struct arena *a, uint64_t excess, struct grant *grant)
             cut(a, e, e->address, excess, CACHED, spare);
         free(spare[1]);
     }
-    a->committed -= e->bytes;
+    commit_by(a, 0, e->bytes);
     e->next = grant->give;
     grant->give = e;
 }
@@ -282,7 +311,7 @@ static void shed(struct arena *a, uint64_t bytes, struct grant *grant)
         give_largest(a, a->committed + bytes - a->ceiling, grant);
     if (grant->give) {
         grant->surplus = a->ceiling - a->committed - bytes;
-        a->committed += grant->surplus;
+        commit_by(a, grant->surplus, 0);
         a->pending += grant->surplus;
     }
 }
@@ -307,7 +336,7 @@ static int take_empty(struct arena *a, struct extent *e, uint64_t bytes, uint64_
     cut(a, e, address, bytes + extra, EMPTY, spare);
     e->bytes = bytes;
     shed(a, bytes + extra, grant);
-    a->committed += bytes + extra;
+    commit_by(a, bytes + extra, 0);
     a->pending += extra;
     grant->extent = e;
     grant->commit = true;
@@ -388,7 +417,8 @@ int arena_fulfil(struct arena *a, struct grant *grant)
 struct extent *arena_settle(struct arena *a, struct grant *grant, int result)
 {
     struct extent *e = grant->extent;
-    a->committed -= grant->surplus;
+    if (grant->surplus)
+        commit_by(a, 0, grant->surplus);
     a->pending -= grant->surplus;
     while (grant->give) {
         struct extent *next = grant->give->next;
@@ -399,14 +429,14 @@ struct extent *arena_settle(struct arena *a, struct grant *grant, int result)
         bool kept = grant->extra->state != EMPTY && result == 0;
         a->pending -= grant->extra->bytes;
         if (!kept)
-            a->committed -= grant->extra->bytes;
+            commit_by(a, 0, grant->extra->bytes);
         give_back(a, grant->extra, kept ? CACHED : EMPTY);
     }
     if (result) {
         a->used -= e->bytes;
         a->extents--;
         if (grant->commit)
-            a->committed -= e->bytes;
+            commit_by(a, 0, e->bytes);
         give_back(a, e, grant->commit ? EMPTY : CACHED);
         e = NULL;
     }
@@ -426,7 +456,7 @@ void arena_purge(struct arena *a, struct grant *grant)
     for (unsigned i = 0; i < ZONES; i++)
         while ((e = RB_ROOT(&a->zone[i].cached)) != NULL) {
             detach(a, e);
-            a->committed -= e->bytes;
+            commit_by(a, 0, e->bytes);
             e->next = grant->give;
             grant->give = e;
         }
@@ -462,7 +492,7 @@ bool arena_charge(struct arena *a, uint64_t bytes)
     if (bytes > a->limit || a->committed > a->limit - bytes)
         return false;
     a->used += bytes;
-    a->committed += bytes;
+    commit_by(a, bytes, 0);
     if (a->committed > a->peak)
         a->peak = a->committed;
     return true;
@@ -471,5 +501,5 @@ bool arena_charge(struct arena *a, uint64_t bytes)
 void arena_uncharge(struct arena *a, uint64_t bytes)
 {
     a->used -= bytes;
-    a->committed -= bytes;
+    commit_by(a, 0, bytes);
 }

@@ -53,6 +53,9 @@ struct arena {
     uint64_t boundary;  /* no allocation crosses a multiple of it; 0: none */
     uint64_t idle;      /* least bytes cached since the last decay */
     uint64_t extents;   /* in use */
+    unsigned __int128 held; /* committed bytes times nanoseconds, up to `held_to` */
+    uint64_t held_to;
+    uint64_t (*clock)(void); /* nanoseconds; tests have their own */
     struct zone zone[ZONES];
 };
 
@@ -111,6 +114,9 @@ struct arena_stats {
 };
 
 void arena_describe(const struct arena *a, struct arena_stats *out);
+
+/* Committed bytes times the seconds they were, since the arena was opened. */
+uint64_t arena_byte_seconds(const struct arena *a);
 
 /* Counts bytes as used that are held elsewhere, within the limit; false: they
  * do not fit, caches included. */

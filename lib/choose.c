@@ -5,11 +5,20 @@
  * than its budget, as other processes use it, the acquire goes on to the next that
  * has room; only where none has, something of ours has to leave (see room.c).
  *
- * May call: acquire.h, core.h, lease.h, small.h. */
+ * Tiers where rules forbid the tensor are as if they were not there; a preference goes
+ * over speed.
+ *
+ * May call: acquire.h, core.h, lease.h, rules.h, small.h. */
 #include <assert.h>
 
 #include "acquire.h"
 #include "lease.h"
+#include "rules.h"
+
+static bool has_room_locked(const struct tier *tier, uint64_t bytes)
+{
+    return tier->arena.used + bytes <= tier->arena.ceiling && !rules_keep_locked(tier, bytes);
+}
 
 /* Whether tier a should rather take so many bytes than b, which is as fast or
  * faster: where b has to evict for them, and a has not or has more to evict that
@@ -21,28 +30,40 @@ static bool roomier_locked(struct tier *a, struct tier *b, uint64_t bytes)
     tier_full_locked(b);
     if (in_a > a->arena.ceiling || in_b > b->arena.ceiling)
         return in_a <= a->arena.ceiling;
-    if (b->arena.used + in_b <= b->arena.ceiling)
+    if (has_room_locked(b, in_b))
         return false;
-    return a->arena.used + in_a <= a->arena.ceiling ||
-           tier_clean_bytes(a) > tier_clean_bytes(b);
+    return has_room_locked(a, in_a) || tier_clean_bytes(a) > tier_clean_bytes(b);
 }
 
-/* Of the tiers that match: where the bytes are, else the fastest that has room.
- * NULL: none is in memory. */
+/* Of the tiers that match and are allowed: where the bytes are, else the first choice
+ * that has room. NULL: none is in memory. */
 static struct copy *best_locked(struct terrace_tensor *t, terrace_tier which)
 {
     struct terrace *m = t->manager;
     struct copy *best = NULL;
-    for (unsigned i = 0; i < m->tiers; i++) {
-        struct copy *c = &t->copy[i];
-        if (!tier_matches(m, (int)i, which) || !tier_is_memory(&m->tier[i]))
+    for (unsigned k = 0; k < m->tiers; k++) {
+        struct tier *tier = tensor_choice(t, k);
+        struct copy *c = &t->copy[tier - m->tier];
+        if (!tier_matches(m, c->tier, which) || !tier_is_memory(tier) || !tensor_may(t, tier))
             continue;
         if (c->state == COPY_VALID || c->state == COPY_FILLING)
             return c;
-        if (!best || roomier_locked(&m->tier[i], copy_tier(best), t->bytes))
+        if (!best || roomier_locked(tier, copy_tier(best), t->bytes))
             best = c;
     }
     return best;
+}
+
+/* None can be chosen: a rule forbids it, or these are disks. */
+static int none_locked(const struct entry *e, terrace_tier which)
+{
+    const struct terrace_tensor *t = e->tensor;
+    const struct terrace *m = t->manager;
+    for (unsigned i = 0; i < m->tiers; i++)
+        if (tier_matches(m, (int)i, which) && tier_is_memory(&m->tier[i]) && !tensor_may(t, &m->tier[i]))
+            return rules_forbid(t->placement, entry_name(e), NULL, &m->tier[i]);
+    return error_set(-TERRACE_ENOTSUP, "a disk tier cannot be acquired: its bytes have no "
+                     "address; acquire '%s' on a host tier", entry_name(e));
 }
 
 /* The tier to acquire on. */
@@ -51,7 +72,7 @@ static int choose_locked(const struct entry *e, struct copy **out)
     struct terrace_tensor *t = e->tensor;
     struct terrace *m = t->manager;
     terrace_tier which = e->small ? small_tier_locked(e->small, e->tier) : e->tier;
-    if ((unsigned)which < m->tiers && tier_is_memory(&m->tier[which])) {
+    if ((unsigned)which < m->tiers && tier_is_memory(&m->tier[which]) && tensor_may(t, &m->tier[which])) {
         *out = &t->copy[which]; /* the usual case: a tier was named */
         return 0;
     }
@@ -60,8 +81,7 @@ static int choose_locked(const struct entry *e, struct copy **out)
         return r;
     struct copy *best = best_locked(t, which);
     if (!best)
-        return error_set(-TERRACE_ENOTSUP, "a disk tier cannot be acquired: its bytes have no "
-                         "address; acquire '%s' on a host tier", entry_name(e));
+        return none_locked(e, which);
     *out = best;
     return 0;
 }

@@ -45,7 +45,7 @@ bool copy_dirty_locked(const struct copy *c)
     if (c->state != COPY_VALID || c->tensor->blank || elsewhere_locked(c, c->tier))
         return false;
     /* What goes to memory goes there also where a disk has the bytes. */
-    return tier_below(copy_tier(c)) || !copy_backed_locked(c);
+    return copy_below(c) || !copy_backed_locked(c);
 }
 
 void copy_settle_locked(struct copy *c)
@@ -58,6 +58,7 @@ void copy_settle_locked(struct copy *c)
                   !c->tensor->doomed && !c->tensor->leaving && !c->tensor->stuck &&
                   !(c->tensor->flags & TERRACE_ATTR_UNMOVABLE);
     bool dirty = listed && copy_dirty_locked(c);
+    listed &= !dirty || !c->tensor->placement || placement_may_leave(tier, c->tensor->placement); /* what may go nowhere else stays */
     if (listed && c->node.listed && c->node.dirty == dirty)
         return;
     policy_remove(&tier->policy, &c->node);
@@ -93,6 +94,8 @@ void copy_drop_locked(struct copy *c)
     c->hollow = 0;
     c->promised = c->will_write = false;
     view_drop_locked(c);
+    if (c->extent && c->tensor->placement)
+        tier->tainted |= c->tensor->placement->denied;
     if (c->extent && !fork_keeps_locked(c)) {
         arena_free(&tier->arena, c->extent);
         tier->manager->releases++; /* room for those who wait for a release */

@@ -54,6 +54,19 @@ struct pin {
 
 struct seal;
 struct small;
+struct rules;
+struct home;
+
+/* Where bytes of a tensor may be, by the rules that match it. Tensors for which they
+ * say the same share one. */
+struct placement {
+    uint16_t denied;                /* bit per tier */
+    unsigned char order[MAX_TIERS]; /* of the tiers, where there is a choice */
+    uint16_t by[MAX_TIERS];         /* which rule denies a tier */
+    struct rules *rules;
+    uint64_t users;                 /* under manager.lock, as the rest of it is constant */
+    LIST_ENTRY(placement) all;      /* in rules.placements */
+};
 
 /* Acquire and release without the lock, while one copy is open: see lease.c. */
 struct lease {
@@ -96,6 +109,7 @@ struct terrace_tensor {
     char *label;
     int role;
     unsigned flags;
+    struct placement *placement; /* NULL: no rule says anything of it */
     bool blank;         /* never written: reads as zeros */
     bool hinted;        /* in lane.hints */
     bool doomed;        /* destroyed; freed when the last user is gone */
@@ -127,7 +141,7 @@ struct terrace_tensor {
     bool group;
     bool alone;         /* of one, which had to leave another: goes to any tier */
     unsigned char home; /* the memory tier that it is used on, unless alone */
-    unsigned char dealer; /* the one whose heap its slices are from */
+    struct home *dealer; /* whose heap its slices are from */
     bool cold;          /* some of them have been demoted */
     uint32_t live, hot; /* how many there are; that were used since last demoted */
     LIST_HEAD(, small) smalls;
@@ -157,6 +171,9 @@ struct smalls;
 struct forks;
 struct mapped;
 struct staging;
+struct relay;
+struct trace;
+struct live;
 
 struct tier {
     struct terrace *manager;
@@ -178,6 +195,7 @@ struct tier {
     uint64_t open_bytes[2];    /* clean, dirty */
     uint64_t open_rest;        /* releases until copies are opened again */
     uint64_t staging;   /* bytes of the staging pool */
+    uint16_t tainted;   /* bit per tier where bytes may not be that tensors have left in free memory */
     uint64_t tensors;   /* valid copies */
     uint64_t in_bytes, out_bytes;
     uint64_t draining;  /* memory tiers: bytes being written down */
@@ -191,6 +209,11 @@ struct tier {
     struct lane *lane;  /* moves its bytes, or NULL */
 };
 
+/* What has gone from one tier to another. */
+struct route {
+    uint64_t bytes, moves;
+};
+
 struct terrace {
     const unsigned char *alive; /* reads 0 in a forked child */
     struct options options;     /* constant after open */
@@ -200,7 +223,7 @@ struct terrace {
     terrace_host host;
     terrace_backend *backend; /* checked copies of the tables */
     size_t backends;
-    char kinds_absent[600]; /* kinds of tiers that are not here, each with the reason on a line */
+    char kinds_absent[2000]; /* kinds of tiers that are not here, each with the reason on a line */
     unsigned tiers;
     struct tier tier[MAX_TIERS];
     LIST_HEAD(, terrace_tensor) all; /* latest first */
@@ -212,6 +235,8 @@ struct terrace {
     int failure;       /* the last one's error */
     char failure_text[ERROR_TEXT];
     uint64_t prefetch_limit; /* per memory tier; UINT64_MAX: automatic */
+    struct rules *_Atomic rules; /* in force, NULL: none; changes under the lock, */
+    _Atomic uint64_t rule_changes; /* so many times so far */
     struct schedule schedule;
     uint64_t used_ns;        /* when that was last told the time */
     uint64_t window_ns, window_stall_ns; /* when the stalls were last looked at */
@@ -232,12 +257,19 @@ struct terrace {
     bool grouped;            /* small tensors are to be slices of groups */
     bool several;            /* tiers are in memory */
     struct staging *staging; /* NULL until somebody needs it */
-    char small_text[80];
+    struct relay *relay;     /* NULL: bytes between devices go by way of a host tier */
+    char small_text[120];
     const char *small_engine; /* what serves small tensors: that text or another */
     struct sealer *sealer;   /* NULL where neither VERIFY nor ENCRYPT is on */
     unsigned kick;           /* bit per tier whose lane is to be woken on unlock */
     _Atomic uint64_t decay_at; /* when unused memory is next given back */
     terrace_statistics stats;
+    struct route route[MAX_TIERS][MAX_TIERS]; /* from, to */
+    uint64_t opened_ns;
+    char *report;            /* where it goes: "1" or an absolute path; NULL: nowhere */
+    struct trace *trace;     /* the timeline, or NULL */
+    struct live *live;       /* the page that others read, or NULL */
+    struct terrace_tensor *live_next; /* to be looked at for that, or NULL */
 };
 
 /* ---- manager.c ---- */
@@ -283,6 +315,11 @@ static inline bool tier_is_memory(const struct tier *tier)
     return tier->memory;
 }
 const char *tier_class_name(const struct tier *tier);
+/* Whose hardware it is. */
+static inline const char *tier_vendor(const struct tier *tier)
+{
+    return *tier->info.vendor ? tier->info.vendor : tier->backend->name;
+}
 /* The variable that sets the tier's budget: "TERRACE_LIMIT_NUMA". */
 void tier_limit_name(const struct tier *tier, char name[NAME_TEXT]);
 /* The one that sets it alone: "TERRACE_LIMIT_NUMA_1". */
@@ -293,6 +330,28 @@ int  backend_copy(const terrace_backend *from, terrace_backend *to);
 bool tier_matches(const struct terrace *m, int index, terrace_tier which);
 /* Checks that `which` names something; sets the failure. */
 int tier_check(const struct terrace *m, terrace_tier which);
+
+/* Whether bytes may be on the tier. */
+static inline bool placement_allows(const struct placement *p, const struct tier *tier)
+{
+    return !p || !(p->denied >> (tier - tier->manager->tier) & 1);
+}
+
+static inline bool tensor_may(const struct terrace_tensor *t, const struct tier *tier)
+{
+    return placement_allows(t->placement, tier);
+}
+
+/* The tier with that place in the order in which one is chosen. */
+static inline struct tier *placement_choice(struct terrace *m, const struct placement *p, unsigned place)
+{
+    return &m->tier[p ? p->order[place] : place];
+}
+
+static inline struct tier *tensor_choice(const struct terrace_tensor *t, unsigned place)
+{
+    return placement_choice(t->manager, t->placement, place);
+}
 
 /* ---- tensor.c ---- */
 
@@ -307,7 +366,7 @@ int tensor_attr_check(const terrace_tensor_attr *attr); /* sets the sentence */
 struct terrace_tensor *tensor_for_block(struct terrace *m, struct region *r, size_t index,
                                         size_t bytes);
 /* A tensor that small ones are slices of; NULL: no host memory. */
-struct terrace_tensor *tensor_for_group(struct terrace *m, size_t bytes);
+struct terrace_tensor *tensor_for_group(struct terrace *m, size_t bytes, struct placement *placement);
 /* Destroys the tensor, now or when the last user is gone. */
 void tensor_doom_locked(struct terrace_tensor *t);
 const char *tensor_name(const struct terrace_tensor *t); /* its label, or "(unnamed)" */
@@ -370,6 +429,7 @@ struct room {
     bool ahead;                    /* ahead of use: nothing else brought ahead leaves for it */
     bool once;                     /* another tier may do: ENOMEM before anything leaves for want of memory */
     uint64_t when;                 /* virtual time of that use, 0: not known */
+    const uint64_t *failures;      /* manager.failures when it was first asked for, NULL: now */
     bool waited;                   /* out: it took waiting */
 };
 

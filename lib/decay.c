@@ -5,8 +5,9 @@
  * peak is over shrinks. There is no thread for this: the calls that end a step or
  * destroy a tensor look at the clock, and once in a period one of them does it.
  *
- * May call: core.h, small.h. */
+ * May call: core.h, live.h, small.h. */
 #include "core.h"
+#include "live.h"
 #include "small.h"
 
 static const uint64_t PERIOD_NS = 1000000000;
@@ -29,4 +30,7 @@ void manager_decay(struct terrace *m)
     smalls_trim(m);
     for (unsigned i = 0; i < m->tiers; i++)
         tier_decay(&m->tier[i]);
+    manager_lock(m);
+    live_renew_locked(m); /* where no lane does */
+    manager_unlock(m);
 }

@@ -1,5 +1,9 @@
 /* fill.c - an absent copy gets memory and its bytes.
  *
+ * Memory that is given out again still has the bytes of whoever had it before. Where
+ * rules forbid these somewhere that the copy may go to, they are cleared first, unless
+ * all that will ever be moved is about to be filled.
+ *
  * May call: core.h, mover.h. */
 #include <string.h>
 
@@ -20,6 +24,53 @@ int grant_fulfil_locked(struct tier *tier, struct grant *grant, struct extent **
     if (tier_is_memory(tier) && no_memory(r))
         tier_filled_locked(tier, start);
     return r;
+}
+
+/* Whether the memory may have bytes that may not go everywhere where the tensor may. */
+static bool is_tainted(const struct copy *c)
+{
+    const struct placement *p = c->tensor->placement;
+    return copy_tier(c)->tainted & ~(p ? p->denied : 0);
+}
+
+/* How much of the memory moves with the tensor. */
+static uint64_t moved_bytes(const struct copy *c)
+{
+    uint64_t bytes = round_up(c->tensor->bytes, copy_tier(c)->info.page);
+    return bytes < c->extent->bytes ? bytes : c->extent->bytes;
+}
+
+/* Clears it from a byte on. Gives up the lock. */
+static int clear_locked(const struct copy *c, uint64_t from)
+{
+    static _Alignas(4096) unsigned char zeros[64 << 10];
+    struct tier *tier = copy_tier(c);
+    uint64_t bytes = moved_bytes(c), address = c->extent->address;
+    size_t chunk = tier->info.io_chunk;
+    int r = 0;
+    if (tier->backend->caps & TERRACE_CAP_CPU) {
+        manager_unlock(tier->manager);
+        memset((char *)copy_address(c) + from, 0, bytes - from);
+        manager_lock(tier->manager);
+        return 0;
+    }
+    for (uint64_t at = from, n; r == 0 && at < bytes; at += n) {
+        n = chunk - (address + at) % chunk;
+        n = n < sizeof zeros ? n : sizeof zeros;
+        n = n < bytes - at ? n : bytes - at;
+        r = haul_locked(tier, TERRACE_IO_WRITE, address + at, zeros, n, "zeros");
+    }
+    return r;
+}
+
+/* What others have left and what comes does not cover. Gives up the lock. */
+static int clean_locked(const struct copy *c, unsigned mode)
+{
+    const struct terrace_tensor *t = c->tensor;
+    if (mode & TERRACE_OVERWRITE)
+        return clear_locked(c, 0);
+    bool tail = copy_tier(c)->backend->caps & TERRACE_CAP_CPU; /* elsewhere whole pages come */
+    return tail && moved_bytes(c) > t->bytes ? clear_locked(c, t->bytes) : 0;
 }
 
 /* Never written: the bytes are zeros. */
@@ -77,6 +128,10 @@ static int fill_locked(struct copy *c, unsigned mode, struct room *want)
     if (r)
         return r;
     c->node.bytes = c->extent->bytes;
+    if (is_tainted(c))
+        r = clean_locked(c, mode);
+    if (r)
+        return r;
     if (mode & TERRACE_OVERWRITE) {
         c->hollow = thread_token(); /* until the acquire has succeeded as a whole */
         return want->waited;

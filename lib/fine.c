@@ -247,7 +247,7 @@ static bool may_be_fine(const struct terrace_tensor *t)
 {
     struct terrace *m = t->manager;
     const struct tier *tier = t->region->tier;
-    return !m->sealer && spill_tier(m) && !tier_below(tier) && t->bytes == (size_t)BLOCK_PAGES * PAGE &&
+    return !m->sealer && spill_tier(m) && tensor_spill_tier(t) == spill_tier(m) && !tier_below(tier) && t->bytes == (size_t)BLOCK_PAGES * PAGE &&
            tier->policy.kind != POLICY_NONE;
 }
 
@@ -395,6 +395,8 @@ void fine_describe_locked(struct terrace_tensor *t, struct fork_plan *p)
             fork_moves(p, at, base_address(t, page), PAGE);
         else if (place == ON_DISK)
             fork_reads_locked(p, at, disk_copy(t), (uint64_t)page * PAGE, (size_t)n * PAGE);
+        else
+            fork_lacks(p);
     }
 }
 

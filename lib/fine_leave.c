@@ -4,7 +4,7 @@
  * Pages on disk are written in place, but where a forked child reads them: then
  * the block first gets other blocks on disk, with the same bytes (space.c).
  *
- * May call: core.h, forked.h, frame.h, mover.h, region.h, uffd.h. */
+ * May call: core.h, forked.h, frame.h, moved.h, mover.h, region.h, uffd.h. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +13,7 @@
 #include "fine.h"
 #include "forked.h"
 #include "frame.h"
+#include "moved.h"
 
 static bool is_wanted(const struct fine *fine)
 {
@@ -120,8 +121,9 @@ static void write_done_locked(struct raw *raw)
     if (raw->error)
         write_failed_locked(m, slab_of(io->first), raw->error, raw->text);
     m->stats.writeback_bytes += raw->error ? 0 : raw->bytes;
-    t->region->tier->out_bytes += raw->bytes;
-    spill_tier(m)->in_bytes += raw->bytes;
+    moved_locked(t->region->tier, spill_tier(m), raw->bytes,
+                 &(struct move){.label = tensor_name(t), .asked = raw->asked, .began = raw->began,
+                                .priority = PRIORITY_WRITEBACK, .spoiled = raw->error});
     write_ended_locked(s, io->first, io->n, raw->error != 0);
     frame_io_end_locked(io);
 }

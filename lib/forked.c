@@ -8,12 +8,15 @@
  * that only calls exec() costs a copy of page tables. All this is done by parts:
  * a block, or a run of its pages where it is held page by page.
  *
+ * Where that cannot be done fork() fails: for sealed bytes (TERRACE_VERIFY,
+ * TERRACE_ENCRYPT), those of a tier that is no file, those that a file mapping
+ * serves, more parts than a process may have mappings. refusal.c sees to it.
+ *
  * Outside of fork() regions are left out of new processes (MADV_DONTFORK), and
  * inside of it those parts that are not inherited still are: whoever gets there
  * by the bare system call, or before the handler here has run, meets a
- * segmentation fault, never zeros. So does the child itself where bytes cannot
- * be mapped: sealed ones (TERRACE_VERIFY, TERRACE_ENCRYPT), those of a tier that
- * is no file, more parts than a process may have mappings.
+ * segmentation fault, never zeros. So does a child for which bytes cannot be mapped,
+ * where the kernel would not refuse it or TERRACE_FORK=allow.
  *
  * Blocks on disk that a child reads must stay what they are. Each fork has a
  * number, and each copy on disk that its child was told to read bears it: until
@@ -28,7 +31,7 @@
  * first manager opens: after those of the library's own allocator, so that its
  * locks are taken last.
  *
- * May call: core.h, stable.h. */
+ * May call: core.h, mapped.h, refusal.h, stable.h. */
 #include "forked.h"
 
 #include <errno.h>
@@ -39,8 +42,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "mapped.h"
+#include "refusal.h"
 #include "stable.h"
 
+enum { FORK_FAIL, FORK_ALLOW }; /* TERRACE_FORK */
 enum { PAGE = 4096, MAPPINGS = 65530 /* that a process may have where the system does not say */ };
 
 /* One fork whose child was told to read from disk. */
@@ -73,7 +79,6 @@ struct part {
 struct fork_plan {
     struct terrace *manager; /* that is being described */
     bool short_of_parts;
-    bool dry;                /* only to see whether all can be described */
     bool lost;               /* something cannot */
     size_t bytes;            /* of all this */
     size_t parts, most;
@@ -83,9 +88,11 @@ struct fork_plan {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static LIST_HEAD(, forks) managers = LIST_HEAD_INITIALIZER(managers);
 static struct fork_plan *plan; /* of the fork under way, or NULL */
-static const char *lost;       /* why its child does not get all; NULL: it does */
-static _Thread_local const char *lost_last; /* why that of this thread's last fork did not */
-static _Thread_local bool strict; /* this thread forks only if its child gets all */
+static const char *lost;       /* why it is to fail, as its child would not get all; NULL: it is not */
+static struct terrace *loser;  /* whose memory that is */
+static struct refusal refusal;
+static _Thread_local const char *lost_last; /* of this thread's last fork */
+static _Thread_local bool strict; /* this thread's forks fail even where the kernel does not refuse them */
 
 /* ---- children ---------------------------------------------------------- */
 
@@ -221,17 +228,21 @@ void fork_moves(struct fork_plan *p, char *at, const void *from, size_t bytes)
     part_add(p, (struct part){.how = MOVE, .at = at, .from = (uintptr_t)from, .bytes = bytes});
 }
 
+void fork_lacks(struct fork_plan *p)
+{
+    p->lost = true;
+}
+
 void fork_reads_locked(struct fork_plan *p, char *at, struct copy *disk, uint64_t offset, size_t bytes)
 {
     struct terrace *m = p->manager;
     const struct tier *tier = copy_tier(disk);
     uint64_t address = disk->extent->address + offset, run;
-    if (m->sealer || !tier->backend->file || (!p->dry && !child_expected_locked(m->forks))) {
+    if (m->sealer || !tier->backend->file || !child_expected_locked(m->forks)) {
         p->lost = true;
         return;
     }
-    if (!p->dry)
-        disk->forked = m->forks->number;
+    disk->forked = m->forks->number;
     for (; bytes; at += run, address += run, bytes -= run) {
         struct part part = {.how = READ, .at = at};
         if (tier->backend->file(tier->unit, address, bytes, TERRACE_IO_READ, &part.fd, &part.from, &run)) {
@@ -258,7 +269,8 @@ static const char *loss(const struct fork_plan *p)
 {
     return !p                 ? "no host memory"
          : p->short_of_parts  ? "it lies in too many parts; raise vm.max_map_count"
-         : p->lost            ? "what is spilled is encrypted, checked, or not in a file"
+         : p->lost            ? "what is spilled is encrypted, checked, or not in a file; raise the host's limit, "
+                                "so that nothing is spilled, or unset TERRACE_ENCRYPT and TERRACE_VERIFY"
                               : NULL;
 }
 
@@ -287,33 +299,50 @@ static struct fork_plan *plan_new(void)
     return p;
 }
 
-static void plan_describe_locked(struct fork_plan *p, struct terrace *m, bool dry)
+/* Describes the manager's memory; says why a child does not get all of it, or NULL. */
+static const char *plan_describe_locked(struct terrace *m)
 {
-    p->manager = m;
-    p->short_of_parts = p->lost = false;
-    p->dry = dry;
-    stable_describe_locked(m, p);
+    if (!plan)
+        plan = plan_new();
+    forks_reap_locked(m);
+    stable_fork_begins_locked(m);
+    if (plan) {
+        plan->manager = m;
+        plan->short_of_parts = plan->lost = false;
+        stable_describe_locked(m, plan);
+    }
+    return loss(plan);
 }
 
 static void describe(struct forks *f)
 {
     struct terrace *m = f->manager;
+    const char *why = mapped_serves(m) ? "a file mapping serves it; allow userfaultfd" : NULL;
     manager_lock(m);
     f->taking_part = stable_has_regions_locked(m);
-    lost = m->mapped ? "a file mapping serves it" : lost;
-    if (!f->taking_part) {
+    if (f->taking_part)
+        why = plan_describe_locked(m);
+    else
         manager_unlock(m);
-        return;
+    if (why && m->options.value[OPT_FORK].number == FORK_FAIL) {
+        lost = why;
+        loser = m;
     }
-    if (!plan)
-        plan = plan_new();
-    forks_reap_locked(m);
-    stable_fork_begins_locked(m);
-    if (plan)
-        plan_describe_locked(plan, m, false);
-    lost = loss(plan) ? loss(plan) : lost;
-    if (loss(plan) && !strict && (!plan || plan->short_of_parts))
-        log_write(&m->log, TERRACE_LOG_WARN, "a forked child does not get all stable memory: %s", loss(plan));
+}
+
+/* Has the fork under way fail. False: the kernel does not refuse it. */
+static bool refuse(void)
+{
+    bool refused = refusal_begin(&refusal);
+    if (refused || strict)
+        error_set(-TERRACE_ENOMEM, "fork fails, as the child would not get all stable memory: %s; or set "
+                  "TERRACE_FORK=allow, for children that only call exec()", lost);
+    else
+        error_set(-TERRACE_ENOMEM, "a forked child does not get all stable memory, and touching that is a "
+                  "segmentation fault: %s; TERRACE_FORK=allow if it is not to fail", lost);
+    if (!strict)
+        log_write(&loser->log, TERRACE_LOG_WARN, "%s", terrace_last_error());
+    return refused;
 }
 
 static void before_fork(void)
@@ -323,7 +352,8 @@ static void before_fork(void)
     lost = NULL;
     LIST_FOREACH(f, &managers, link)
         describe(f);
-    if (plan)
+    bool refused = lost && refuse();
+    if (plan && !refused)
         parts_advise(plan, MADV_DOFORK);
 }
 
@@ -337,6 +367,8 @@ static void plan_free(void)
 static void after_fork_in_parent(void)
 {
     struct forks *f;
+    int error = errno; /* of the fork */
+    refusal_end(&refusal);
     if (plan)
         parts_advise(plan, MADV_DONTFORK);
     LIST_FOREACH(f, &managers, link) {
@@ -352,6 +384,7 @@ static void after_fork_in_parent(void)
     plan_free();
     lost_last = lost;
     pthread_mutex_unlock(&lock);
+    errno = error;
 }
 
 /* Only system calls: this is a process of one thread that may have stopped
@@ -374,6 +407,7 @@ static void after_fork_in_child(void)
     struct child *c;
     if (lost && strict)
         _exit(0); /* forks_try() says that there was none */
+    refusal_end(&refusal);
     for (size_t i = 0; plan && i < plan->parts; i++)
         part_place(&plan->part[i]);
     LIST_FOREACH(f, &managers, link)
@@ -384,47 +418,15 @@ static void after_fork_in_child(void)
     pthread_mutex_init(&lock, NULL);
 }
 
-/* Whether a child would get all, as things are; the sentence says why not. */
-static int forks_check(void)
-{
-    struct forks *f;
-    const char *why = NULL;
-    struct fork_plan *p = NULL;
-    pthread_mutex_lock(&lock);
-    LIST_FOREACH(f, &managers, link) {
-        struct terrace *m = f->manager;
-        manager_lock(m);
-        if (stable_has_regions_locked(m)) {
-            p = p ? p : plan_new();
-            stable_fork_begins_locked(m);
-            if (p)
-                plan_describe_locked(p, m, true);
-            stable_fork_ended_locked(m);
-            why = loss(p) ? loss(p) : why;
-        }
-        why = m->mapped ? "a file mapping serves it" : why;
-        manager_unlock(m);
-    }
-    pthread_mutex_unlock(&lock);
-    if (p)
-        munmap(p, p->bytes);
-    return why ? error_set(-TERRACE_ENOMEM, "fork fails, as the child would not get all stable memory: %s", why) : 0;
-}
-
 pid_t forks_try(pid_t (*fork_now)(void))
 {
-    if (forks_check()) {
-        errno = ENOMEM;
-        return -1;
-    }
     strict = true;
     pid_t child = fork_now();
     strict = false;
-    if (child <= 0 || !lost_last)
+    if (child == 0 || !lost_last)
         return child;
-    while (waitpid(child, NULL, 0) < 0 && errno == EINTR)
-        ; /* something was spilled since it was checked: this one has ended at once */
-    error_set(-TERRACE_ENOMEM, "fork fails, as the child would not get all stable memory: %s", lost_last);
+    while (child > 0 && waitpid(child, NULL, 0) < 0 && errno == EINTR)
+        ; /* the kernel did not refuse it, and it has ended at once */
     errno = ENOMEM;
     return -1;
 }

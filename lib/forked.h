@@ -12,8 +12,9 @@ struct fork_plan;
 /* From here on the process's forks are looked after, once there is a manager:
  * handlers registered earlier run while locks of managers are held. */
 void forks_begin(void);
-/* Calls fork_now, or fails with ENOMEM where the child would not have all stable
- * memory; terrace_last_error() then says why. */
+/* Calls fork_now; fails with ENOMEM where the child would not have all stable memory
+ * (unless TERRACE_FORK=allow), also where the kernel would not refuse the fork;
+ * terrace_last_error() then says why. */
 pid_t forks_try(pid_t (*fork_now)(void));
 /* From here on the manager's forks are looked after. Errors: ENOMEM. */
 int  forks_open(struct terrace *m);
@@ -29,6 +30,9 @@ void fork_inherits(struct fork_plan *p, char *at, size_t bytes);
 void fork_moves(struct fork_plan *p, char *at, const void *from, size_t bytes);
 /* The bytes are those of a VALID copy on disk, from `offset` on. */
 void fork_reads_locked(struct fork_plan *p, char *at, struct copy *disk, uint64_t offset, size_t bytes);
+
+/* The bytes cannot be had. */
+void fork_lacks(struct fork_plan *p);
 
 /* ---- disk blocks that children may still read ---- */
 

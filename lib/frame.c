@@ -8,7 +8,7 @@
  * Frames belong to the service thread, but from the start of their I/O until it
  * has ended to the lane's.
  *
- * May call: core.h, frame.h, mover.h, region.h, stable.h, uffd.h. */
+ * May call: core.h, frame.h, moved.h, mover.h, region.h, stable.h, uffd.h. */
 #include "frame.h"
 
 #include <errno.h>
@@ -17,6 +17,7 @@
 #include <sys/mman.h>
 
 #include "fine.h"
+#include "moved.h"
 #include "stable.h"
 
 struct fine *fine_of(struct terrace_tensor *t)
@@ -283,8 +284,8 @@ static void read_done_locked(struct raw *raw)
         read_failed_locked(s, io);
     } else {
         m->stats.fill_bytes += raw->bytes;
-        t->region->tier->in_bytes += raw->bytes;
-        spill_tier(m)->out_bytes += raw->bytes;
+        moved_locked(spill_tier(m), t->region->tier, raw->bytes,
+                     &(struct move){.label = tensor_name(t), .asked = raw->asked, .began = raw->began});
     }
     for (unsigned i = 0; !raw->error && i < io->n; i++) {
         struct frame *f = &io->first[i];

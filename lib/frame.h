@@ -105,7 +105,7 @@ static inline char *base_address(struct terrace_tensor *t, unsigned page)
 
 static inline struct copy *disk_copy(struct terrace_tensor *t)
 {
-    struct tier *disk = spill_tier(t->manager);
+    const struct tier *disk = tensor_spill_tier(t);
     return disk ? &t->copy[disk - t->manager->tier] : NULL;
 }
 

@@ -1,11 +1,13 @@
 /* hint.c - what callers say about the future: prefetch, demote, step.
  *
- * May call: core.h, lease.h, mover.h, small.h. */
+ * May call: core.h, lease.h, mover.h, rules.h, small.h, trace.h. */
 #include "lease.h"
 #include "mover.h"
 #include "prefetch.h"
+#include "rules.h"
 #include "small.h"
 #include "stable.h"
+#include "trace.h"
 
 /* The memory tier a hint means: the first that matches. */
 static struct tier *memory_tier(struct terrace *m, terrace_tier which)
@@ -14,6 +16,41 @@ static struct tier *memory_tier(struct terrace *m, terrace_tier which)
         if (tier_is_memory(&m->tier[i]) && tier_matches(m, (int)i, which))
             return &m->tier[i];
     return NULL;
+}
+
+/* The one that it means for this tensor, whose first choice goes before speed. Errors:
+ * ERULE. */
+static int memory_tier_locked(terrace_tensor *t, terrace_tier which, struct tier **out)
+{
+    const struct terrace *m = t->manager;
+    const struct terrace_tensor *moves = small_group(t);
+    struct tier *forbidden = NULL;
+    for (unsigned k = 0; k < m->tiers; k++) {
+        struct tier *tier = tensor_choice(moves, k);
+        if (!tier_is_memory(tier) || !tier_matches(m, (int)(tier - m->tier), which))
+            continue;
+        *out = tier;
+        if (tensor_may(moves, tier))
+            return 0;
+        forbidden = tier;
+    }
+    struct small *s = small_of(t);
+    return forbidden ? rules_forbid(moves->placement, s ? small_name(s) : tensor_name(t), NULL, forbidden) : 0;
+}
+
+/* Whether a demotion to a disk has one to go to, or that is not for rules to say. */
+static int disk_check_locked(terrace_tensor *t)
+{
+    const struct terrace *m = t->manager;
+    const struct terrace_tensor *moves = small_group(t);
+    const struct tier *disk = spill_tier(t->manager);
+    struct small *s = small_of(t);
+    if (!disk || tensor_stored_locked(moves) || tensor_spill_tier(moves))
+        return 0;
+    for (unsigned i = 0; i < m->tiers; i++)
+        if (!tier_is_memory(&m->tier[i]) && !tensor_may(moves, &m->tier[i]))
+            return rules_forbid(moves->placement, s ? small_name(s) : tensor_name(t), NULL, &m->tier[i]);
+    return 0;
 }
 
 static int hint_check(const terrace_tensor *t, terrace_tier which, const char *function)
@@ -38,6 +75,11 @@ int terrace_prefetch(terrace_tensor *t, terrace_tier which)
     if (lease_holds(t, tier))
         return 0;
     manager_lock(m);
+    r = memory_tier_locked(t, which, &tier);
+    if (r) {
+        manager_unlock(m);
+        return r;
+    }
     t = small_group(t);
     lease_close_locked(t);
     if (s) {
@@ -119,9 +161,11 @@ void demote_ask_locked(struct terrace_tensor *t, const struct tier *goal)
 {
     struct terrace *m = t->manager;
     if (!goal)
+        goal = tensor_spill_tier(t);
+    if (!goal && tensor_stored_locked(t)) /* then it need not be written anywhere */
         goal = spill_tier(m);
     if (!goal)
-        return; /* there is nothing below */
+        return; /* there is nothing below where it may be */
     if (t->transfer && t->transfer->writeback && t->transfer->lane->tier == goal)
         t->transfer->drop = true;
     t->demoted = true;
@@ -137,11 +181,12 @@ int terrace_demote(terrace_tensor *t, terrace_tier which)
     struct terrace *m = t->manager;
     struct tier *goal = memory_tier(m, which); /* NULL: a disk */
     manager_lock(m);
+    r = goal ? memory_tier_locked(t, which, &goal) : disk_check_locked(t);
     lease_close_locked(small_group(t));
-    if (!t->small || small_demoted_locked(small_of(t)))
+    if (r == 0 && (!t->small || small_demoted_locked(small_of(t))))
         demote_ask_locked(small_group(t), goal);
     manager_unlock(m);
-    return 0;
+    return r;
 }
 
 int terrace_step(terrace *m)
@@ -152,6 +197,7 @@ int terrace_step(terrace *m)
     manager_lock(m);
     leases_drain_locked(m);
     m->stats.steps++;
+    trace_step_locked(m);
     prefetch_step_locked(m);
     manager_unlock(m);
     manager_decay(m);

@@ -16,7 +16,8 @@
  * The thread holds the lock except while it seals, submits, waits, commits disk
  * space and asks what streams have done.
  *
- * May call: core.h, forked.h, lease.h, seal.h, stream.h, view.h, the backend's table. */
+ * May call: core.h, forked.h, lease.h, live.h, moved.h, seal.h, stream.h, view.h,
+ * the backend's table. */
 #include "mover.h"
 
 #include <assert.h>
@@ -27,6 +28,8 @@
 
 #include "forked.h"
 #include "lease.h"
+#include "live.h"
+#include "moved.h"
 #include "prefetch.h"
 #include "seal.h"
 #include "stable.h"
@@ -60,7 +63,10 @@ static int seals_take(struct seal **seals, const struct tier *disk, uint64_t byt
 static int goal_prepare_locked(struct transfer *x)
 {
     struct copy *goal = x->other;
-    struct room want = {.tensor = x->tensor};
+    struct room want = {.tensor = x->tensor, .failures = &x->failures};
+    if (!x->tried)
+        x->failures = x->tensor->manager->failures;
+    x->tried = true;
     copy_set_locked(goal, COPY_FILLING);
     int r = room_take_locked(copy_tier(goal), &want, &goal->extent);
     if (r == 0) {
@@ -127,6 +133,8 @@ static void piece_start_locked(struct lane *lane, struct transfer *x)
     p->io = (terrace_io){.address = address, .bytes = bytes, .user = p,
                          .op = into ? TERRACE_IO_WRITE : TERRACE_IO_READ,
                          .host = into && p->staging ? p->staging : p->data};
+    if (!x->next)
+        x->began = moved_clock(m);
     x->next += bytes;
     x->piece++;
     x->in_flight++;
@@ -148,6 +156,7 @@ static struct transfer *next_transfer(struct lane *lane)
 
 void lane_raw_locked(struct lane *lane, struct raw *r, enum priority priority)
 {
+    r->asked = moved_clock(lane->tier->manager);
     TAILQ_INSERT_TAIL(&lane->raws[priority], r, link);
     manager_kick_locked(lane->tier->manager, lane->tier);
 }
@@ -160,6 +169,7 @@ static void pick_raws_locked(struct lane *lane, enum priority priority)
         struct piece *p = lane->free_pieces;
         TAILQ_REMOVE(&lane->raws[priority], r, link);
         lane->free_pieces = p->next_free;
+        r->began = moved_clock(lane->tier->manager);
         p->transfer = NULL;
         p->raw = r;
         p->seal = NULL;
@@ -217,6 +227,7 @@ static void pick_locked(struct lane *lane)
                 transfer_finish_locked(x);
         }
     }
+    pick_raws_locked(lane, PRIORITY_PREFETCH);
     pick_raws_locked(lane, PRIORITY_WRITEBACK);
 }
 
@@ -387,7 +398,7 @@ static void write_ahead_locked(struct lane *lane)
                 stable_recall_locked(c);
                 continue;
             }
-            if (transfer_writeback_locked(c, lane->tier, PRIORITY_WRITEBACK, false))
+            if (transfer_writeback_locked(c, tensor_spill_tier(c->tensor), PRIORITY_WRITEBACK, false))
                 break;
             tier->credit -= tier->credit < n->bytes ? tier->credit : n->bytes;
         }
@@ -489,6 +500,13 @@ static void measure(struct lane *lane, unsigned pieces, uint64_t bytes)
     lane->busy_bytes = lane->busy_ns = 0;
 }
 
+/* It is to look again by then, -1: it need not. */
+static void no_longer_than(struct lane *lane, int64_t ns)
+{
+    if (ns >= 0 && (lane->patience < 0 || ns < lane->patience))
+        lane->patience = ns;
+}
+
 static void lane_turn_locked(struct lane *lane)
 {
     struct tier *disk = lane->tier;
@@ -505,12 +523,13 @@ static void lane_turn_locked(struct lane *lane)
         unpark_locked(lane);
         pick_locked(lane);
     }
+    live_renew_locked(m);
     bool rest = lane->stop && lane->in_flight == 0;
     int watch = lane->watching || lane->stop ? -1 : stable_descriptor_locked(m, disk);
     struct stream_poll poll;
     int64_t look = stream_poll_locked(disk, &poll);
-    if (look >= 0 && (lane->patience < 0 || look < lane->patience))
-        lane->patience = look;
+    no_longer_than(lane, look);
+    no_longer_than(lane, live_patience_locked(disk));
     rest &= look < 0;
     struct view *views = views_dropped_locked(disk);
     int64_t patience = lane->again ? 0 : lane->patience; /* work may have come while the lock was given up */

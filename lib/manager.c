@@ -6,8 +6,8 @@
  * needed, which raw clone() would bypass anyway. (Only address-stable memory has
  * some: forked.c.)
  *
- * May call: core.h, forked.h, lease.h, mapped.h, process.h, seal.h, report.h,
- * small.h. */
+ * May call: core.h, forked.h, lease.h, live.h, mapped.h, process.h, report.h, rules.h, seal.h,
+ * small.h, trace.h. */
 #include <errno.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -17,14 +17,17 @@
 
 #include "forked.h"
 #include "lease.h"
+#include "live.h"
 #include "mapped.h"
 #include "mover.h"
 #include "prefetch.h"
 #include "process.h"
 #include "report.h"
+#include "rules.h"
 #include "seal.h"
 #include "small.h"
 #include "stable.h"
+#include "trace.h"
 
 enum { PAGE = 4096 };
 
@@ -194,6 +197,7 @@ static void settings_close(struct terrace *m)
 {
     log_close(&m->log);
     options_free(&m->options);
+    free(m->report);
 }
 
 static int manager_init(struct terrace *m, const char *conf)
@@ -208,6 +212,7 @@ static int manager_init(struct terrace *m, const char *conf)
     if (r)
         return r;
     const struct option_value *v = m->options.value;
+    report_open(m);
     r = alive_open(m);
     if (r)
         goto close_settings;
@@ -217,12 +222,19 @@ static int manager_init(struct terrace *m, const char *conf)
     r = tiers_open(m);
     if (r)
         goto close_sealer;
-    r = forks_open(m);
+    r = rules_open(m);
     if (r)
         goto close_tiers;
+    r = forks_open(m);
+    if (r)
+        goto close_rules;
     smalls_open(m);
     prefetch_open(m);
+    trace_open(m);
+    live_open(m);
     return 0;
+close_rules:
+    rules_close(m);
 close_tiers:
     tiers_close(m);
 close_sealer:
@@ -302,7 +314,10 @@ void manager_close(struct terrace *m)
     stable_stop(m);
     for (unsigned i = 0; i < m->tiers; i++)
         lane_stop(&m->tier[i]);
+    live_close(m);
+    trace_end(m);
     report_write(m);
+    trace_close(m);
     prefetch_save(m);
     stable_close(m);
     mapped_close(m);
@@ -310,6 +325,7 @@ void manager_close(struct terrace *m)
     destroy_all(m);
     leases_end(m);
     forks_free(m);
+    rules_close(m);
     tiers_close(m);
     sealer_close(m->sealer);
     schedule_free(&m->schedule);

@@ -20,8 +20,8 @@
  * what it has just passed, so that the rest is still there when it comes round;
  * otherwise blocks leave in the order of a clock.
  *
- * A forked child does not have the memory: writes of either would be the
- * other's, too.
+ * A forked child cannot have the memory: writes of either would be the other's,
+ * too. So there is none: forked.c.
  *
  * Locking: mapped.lock protects the list of regions and is taken before the
  * manager's. The thread marks the region it is working on, and holds no lock
@@ -313,6 +313,7 @@ static struct mapped *mapped_new(struct terrace *m)
     pthread_condattr_destroy(&monotonic);
     pthread_mutex_init(&e->lock, NULL);
     LIST_INIT(&e->regions);
+    LIST_INIT(&e->claims);
     e->manager = m;
     e->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
     sigset_t all, old;

@@ -18,9 +18,13 @@ struct block {
 
 struct mapping {
     LIST_ENTRY(mapping) link;
+    LIST_ENTRY(mapping) claim; /* under the manager's lock */
+    char *label;
+    int role;
     struct tier *tier, *disk;
     uint64_t space;   /* in the disk tier */
     char *base;
+    size_t asked;
     size_t bytes;     /* in whole pages */
     size_t reserved;  /* address space, and space on the disk */
     uint32_t clock;   /* blocks touched so far */
@@ -46,6 +50,7 @@ struct mapped {
     long faults; /* of the process when last looked */
     _Atomic bool wishes;
     uint64_t charge[MAX_TIERS]; /* under the manager's lock */
+    LIST_HEAD(, mapping) claims; /* the same: all regions, also those being made */
 };
 
 static inline size_t block_bytes(const struct mapping *r, size_t i)

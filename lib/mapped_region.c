@@ -1,6 +1,6 @@
 /* mapped_region.c - mapped memory is had, given back, and advised on.
  *
- * May call: mapped_inside.h, mover.h, the backend's table. */
+ * May call: mapped_inside.h, mover.h, rules.h, the backend's table. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,6 +8,7 @@
 
 #include "mapped_inside.h"
 #include "mover.h"
+#include "rules.h"
 
 enum { MOST_PIECES = 30000 /* of the 65530 mappings a process may have */ };
 
@@ -103,11 +104,67 @@ static int backend_check(const struct terrace *m, const struct tier *disk)
     return 0;
 }
 
+/* ---- rules -------------------------------------------------------------- */
+
+/* Whether the bytes, in memory and on the disk at once, may be there. */
+static int fits_locked(const struct mapping *r, struct rules *rules)
+{
+    struct terrace *m = r->tier->manager;
+    struct subject s = {r->label, r->role, r->asked, -1};
+    const char *name = r->label ? r->label : "(stable memory)";
+    struct placement *p = NULL;
+    int e = rules ? placement_find_locked(m, rules, &s, name, &p) : 0;
+    const struct tier *forbidden = !placement_allows(p, r->tier)   ? r->tier
+                                   : !placement_allows(p, r->disk) ? r->disk
+                                                                   : NULL;
+    return e || !forbidden ? e : rules_forbid(p, name, "where a file mapping has its bytes", forbidden);
+}
+
+int mapped_rules_fit_locked(struct terrace *m, struct rules *rules)
+{
+    const struct mapping *r;
+    int e = 0;
+    if (m->mapped)
+        LIST_FOREACH(r, &m->mapped->claims, claim)
+            e = e ? e : fits_locked(r, rules);
+    return e;
+}
+
+/* From here on rules that do not allow it are refused, if those in force do. */
+static int claim_take(struct mapped *e, struct mapping *r, const terrace_tensor_attr *attr)
+{
+    r->role = attr ? attr->role : 0;
+    if (attr && attr->label && !(r->label = strdup(attr->label)))
+        return error_set(-TERRACE_ENOMEM, "no host memory for a label");
+    manager_lock(e->manager);
+    int error = fits_locked(r, e->manager->rules);
+    if (error == 0)
+        LIST_INSERT_HEAD(&e->claims, r, claim);
+    manager_unlock(e->manager);
+    return error;
+}
+
+static void claim_give(struct mapping *r)
+{
+    manager_lock(r->tier->manager);
+    LIST_REMOVE(r, claim);
+    manager_unlock(r->tier->manager);
+}
+
+/* ---- making and giving back --------------------------------------------- */
+
+static void mapping_end(struct mapping *r)
+{
+    free(r->label);
+    free(r);
+}
+
 void mapping_free(struct mapping *r)
 {
     munmap(r->base, r->bytes);
     space_free(r);
-    free(r);
+    claim_give(r);
+    mapping_end(r);
 }
 
 /* Room for a quarter of the budget, which nobody can have back. */
@@ -127,7 +184,7 @@ static int window_take(struct mapped *e, struct tier *tier, size_t bytes)
     return 0;
 }
 
-void *mapped_alloc(struct tier *tier, size_t bytes)
+void *mapped_alloc(struct tier *tier, size_t bytes, const terrace_tensor_attr *attr)
 {
     struct terrace *m = tier->manager;
     struct tier *disk = spill_tier(m);
@@ -144,11 +201,14 @@ void *mapped_alloc(struct tier *tier, size_t bytes)
     }
     r->tier = tier;
     r->disk = disk;
+    r->asked = bytes;
     r->bytes = round_up(bytes, PAGE);
     r->reserved = round_up(bytes, bytes < BLOCK ? disk->info.page : disk->info.granule);
     r->blocks = blocks;
-    if (space_take(r))
+    if (claim_take(e, r, attr))
         goto free_region;
+    if (space_take(r))
+        goto give_claim;
     r->base = addresses_take(r->bytes);
     if (!r->base) {
         error_set(-TERRACE_ENOMEM, "no address space for %zu bytes of stable memory", bytes);
@@ -164,8 +224,10 @@ unmap:
     munmap(r->base, r->bytes);
 give_space:
     space_free(r);
+give_claim:
+    claim_give(r);
 free_region:
-    free(r);
+    mapping_end(r);
     return NULL;
 }
 
@@ -195,6 +257,17 @@ bool mapped_has(struct terrace *m, const void *p)
     bool has = region_at_locked(e, p);
     pthread_mutex_unlock(&e->lock);
     return has;
+}
+
+bool mapped_serves(struct terrace *m)
+{
+    struct mapped *e = engine(m);
+    if (!e)
+        return false;
+    pthread_mutex_lock(&e->lock);
+    bool serves = !LIST_EMPTY(&e->regions);
+    pthread_mutex_unlock(&e->lock);
+    return serves;
 }
 
 bool mapped_free(struct terrace *m, void *p)

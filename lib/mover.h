@@ -18,9 +18,12 @@ struct transfer {
     struct copy *other;   /* where its bytes come from or go to, NULL: the user's file */
     struct lane *lane;    /* that carries it */
     bool writeback;
+    bool relayed;         /* from device to device: relay.c carries it, `lane` is the goal's */
     enum priority priority;
     bool queued;
     bool parked;          /* in lane.parked instead */
+    bool tried;           /* to have room where it goes to, when there were */
+    uint64_t failures;    /* so many: victims that failed since then have been tried */
     bool drop;            /* write-back: drop the copy in memory afterwards */
     bool stale;           /* the bytes changed meanwhile, discard the result */
     bool ahead;           /* fill: started ahead of use */
@@ -30,6 +33,7 @@ struct transfer {
     unsigned piece;       /* number of the next piece */
     unsigned in_flight;   /* pieces */
     uint64_t taken;       /* bytes of those that the backend has taken */
+    uint64_t asked, began; /* for the timeline, where there is one: queued; first piece */
     int error;            /* first failure */
     char text[ERROR_TEXT];
 };
@@ -42,6 +46,7 @@ struct raw {
     uint64_t address; /* on the disk */
     void *host;
     size_t bytes;     /* within one multiple of io_chunk */
+    uint64_t asked, began; /* as those of a transfer */
     int op;
     int error;
     void (*landed)(struct raw *r); /* or NULL */
@@ -91,6 +96,9 @@ struct lane *transfer_lane(const struct tier *a, const struct tier *b);
 /* The write-back's goal, a memory tier, has no room after all: it goes to disk.
  * False: there is no route to one. */
 bool transfer_redirect_locked(struct transfer *x);
+/* Copies to or from a tier that has a lane, within one multiple of io_chunk, and waits
+ * for it; by no lane's thread. Gives up the lock. Errors: of the copy. */
+int haul_locked(struct tier *tier, int op, uint64_t address, void *host, size_t bytes, const char *label);
 /* Blocks on disk for a write-back. Gives up the lock. Errors: ENOSPC, EIO. */
 int space_take_locked(struct transfer *x);
 /* Gives a copy on disk, which has no blocks or such as a forked child reads, other
@@ -98,17 +106,27 @@ int space_take_locked(struct transfer *x);
  * lane's thread. Gives up the lock; meanwhile nothing is read from or written to
  * it. Errors: ENOSPC, EIO, ENOMEM. */
 int space_own_locked(struct copy *disk);
-/* Where a tensor's bytes go when they leave memory: the fastest disk, or NULL. */
+/* Where bytes go when they leave memory: the fastest disk, or NULL. */
 struct tier *spill_tier(struct terrace *m);
+/* The same for a tensor, by the rules that it obeys. */
+struct tier *tensor_spill_tier(const struct terrace_tensor *t);
 /* The memory tier that takes what leaves this one, NULL: none does, a disk is next. */
 struct tier *tier_below(const struct tier *tier);
+/* The same for what this copy holds. */
+struct tier *copy_below(const struct copy *c);
+/* Whether there is a tier, with room or without, that bytes with that placement may go
+ * to from this one. */
+bool placement_may_leave(const struct tier *tier, const struct placement *p);
+/* Records which rule is in the way of bytes that are to get to a tier. Errors: ERULE;
+ * 0: none is. */
+int  way_forbidden(struct terrace_tensor *t, const struct tier *to);
 
 /* Starts bringing the bytes into a FILLING copy. The tensor must have no other
  * transfer. Errors: ENOMEM, ENOTSUP (no route from where they are). */
 int transfer_fill_locked(struct copy *c, bool ahead);
 /* Starts copying the bytes of a VALID, dirty copy to a lower tier: `to`, or with
  * NULL to the next that has room. 1: it may be dropped as it is. Errors: ENOMEM,
- * EBUDGET (there is no disk tier to write to). */
+ * EBUDGET (there is no disk tier to write to), ERULE. */
 int transfer_writeback_locked(struct copy *c, struct tier *to, enum priority priority, bool drop);
 /* One more copy that cannot leave its tier until the transfer has ended. */
 void transfer_keep_locked(struct transfer *x, const struct copy *c);

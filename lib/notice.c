@@ -19,10 +19,11 @@
  * comes, which takes a millisecond or so, pays for a few to be taken back; and where
  * predictions come true, some are in every second.
  *
- * May call: core.h, lease.h, prefetch.h, region.h. */
+ * May call: core.h, lease.h, moved.h, prefetch.h, region.h. */
 #include "notice.h"
 
 #include "lease.h"
+#include "moved.h"
 #include "prefetch.h"
 #include "region.h"
 #include "stable.h"
@@ -83,9 +84,9 @@ void notice_touched_locked(struct terrace_tensor *t)
 void notice_served_locked(struct stable *s, struct terrace *m)
 {
     struct notice *n = &s->notice;
-    uint64_t now = clock_ns();
-    m->stats.stall_ns += n->waiting_since ? now - n->waiting_since : 0;
-    n->waiting_since = TAILQ_EMPTY(&s->faulted) ? 0 : now;
+    if (n->waiting_since)
+        stalled_locked(m, n->waiting_since, "stable memory", true);
+    n->waiting_since = TAILQ_EMPTY(&s->faulted) ? 0 : clock_ns();
 }
 
 /* ---- what stays mapped -------------------------------------------------- */

@@ -42,8 +42,10 @@ static const struct option {
 
 /* What limits are usually given for: the names a misspelt one is compared
  * with. Any other kind is accepted too, as backends may come from outside. */
-static const char *const limit_kinds[] = {"DEVICE", "HOST",   "DISK", "CUDA",   "HIP",  "MUSA",
-                                          "MACA",   "ASCEND", "CNRT", "OPENCL", "NUMA", "NVME"};
+static const char *const limit_kinds[] = {"DEVICE", "HOST", "DISK",
+#define KIND(name, upper) upper,
+#include "kinds.def"
+};
 enum { LIMIT_KINDS = sizeof limit_kinds / sizeof *limit_kinds };
 
 /* One setting as found. */

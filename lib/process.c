@@ -6,7 +6,7 @@
  * by its last user. The preloaded library never closes it: its memory is in use
  * until the process ends.
  *
- * May call: core.h, forked.h, options.h, region.h, report.h, stable.h. */
+ * May call: core.h, forked.h, options.h, region.h, report.h, stable.h, trace.h. */
 #include "process.h"
 
 #include <stdio.h>
@@ -19,6 +19,7 @@
 #include "region.h"
 #include "report.h"
 #include "stable.h"
+#include "trace.h"
 
 static const size_t LEAST_THRESHOLD = 64 << 10, THRESHOLD = 1 << 20;
 
@@ -182,7 +183,9 @@ pid_t terrace_process_fork(pid_t (*fork_now)(void))
 void terrace_process_report(void)
 {
     pthread_mutex_lock(&lock);
-    if (manager && *manager->alive)
+    if (manager && *manager->alive) {
+        trace_end(manager);
         report_write(manager);
+    }
     pthread_mutex_unlock(&lock);
 }

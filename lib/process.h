@@ -32,7 +32,8 @@ TERRACE_API void terrace_process_discard(terrace *m, void *p, size_t bytes);
 /* fork_now(), but where the child would lack stable memory: then ENOMEM. */
 TERRACE_API pid_t terrace_process_fork(pid_t (*fork_now)(void));
 
-/* The report, where TERRACE_REPORT asks for one; when the process ends. */
+/* When the process ends: the report and the rest of the timeline, where they are
+ * asked for. */
 TERRACE_API void terrace_process_report(void);
 
 /* ---- manager.c ---- */

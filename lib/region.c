@@ -2,7 +2,7 @@
  * described to a fork. What serves them: stable.c, mapped.c.
  *
  * May call: core.h, fine.h, forked.h, lease.h, mapped.h, mover.h, notice.h, region.h,
- * stable.h, uffd.h. */
+ * rules.h, stable.h, uffd.h. */
 #include "region.h"
 
 #include <stdlib.h>
@@ -15,6 +15,7 @@
 #include "lease.h"
 #include "mapped.h"
 #include "mover.h"
+#include "rules.h"
 #include "stable.h"
 
 const char *region_label(const struct region *r)
@@ -50,6 +51,58 @@ struct terrace_tensor *block_locked(struct region *r, size_t i)
     if (!r->block[i])
         r->block[i] = block_new_locked(r, i);
     return r->block[i];
+}
+
+/* ---- rules -------------------------------------------------------------- */
+
+/* What rules say of it, and whether they keep it in its tier. Where that is more than
+ * half of the tier, a part that is touched might be waited for, for ever. */
+static int place_locked(const struct region *r, struct rules *rules, struct placement **out, bool *kept)
+{
+    const struct terrace *m = r->tier->manager;
+    struct subject s = {r->label, r->role, r->bytes, -1};
+    char need[BYTES_TEXT], limit[BYTES_TEXT];
+    uint64_t sum = r->reserved;
+    const struct region *other;
+    int e = placement_find_locked(r->tier->manager, rules, &s, region_label(r), out);
+    if (e)
+        return e;
+    const struct placement *p = *out;
+    if (p && p->denied >> (r->tier - m->tier) & 1)
+        return rules_forbid(p, region_label(r), "where its pages would be", r->tier);
+    *kept = p && !placement_may_leave(r->tier, p);
+    LIST_FOREACH(other, &m->stable->regions, link)
+        sum += other != r && other->kept && other->tier == r->tier ? other->reserved : 0;
+    if (!*kept || sum <= r->tier->arena.limit / 2)
+        return 0;
+    return error_set(-TERRACE_ERULE, "rules keep '%.60s' in %s, where %s of stable memory would have to stay then, more "
+                     "than half the budget of %s", region_label(r), r->tier->name, bytes_text(sum, need),
+                     bytes_text(r->tier->arena.limit, limit));
+}
+
+int stable_rules_fit_locked(struct terrace *m, struct rules *rules)
+{
+    const struct region *r;
+    struct placement *p;
+    bool kept;
+    int e = 0;
+    if (m->stable)
+        LIST_FOREACH(r, &m->stable->regions, link)
+            e = e ? e : place_locked(r, rules, &p, &kept);
+    return e;
+}
+
+void stable_rules_adopt_locked(struct terrace *m, struct rules *rules)
+{
+    struct region *r;
+    if (m->stable)
+        LIST_FOREACH(r, &m->stable->regions, link) {
+            struct placement *p = NULL;
+            place_locked(r, rules, &p, &r->kept);
+            placement_keep(p);
+            placement_drop_locked(r->placement);
+            r->placement = p;
+        }
 }
 
 /* ---- forks -------------------------------------------------------------- */
@@ -99,6 +152,7 @@ static void block_describe_locked(struct region *r, size_t i, struct fork_plan *
             continue;
         return;
     }
+    fork_lacks(p);
 }
 
 void stable_describe_locked(struct terrace *m, struct fork_plan *p)
@@ -208,17 +262,27 @@ void region_free_locked(struct region *r)
         }
     if (LIST_EMPTY(&s->regions))
         fine_trim_locked(s);
+    placement_drop_locked(r->placement);
     free(r->label);
     free(r);
 }
 
 /* ---- the public functions ---------------------------------------------- */
 
-static struct tier *cpu_tier(struct terrace *m, terrace_tier which)
+/* The tier that is meant: of several, the first choice that the rules allow. */
+static struct tier *cpu_tier(struct terrace *m, terrace_tier which, const struct placement *p)
 {
-    for (unsigned i = 0; i < m->tiers; i++)
-        if (tier_matches(m, (int)i, which) && stable_movable(&m->tier[i]))
+    struct tier *forbidden = NULL;
+    for (unsigned k = 0; k < m->tiers; k++) {
+        unsigned i = p ? p->order[k] : k;
+        if (!tier_matches(m, (int)i, which) || !stable_movable(&m->tier[i]))
+            continue;
+        if (!p || !(p->denied >> i & 1))
             return &m->tier[i];
+        forbidden = forbidden ? forbidden : &m->tier[i];
+    }
+    if (forbidden)
+        return forbidden; /* which placing it there will say */
     error_set(-TERRACE_ENOTSUP, "terrace_malloc: stable memory is to be had on host tiers only, and not "
               "from the system's pool of huge pages (TERRACE_HUGEPAGES=2m or 1g)");
     return NULL;
@@ -257,21 +321,31 @@ void *terrace_malloc(terrace *m, size_t bytes, terrace_tier which, const terrace
         error_set(-TERRACE_EINVAL, "terrace_malloc: %zu bytes cannot be had", bytes);
         return NULL;
     }
-    struct tier *tier = cpu_tier(m, which);
+    struct placement *p = NULL;
+    uint64_t changes;
+    if (m->rules && placement_for_new(m, attr, bytes, &p, &changes))
+        return NULL;
+    struct tier *tier = cpu_tier(m, which, p);
+    placement_put(m, p);
     if (!tier || evictable_check(tier, bytes))
         return NULL;
     if (by_file(m))
-        return mapped_alloc(tier, bytes);
+        return mapped_alloc(tier, bytes, attr);
     struct region *r = region_new(tier, bytes, attr);
     if (!r)
         return NULL;
     manager_lock(m);
     int e = stable_open_locked(m);
+    if (e == 0 && m->rules)
+        e = place_locked(r, m->rules, &r->placement, &r->kept);
+    placement_keep(r->placement);
     if (e == 0)
         e = uffd_watch(&m->stable->uffd, r->base, r->reserved);
     if (e == 0) {
         LIST_INSERT_HEAD(&m->stable->regions, r, link);
         r->number = m->stable->regions_made++;
+    } else {
+        placement_drop_locked(r->placement);
     }
     manager_unlock(m);
     if (e) {

@@ -22,6 +22,11 @@ struct region {
     char *label;
     unsigned number;  /* in the order of creation */
     int role;
+    struct placement *placement; /* of its blocks */
+    bool kept;        /* which may not leave the tier */
+    unsigned live_pass;   /* for live.c: when its blocks were last looked at, */
+    uint32_t live_tiers;  /* and where they are */
+    uint64_t live_memory;
     bool dying;
     bool paged;       /* of late, single pages were touched: no whole blocks come ahead as foreseen */
     size_t last;      /* block of the last fault */
@@ -110,6 +115,10 @@ void stable_serves_locked(struct terrace *m, const char *what, const char *reaso
 struct region *region_at_locked(const struct stable *s, uint64_t address);
 /* The block's tensor, made where there is none; NULL: no host memory. */
 struct terrace_tensor *block_locked(struct region *r, size_t i);
+/* Whether other rules allow the regions that there are where they are. Errors: ERULE, ENOMEM. */
+int stable_rules_fit_locked(struct terrace *m, struct rules *rules);
+/* And has them obey these, which has been found possible; blocks apart. */
+void stable_rules_adopt_locked(struct terrace *m, struct rules *rules);
 /* Gives a region back: first the pages at its addresses, then its blocks. */
 void region_free_locked(struct region *r);
 

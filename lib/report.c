@@ -1,19 +1,21 @@
-/* report.c - what happened: statistics, and the report at close.
+/* report.c - what happened: statistics, and the report when a manager closes or the
+ * process ends.
  *
- * May call: core.h, lease.h, mover.h, seal.h, small.h, staging.h. */
+ * May call: core.h, lease.h, mover.h, output.h, small.h, staging.h, trace.h. */
 #include "report.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "lease.h"
 #include "mover.h"
-#include "seal.h"
+#include "output.h"
 #include "small.h"
 #include "staging.h"
+#include "trace.h"
 
 /* Copies a sized struct to a caller who may know a shorter one. */
 static int hand_over(void *out, size_t out_size, const void *from, size_t size, const char *what)
@@ -76,6 +78,8 @@ static void tier_snapshot(struct tier *tier, terrace_tier_statistics *out)
         .group_bytes = groups,
         .staging = tier->staging,
         .staging_state = staging_state_locked(tier),
+        .vendor = tier_vendor(tier),
+        .byte_seconds = arena_byte_seconds(&tier->arena),
     };
     out->dirty = policy_dirty_bytes(&tier->policy) + tier->open_bytes[1] + tier->draining;
     out->pinned = lease_pinned_bytes_locked(tier);
@@ -104,77 +108,78 @@ int terrace_tier_stats(terrace *m, terrace_tier tier, terrace_tier_statistics *o
 
 /* ---- the report -------------------------------------------------------- */
 
-static void write_tier(FILE *f, struct tier *tier)
+static void report_take(struct terrace *m, struct report *r)
 {
-    char a[BYTES_TEXT], b[BYTES_TEXT], c[BYTES_TEXT], d[BYTES_TEXT];
-    terrace_tier_statistics s;
-    tier_snapshot(tier, &s);
-    fprintf(f, "  %-8s %s; budget %s (%s); peak %s; in %s, out %s\n", s.name, s.location,
-            bytes_text(s.limit, a), s.limit_reason, bytes_text(s.peak, b), bytes_text(s.in_bytes, c),
-            bytes_text(s.out_bytes, d));
-    if (s.extents || s.cached)
-        fprintf(f, "  %-8s %llu extents in use; free but kept %s in %llu, the largest %s\n", "",
-                (unsigned long long)s.extents, bytes_text(s.cached, a), (unsigned long long)s.cached_pieces,
-                bytes_text(s.largest_cached, b));
-    if (s.staging_state)
-        fprintf(f, "  %-8s staging %s: %s\n", "", bytes_text(s.staging, a), s.staging_state);
-    if (s.small_engine)
-        fprintf(f, "  %-8s small tensors: %s; %s of them in groups of %s\n", "", s.small_engine,
-                bytes_text(s.small_bytes, a), bytes_text(s.group_bytes, b));
-    if (s.stable_engine)
-        fprintf(f, "  %-8s stable memory: %s\n", "", s.stable_engine);
-    if (!s.small_engine)
-        fprintf(f, "  %-8s engine %s: %s\n", "", s.engine, s.engine_reason);
+    r->m = m;
+    r->tiers = m->tiers;
+    manager_lock(m);
+    leases_drain_locked(m);
+    r->stats = m->stats;
+    memcpy(r->route, m->route, sizeof r->route);
+    manager_unlock(m);
+    for (unsigned i = 0; i < m->tiers; i++)
+        tier_snapshot(&m->tier[i], &r->tier[i]);
+    r->ns = clock_ns() - m->opened_ns;
+    r->trace_written = m->trace ? trace_written(m->trace) : 0;
+    r->trace_lost = m->trace ? trace_lost(m->trace) : 0;
 }
 
-static void write_counters(FILE *f, const terrace_statistics *s)
-{
-    char a[BYTES_TEXT], b[BYTES_TEXT], c[BYTES_TEXT], d[BYTES_TEXT], e[BYTES_TEXT];
-    double hits = s->acquires ? 100.0 * (double)s->hits / (double)s->acquires : 100;
-    fprintf(f, "  acquires %llu, hits %.1f %%, stalled %.3f s; steps %llu\n",
-            (unsigned long long)s->acquires, hits, (double)s->stall_ns * 1e-9,
-            (unsigned long long)s->steps);
-    fprintf(f, "  read back %s (%s of it from users' files), written back %s (%s of it in vain), "
-               "copied by the CPU %s\n",
-            bytes_text(s->fill_bytes, a), bytes_text(s->file_bytes, b),
-            bytes_text(s->writeback_bytes, c), bytes_text(s->wasted_bytes, d),
-            bytes_text(s->cpu_copy_bytes, e));
-    fprintf(f, "  prefetches %llu, in time %llu; evictions %llu, of these clean %llu; failed "
-               "migrations %llu, of these corrupt %llu\n",
-            (unsigned long long)s->prefetches, (unsigned long long)s->prefetch_hits,
-            (unsigned long long)s->evictions, (unsigned long long)s->clean_evictions,
-            (unsigned long long)s->io_errors, (unsigned long long)s->corrupt);
-}
-
-static FILE *report_open(const struct terrace *m, const char *where)
+/* To the end of the file, or stderr. */
+static bool append(const char *where, const struct report *r)
 {
     int fd = strcmp(where, "1") == 0 ? dup(STDERR_FILENO)
                                      : open(where, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     FILE *f = fd < 0 ? NULL : fdopen(fd, "a");
     if (!f) {
-        log_write(&m->log, TERRACE_LOG_ERROR, "TERRACE_REPORT=%s: the report cannot be written: %s",
-                  where, strerror(errno));
+        int e = errno;
         if (fd >= 0)
             close(fd);
+        errno = e;
+        return false;
     }
-    return f;
+    report_as_text(r, f);
+    return fclose(f) == 0;
+}
+
+/* In place of the file: tools read one report, and never half of it. */
+static bool replace(const char *where, const struct report *r, void (*write_as)(const struct report *, FILE *))
+{
+    struct output o;
+    if (!output_begin(&o, where))
+        return false;
+    write_as(r, o.file);
+    return output_end(&o);
+}
+
+static bool ends_in(const char *text, const char *end)
+{
+    size_t n = strlen(text), k = strlen(end);
+    return n > k && strcmp(text + n - k, end) == 0;
 }
 
 void report_write(struct terrace *m)
 {
-    const char *where = options_text(&m->options, "REPORT");
-    if (!where || !*where || strcmp(where, "0") == 0)
+    if (!m->report)
         return;
-    FILE *f = report_open(m, where);
-    if (!f)
-        return;
-    fprintf(f, "terrace %s report, process %ld\n", terrace_version(), (long)getpid());
-    for (unsigned i = 0; i < m->tiers; i++)
-        write_tier(f, &m->tier[i]);
-    write_counters(f, &m->stats);
-    if (m->sealer)
-        fprintf(f, "  spill: checked when read back, cipher %s\n", sealer_cipher(m->sealer));
-    if (fclose(f))
-        log_write(&m->log, TERRACE_LOG_ERROR, "TERRACE_REPORT=%s: the report was cut short: %s", where,
-                  strerror(errno));
+    struct report *r = malloc(sizeof *r);
+    errno = ENOMEM;
+    bool good = r != NULL;
+    if (good) {
+        report_take(m, r);
+        good = ends_in(m->report, ".json")   ? replace(m->report, r, report_as_json)
+               : ends_in(m->report, ".prom") ? replace(m->report, r, report_as_prometheus)
+                                             : append(m->report, r);
+    }
+    if (!good)
+        log_write(&m->log, TERRACE_LOG_ERROR, "TERRACE_REPORT=%s: the report cannot be written: %s",
+                  m->options.value[OPT_REPORT].text, strerror(errno));
+    free(r);
+}
+
+void report_open(struct terrace *m)
+{
+    const char *where = m->options.value[OPT_REPORT].text;
+    m->opened_ns = clock_ns();
+    if (where && *where && strcmp(where, "0") != 0)
+        m->report = strcmp(where, "1") == 0 ? strdup(where) : output_path(where);
 }

@@ -8,13 +8,17 @@
  * to a quarter of the tier: so write-back runs ahead exactly while memory is
  * short, and a job that fits writes nothing.
  *
- * May call: core.h, lease.h, mapped.h, mover.h, small.h, stable.h, stream.h. */
+ * What rules keep from going anywhere else is no victim. Where devices have to have a
+ * share of the bytes, the others are as full as it allows them to be.
+ *
+ * May call: core.h, lease.h, mapped.h, mover.h, rules.h, small.h, stable.h, stream.h. */
 #include <stdio.h>
 #include <string.h>
 
 #include "lease.h"
 #include "mapped.h"
 #include "mover.h"
+#include "rules.h"
 #include "small.h"
 #include "stable.h"
 #include "stream.h"
@@ -53,6 +57,35 @@ static const char *holder_name_locked(const struct terrace_tensor *t, char *othe
     return name;
 }
 
+/* Bytes that rules keep in the tier: they may leave it for no other. `text` then says
+ * how many these are, and which rule keeps one of them. */
+static uint64_t kept_locked(const struct tier *tier, char *text, size_t len)
+{
+    const struct terrace *m = tier->manager;
+    const struct copy *one = NULL;
+    const struct terrace_tensor *t;
+    uint64_t sum = 0;
+    *text = '\0';
+    LIST_FOREACH(t, &m->all, all) {
+        const struct copy *c = &t->copy[tier - m->tier];
+        bool kept = t->placement && c->state == COPY_VALID && !c->pins && copy_dirty_locked(c) &&
+                    !placement_may_leave(tier, t->placement);
+        sum += kept ? c->extent->bytes : 0;
+        one = kept ? c : one;
+    }
+    if (!one)
+        return 0;
+    char size[BYTES_TEXT], rule[RULE_TEXT], others[40];
+    const struct placement *p = one->tensor->placement;
+    unsigned i = (unsigned)(tier - m->tier) + 1;
+    while (i < m->tiers - 1 && !(p->denied >> i & 1))
+        i++;
+    snprintf(text, len, "%s that rules keep there, as '%.40s' by %s", bytes_text(sum, size),
+             holder_name_locked(one->tensor, others, sizeof others),
+             rule_text(p->rules, &p->rules->rule[p->by[i]], rule));
+    return sum;
+}
+
 /* The sentence for EBUDGET: the need, the budget, the largest holders. */
 static int no_room_locked(struct tier *tier, const struct room *want)
 {
@@ -81,18 +114,24 @@ static int no_room_locked(struct tier *tier, const struct room *want)
                  holder_name_locked(top[i]->tensor, others, sizeof others), others,
                  bytes_text(top[i]->extent->bytes, size));
     }
-    char variable[NAME_TEXT];
+    char variable[NAME_TEXT], rules[300];
+    uint64_t kept = kept_locked(tier, rules, sizeof rules);
     tier_limit_name(tier, variable);
+    if (kept && bytes <= tier->arena.limit && bytes + kept + tier->staging > tier->arena.ceiling)
+        return error_set(-TERRACE_ERULE, "no room for '%.60s' (%s) in %s: its budget is %s, with %s; destroy some, or "
+                         "raise %s", tensor_name(want->tensor), bytes_text(bytes, need), tier->name,
+                         bytes_text(tier->arena.limit, limit), rules, variable);
     if (bytes > tier->arena.limit)
         return error_set(-TERRACE_EBUDGET,
                          "'%s' (%s) alone is larger than the budget of %s, %s; raise %s",
                          tensor_name(want->tensor), bytes_text(bytes, need), tier->name,
                          bytes_text(tier->arena.limit, limit), variable);
     return error_set(-TERRACE_EBUDGET,
-                     "no room for '%s' (%s) in %s: its budget is %s, of which %s are acquired or staging%s; "
+                     "no room for '%s' (%s) in %s: its budget is %s, of which %s are acquired or staging%s%s%s; "
                      "release some, or raise %s",
                      tensor_name(want->tensor), bytes_text(bytes, need), tier->name,
-                     bytes_text(tier->arena.limit, limit), bytes_text(sum, held), holders, variable);
+                     bytes_text(tier->arena.limit, limit), bytes_text(sum, held), holders, kept ? ", and " : "", rules,
+                     variable);
 }
 
 /* The sentence for memory that others have taken, although the budget has room. */
@@ -145,29 +184,33 @@ static int make_locked(struct tier *tier, struct room *want, struct grant *grant
 {
     struct terrace *m = tier->manager;
     uint64_t bytes = arena_round(&tier->arena, want->tensor->bytes);
-    uint64_t failures = m->failures;
+    uint64_t failures = want->failures ? *want->failures : m->failures;
     bool clean_only = false, no_memory = false;
+    const struct rule *keep = rules_keep_locked(tier, bytes);
     int r;
+    if (keep && rules_keep_never_locked(tier, bytes))
+        return rules_keep_forbid_locked(tier, tensor_name(want->tensor), keep);
     tier->wanted += bytes;
     for (;;) {
         if (want->ahead && tier->wanted > bytes) { /* what leaves is for those who wait */
             r = -TERRACE_EAGAIN;
             break;
         }
-        r = arena_take(&tier->arena, bytes, want->tensor->alignment, grant);
+        keep = rules_keep_locked(tier, bytes);
+        r = keep ? -TERRACE_EBUDGET : arena_take(&tier->arena, bytes, want->tensor->alignment, grant);
         if (r == -TERRACE_EAGAIN && want->wait) {
             manager_wait(m);
             continue;
         }
         if (r != -TERRACE_EBUDGET)
             break;
-        if (want->once && short_of_memory(tier, bytes)) {
+        if (want->once && !keep && short_of_memory(tier, bytes)) {
             r = -TERRACE_ENOMEM;
             break;
         }
-        if (mapped_yield_locked(tier, bytes))
+        if (!keep && mapped_yield_locked(tier, bytes))
             continue;
-        if (arena_scattered(&tier->arena, bytes)) {
+        if (!keep && arena_scattered(&tier->arena, bytes)) {
             gather_locked(tier);
             continue;
         }
@@ -209,7 +252,8 @@ static int make_locked(struct tier *tier, struct room *want, struct grant *grant
             continue;
         }
         if (tier->draining == 0 && tier->moving == 0 && TAILQ_EMPTY(&tier->uses)) {
-            r = no_memory ? error_set(-TERRACE_ENOMEM, "no host memory to write down what would make "
+            r = keep ? rules_keep_forbid_locked(tier, tensor_name(want->tensor), keep)
+                : no_memory ? error_set(-TERRACE_ENOMEM, "no host memory to write down what would make "
                                       "room for '%s' in %s", tensor_name(want->tensor), tier->name)
                           : out_of_victims_locked(tier, want, failures);
             break;
@@ -263,6 +307,8 @@ int room_take_locked(struct tier *tier, struct room *want, struct extent **out)
     bool patient = !want->once && !want->ahead, last = false;
     struct grant grant;
     int r;
+    if (!tensor_may(want->tensor, tier))
+        return rules_forbid(want->tensor->placement, tensor_name(want->tensor), NULL, tier);
     tier_full_locked(tier);
     do {
         r = make_locked(tier, want, &grant);

@@ -32,7 +32,9 @@
  *
  * How they change groups where several tiers are in memory: small_move.c.
  *
- * May call: core.h, mover.h, heap.h, small_inside.h. */
+ * Only tensors for which the placement rules say the same share a group.
+ *
+ * May call: core.h, mover.h, heap.h, rules.h, small_inside.h. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,6 +42,7 @@
 
 #include "heap_cache.h"
 #include "mover.h"
+#include "rules.h"
 #include "small_inside.h"
 
 enum {
@@ -85,20 +88,22 @@ static void number_give_locked(struct smalls *a, size_t n)
 
 static uint64_t group_more(void *context, size_t bytes)
 {
-    const struct home *h = context;
+    struct home *h = context;
     struct smalls *a = h->smalls;
     struct terrace_tensor *t = NULL;
     manager_lock(a->manager);
     size_t n = number_take_locked(a);
     if (n != NONE) {
-        t = tensor_for_group(a->manager, bytes);
+        t = tensor_for_group(a->manager, bytes, h->placement);
         a->number[n].group = t;
         if (t)
             t->index = n;
-        if (t)
-            t->home = t->dealer = h->tier;
-        else
+        if (t) {
+            t->home = h->tier;
+            t->dealer = h;
+        } else {
             number_give_locked(a, n);
+        }
     }
     manager_unlock(a->manager);
     return t ? a->base + n * bytes : 0;
@@ -170,16 +175,20 @@ static bool reserve(struct smalls *a)
 
 static void home_free(struct home *h)
 {
+    struct terrace *m = h->smalls->manager;
     heap_cache_close(h->cache);
     heap_close(h->heap);
+    placement_put(m, h->placement);
     free(h);
 }
 
 static void smalls_free(struct smalls *a)
 {
     for (unsigned i = 0; i < MAX_TIERS; i++)
-        if (a->home[i])
-            home_free(a->home[i]);
+        for (struct home *h = a->home[i], *next; h; h = next) {
+            next = h->next;
+            home_free(h);
+        }
     munmap(a->mapping, a->mapped);
     free(a->number);
     free(a);
@@ -200,25 +209,63 @@ static struct smalls *smalls_new(struct terrace *m)
     return NULL;
 }
 
-struct home *small_home_get(struct smalls *a, unsigned tier)
+static struct home *home_new(struct smalls *a, unsigned tier, struct placement *placement)
 {
-    struct home *h = a->home[tier], *none = NULL;
-    if (h || !home_possible(&a->manager->tier[tier]))
-        return h;
-    h = calloc(1, sizeof *h);
+    struct home *h = calloc(1, sizeof *h);
     if (!h)
         return NULL;
     h->smalls = a;
     h->tier = (unsigned char)tier;
+    manager_lock(a->manager);
+    h->placement = placement_keep(placement);
+    manager_unlock(a->manager);
     struct heap_source source = {.context = h, .more = group_more, .less = group_less};
     if (heap_open(&h->heap, &source, GROUP) || heap_cache_open(&h->cache, h->heap)) {
         home_free(h);
         return NULL;
     }
-    if (atomic_compare_exchange_strong(&a->home[tier], &none, h))
-        return h;
-    home_free(h); /* another thread was first */
-    return none;
+    return h;
+}
+
+static struct home *home_find(const struct smalls *a, unsigned tier, const struct placement *placement, unsigned *n)
+{
+    *n = 0;
+    for (struct home *h = a->home[tier]; h; h = h->next, ++*n)
+        if (placement_same(h->placement, placement) && !h->retired)
+            return h;
+    return NULL;
+}
+
+struct home *small_home_get(struct smalls *a, unsigned tier, struct placement *placement)
+{
+    unsigned n;
+    struct home *h = home_find(a, tier, placement, &n), *mine = NULL;
+    bool possible = home_possible(&a->manager->tier[tier]) && n < MOST_HOMES;
+    while (!h && possible) {
+        mine = mine ? mine : home_new(a, tier, placement);
+        if (!mine)
+            return NULL;
+        mine->next = a->home[tier];
+        h = home_find(a, tier, placement, &n);
+        if (!h && atomic_compare_exchange_strong(&a->home[tier], &mine->next, mine))
+            return mine;
+    }
+    if (mine) /* another thread was first */
+        home_free(mine);
+    return h;
+}
+
+void smalls_replaced_locked(struct terrace *m)
+{
+    struct smalls *a = m->smalls;
+    for (unsigned i = 0; a && i < MAX_TIERS; i++)
+        for (struct home *h = a->home[i]; h; h = h->next)
+            h->retired = h->retired || h->placement;
+    for (size_t n = 0; a && n < a->used; n++) {
+        const struct terrace_tensor *g = a->number[n].group;
+        if (g && g->placement)
+            g->dealer->retired = true;
+    }
 }
 
 /* What serves small tensors, opened at the first; NULL: nothing does. */
@@ -302,15 +349,17 @@ static void small_free(struct small *s)
     handle_free(s);
 }
 
-static struct small *small_new(struct terrace *m, size_t bytes, size_t alignment, const char *label)
+static struct small *small_new(struct terrace *m, size_t bytes, size_t alignment, const terrace_tensor_attr *attr)
 {
+    const char *label = attr ? attr->label : NULL;
     struct small *s = calloc(1, sizeof *s);
     if (!s)
         return NULL;
     s->manager = m;
     s->small = s->blank = true;
     s->bytes = (uint16_t)bytes;
-    s->align = (unsigned char)__builtin_ctzl(alignment);
+    s->align = __builtin_ctzl(alignment) & 15;
+    s->role = (attr ? attr->role : 0) & 15;
     if (label && !(s->label = strdup(label))) {
         free(s);
         return NULL;
@@ -346,30 +395,70 @@ void small_place_locked(struct smalls *a, struct small *s, uint64_t address)
     small_link_locked(s);
 }
 
-int small_create(struct terrace *m, size_t bytes, const terrace_tensor_attr *attr,
-                 terrace_tensor **out)
+/* What serves a new tensor: on the tier that the last one was acquired on, unless the
+ * rules say otherwise. NULL: nothing does. */
+static struct home *home_for_new(struct smalls *a, struct placement *p)
 {
-    size_t alignment = attr ? attr->alignment : 0;
-    if (!bytes || bytes > MOST || alignment > MOST_ALIGNMENT || (attr && attr->flags))
-        return 1;
-    struct smalls *a = smalls_get(m);
-    struct home *h = a ? small_home_get(a, a->latest) : NULL;
+    const struct terrace *m = a->manager;
+    unsigned latest = a->latest, i = latest;
+    for (unsigned k = 0; p && k < m->tiers; k++) {
+        i = p->order[k] == k && k == 0 && !(p->denied >> latest & 1) ? latest : p->order[k];
+        if (home_possible(&m->tier[i]) && !(p->denied >> i & 1))
+            break;
+        i = m->tiers;
+    }
+    return i < m->tiers ? small_home_get(a, i, p) : NULL;
+}
+
+/* As small_create(), under the rules that were in force after so many changes of
+ * them; EAGAIN: others are. */
+static int create_under(struct smalls *a, size_t bytes, const terrace_tensor_attr *attr, struct placement *p,
+                        uint64_t changes, terrace_tensor **out)
+{
+    struct terrace *m = a->manager;
+    struct home *h = home_for_new(a, p);
     if (!h)
         return 1;
-    alignment = slice_alignment(bytes, alignment);
+    size_t alignment = slice_alignment(bytes, attr ? attr->alignment : 0);
     uint64_t address = small_slice_take(h, bytes, alignment);
     if (!address)
         return 1;
-    struct small *s = small_new(m, bytes, alignment, attr ? attr->label : NULL);
+    struct small *s = small_new(m, bytes, alignment, attr);
     if (!s) {
         small_slice_give(h, address, bytes, alignment);
         return error_set(-TERRACE_ENOMEM, "no host memory for a tensor's handle");
     }
     manager_lock(m);
-    small_place_locked(a, s, address);
+    bool good = m->rule_changes == changes;
+    if (good)
+        small_place_locked(a, s, address);
     manager_unlock(m);
-    *out = (terrace_tensor *)s;
-    return 0;
+    if (good) {
+        *out = (terrace_tensor *)s;
+        return 0;
+    }
+    small_slice_give(h, address, bytes, alignment);
+    small_free(s);
+    return -TERRACE_EAGAIN;
+}
+
+int small_create(struct terrace *m, size_t bytes, const terrace_tensor_attr *attr,
+                 terrace_tensor **out)
+{
+    if (!bytes || bytes > MOST || (attr && (attr->flags || attr->alignment > MOST_ALIGNMENT)))
+        return 1;
+    struct smalls *a = smalls_get(m);
+    int r = a ? -TERRACE_EAGAIN : 1;
+    while (r == -TERRACE_EAGAIN) {
+        struct placement *p = NULL;
+        uint64_t changes = m->rule_changes;
+        int e = m->rules ? placement_for_new(m, attr, bytes, &p, &changes) : 0;
+        if (e)
+            return e;
+        r = create_under(a, bytes, attr, p, changes, out);
+        placement_put(m, p);
+    }
+    return r;
 }
 
 void small_slice_leave_locked(const struct small *s, struct terrace_tensor *g, uint32_t offset)
@@ -380,7 +469,7 @@ void small_slice_leave_locked(const struct small *s, struct terrace_tensor *g, u
         tensor_doom_locked(g);
         return;
     }
-    struct home *h = a->home[g->dealer];
+    struct home *h = g->dealer;
     uint64_t address = a->base + g->index * GROUP + offset;
     size_t bytes = s->bytes, alignment = (size_t)1 << s->align;
     if (g->live && !g->hot && g->cold) /* it was the last not to be demoted */
@@ -438,8 +527,8 @@ void smalls_trim(struct terrace *m)
     struct smalls *a = m->smalls;
     manager_unlock(m);
     for (unsigned i = 0; a && i < MAX_TIERS; i++)
-        if (a->home[i])
-            heap_cache_trim(a->home[i]->cache);
+        for (const struct home *h = a->home[i]; h; h = h->next)
+            heap_cache_trim(h->cache);
 }
 
 void smalls_stats(struct terrace *m, uint64_t *slices, uint64_t *groups)
@@ -449,9 +538,9 @@ void smalls_stats(struct terrace *m, uint64_t *slices, uint64_t *groups)
     struct smalls *a = m->smalls;
     manager_unlock(m);
     for (unsigned i = 0; a && i < MAX_TIERS; i++)
-        if (a->home[i]) {
+        for (const struct home *h = a->home[i]; h; h = h->next) {
             struct heap_stats s;
-            heap_stats(a->home[i]->heap, &s);
+            heap_stats(h->heap, &s);
             *slices += s.allocated;
             *groups += s.mapped;
         }

@@ -13,7 +13,8 @@ struct small {
     bool hot;      /* created, acquired or prefetched since it was last demoted */
     bool doomed;   /* destroyed; freed when the last user is gone */
     bool moving;   /* its bytes are being copied out of the group: no writers */
-    unsigned char align; /* log2 of the slice's alignment */
+    unsigned char align : 4; /* log2 of the slice's alignment */
+    unsigned char role : 4;
     uint16_t bytes; /* as asked for */
     char *label;
     struct terrace_tensor *group;
@@ -49,12 +50,16 @@ void smalls_open(struct terrace *m);
 /* Frees small tensors that are left, and dooms all groups; the lanes have stopped. */
 void smalls_close(struct terrace *m);
 
+/* Other rules are in force: no group that obeys other ones than its neighbours takes
+ * in new tensors. */
+void smalls_replaced_locked(struct terrace *m);
+
 /* Gives back what small tensors have not needed for a while. */
 void smalls_trim(struct terrace *m);
 /* What there is for them: bytes of slices in use or kept for reuse, and of groups. */
 void smalls_stats(struct terrace *m, uint64_t *slices, uint64_t *groups);
 
-/* Makes a small tensor. 1: it is to be an ordinary one. Errors: ENOMEM. */
+/* Makes a small tensor. 1: it is to be an ordinary one. Errors: ENOMEM, ERULE. */
 int small_create(struct terrace *m, size_t bytes, const terrace_tensor_attr *attr,
                  terrace_tensor **out);
 void small_destroy_locked(struct small *s);

@@ -11,6 +11,7 @@ struct heap_cache;
 enum {
     GROUP = 256 << 10,
     LEAST_GROUPS = 64,       /* that the budget must hold */
+    MOST_HOMES = 32,         /* on a tier */
 };
 
 /* A group's number: in use, or on the list of those that were. */
@@ -19,9 +20,13 @@ struct number {
     size_t next;                  /* free number */
 };
 
-/* What deals out the slices of the groups that are used on one memory tier. */
+/* What deals out the slices of the groups that are used on one memory tier, to tensors
+ * for which the rules say the same. */
 struct home {
+    struct home *next; /* on that tier */
     struct smalls *smalls;
+    struct placement *placement;
+    atomic_bool retired; /* takes slices back, but deals out no more */
     unsigned char tier;
     struct heap *heap;
     struct heap_cache *cache;
@@ -29,7 +34,7 @@ struct home {
 
 struct smalls {
     struct terrace *manager;
-    struct home *_Atomic home[MAX_TIERS]; /* opened when first needed */
+    struct home *_Atomic home[MAX_TIERS]; /* opened when first needed, the last first */
     atomic_uchar latest; /* the tier that a new tensor was last acquired on */
     void *mapping;
     size_t mapped;
@@ -53,8 +58,9 @@ static inline bool home_possible(const struct tier *tier)
 
 /* ---- small.c ---- */
 
-/* What serves slices for use on a tier; NULL: nothing does. */
-struct home *small_home_get(struct smalls *a, unsigned tier);
+/* What serves slices for use on a tier, to tensors of that placement, which the caller
+ * keeps; NULL: nothing does. */
+struct home *small_home_get(struct smalls *a, unsigned tier, struct placement *placement);
 void small_link_locked(struct small *s);
 void small_unlink_locked(struct small *s);
 uint64_t small_slice_take(struct home *h, size_t bytes, size_t alignment);

@@ -1,10 +1,11 @@
 /* small_move.c - small tensors where several tiers are in memory: they leave their
  * group for one that is used on another tier, or for one of their own.
  *
- * May call: core.h, small_inside.h. */
+ * May call: core.h, rules.h, small_inside.h. */
 #include <stdlib.h>
 #include <string.h>
 
+#include "rules.h"
 #include "small_inside.h"
 
 terrace_tier small_tier_locked(const struct small *s, terrace_tier which)
@@ -43,9 +44,9 @@ static int elsewhere_locked(const struct small *s, terrace_tier which)
     if (s->group->alone || tier_matches(m, s->group->home, which))
         return -1;
     for (unsigned i = 0; i < m->tiers; i++)
-        if (tier_is_memory(&m->tier[i]) && tier_matches(m, (int)i, which))
+        if (tier_is_memory(&m->tier[i]) && tier_matches(m, (int)i, which) && tensor_may(s->group, &m->tier[i]))
             return (int)i;
-    return -1;
+    return -1; /* or the rules forbid it, which acquire is to say */
 }
 
 /* Waits until nobody's use of the slice that is, or will be, left excludes this
@@ -73,7 +74,7 @@ static int exclusion_wait_locked(const struct small *s, terrace_tier which, unsi
 /* A group of its own for one tensor. NULL: no host memory. */
 static struct terrace_tensor *alone_new_locked(const struct small *s)
 {
-    struct terrace_tensor *g = tensor_for_group(s->manager, s->bytes);
+    struct terrace_tensor *g = tensor_for_group(s->manager, s->bytes, s->group->placement);
     if (g) {
         g->alone = true;
         g->home = s->group->home;
@@ -95,13 +96,17 @@ static int move_blank(struct small *s, unsigned tier)
 {
     struct terrace *m = s->manager;
     struct smalls *a = m->smalls;
-    struct home *h = small_home_get(a, tier);
+    manager_lock(m);
+    struct placement *p = placement_keep(s->group->placement);
+    manager_unlock(m);
+    struct home *h = small_home_get(a, tier, p);
     size_t alignment = (size_t)1 << s->align;
     uint64_t address = h ? small_slice_take(h, s->bytes, alignment) : 0;
     int r = 0;
     manager_lock(m);
     bool still = s->blank && !s->pins && !s->left && s->busy == 1 && !s->doomed && !s->group->alone;
-    bool fits = address && a->number[(address - a->base) / GROUP].group->home == tier;
+    const struct terrace_tensor *there = address ? a->number[(address - a->base) / GROUP].group : NULL;
+    bool fits = there && there->home == tier && placement_same(there->placement, s->group->placement);
     struct terrace_tensor *was = s->group, *g = fits || !still ? NULL : alone_new_locked(s);
     if (still && !fits && !g)
         r = error_set(-TERRACE_ENOMEM, "no host memory to use '%s' on %s", small_name(s), m->tier[tier].name);
@@ -118,6 +123,7 @@ static int move_blank(struct small *s, unsigned tier)
             a->latest = (unsigned char)tier;
         small_slice_leave_locked(s, was, offset);
     }
+    placement_drop_locked(p);
     manager_unlock(m);
     if (address)
         small_slice_give(h, address, s->bytes, alignment);

@@ -7,12 +7,14 @@
  * What is to be written in place, while a forked child reads what is there, is
  * first copied to other blocks: by a buffer, so that it takes none of the budget.
  *
- * May call: core.h, forked.h, lease.h, mover.h. */
+ * May call: core.h, forked.h, lease.h, moved.h, mover.h, rules.h. */
 #include <stdlib.h>
 
 #include "forked.h"
 #include "lease.h"
+#include "moved.h"
 #include "mover.h"
+#include "rules.h"
 
 enum { PIECE = 256 << 10 };
 
@@ -53,6 +55,8 @@ int space_take_locked(struct transfer *x)
 {
     struct tier *disk = copy_tier(x->other);
     struct grant grant;
+    if (!tensor_may(x->tensor, disk))
+        return rules_forbid(x->tensor->placement, tensor_name(x->tensor), "where it would be written", disk);
     for (int attempt = 0;; attempt++) {
         int r = arena_take(&disk->arena, x->bytes, 0, &grant);
         if (r == -TERRACE_EBUDGET)
@@ -89,18 +93,18 @@ static void haul_ended_locked(struct raw *raw)
     manager_changed_locked(h->manager);
 }
 
-static int haul_locked(struct tier *disk, int op, uint64_t address, void *host, size_t bytes)
+int haul_locked(struct tier *tier, int op, uint64_t address, void *host, size_t bytes, const char *label)
 {
-    struct haul h = {.manager = disk->manager,
+    struct haul h = {.manager = tier->manager,
                      .raw = {.address = address, .host = host, .bytes = bytes, .op = op,
                              .done_locked = haul_ended_locked}};
-    lane_raw_locked(disk->lane, &h.raw, PRIORITY_DEMAND);
+    lane_raw_locked(tier->lane, &h.raw, PRIORITY_DEMAND);
     while (!h.ended)
-        manager_wait(disk->manager);
+        manager_wait(tier->manager);
     if (h.raw.error)
         return error_set(h.raw.error, "%s", h.raw.text);
-    disk->in_bytes += op == TERRACE_IO_WRITE ? bytes : 0;
-    disk->out_bytes += op == TERRACE_IO_READ ? bytes : 0;
+    if (op == TERRACE_IO_WRITE)
+        moved_locked(tier, tier, bytes, &(struct move){.label = label, .asked = h.raw.asked, .began = h.raw.began});
     return 0;
 }
 
@@ -111,14 +115,15 @@ static uint64_t least(uint64_t a, uint64_t b)
 
 static int duplicate_locked(struct tier *disk, uint64_t from, uint64_t to, uint64_t bytes)
 {
+    static const char label[] = "what a forked child reads";
     size_t chunk = disk->info.io_chunk;
     void *buffer = aligned_alloc(disk->info.page, PIECE);
     int r = buffer ? 0 : error_set(-TERRACE_ENOMEM, "no host memory to copy what a forked child reads");
     for (uint64_t at = 0, n; r == 0 && at < bytes; at += n) {
         n = least(least(PIECE, bytes - at), least(chunk - (from + at) % chunk, chunk - (to + at) % chunk));
-        r = haul_locked(disk, TERRACE_IO_READ, from + at, buffer, n);
+        r = haul_locked(disk, TERRACE_IO_READ, from + at, buffer, n, label);
         if (r == 0)
-            r = haul_locked(disk, TERRACE_IO_WRITE, to + at, buffer, n);
+            r = haul_locked(disk, TERRACE_IO_WRITE, to + at, buffer, n, label);
     }
     free(buffer);
     return r;

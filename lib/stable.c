@@ -336,7 +336,7 @@ static void serve_locked(struct stable *s, struct terrace_tensor *t)
         if (c->state != COPY_ABSENT || t->raws)
             return;
         int r = t->error ? tensor_report_locked(t) : fill_start_locked(c, TERRACE_READ, false, false);
-        if (r == -TERRACE_EAGAIN || r == -TERRACE_EBUDGET || r == -TERRACE_ENOMEM)
+        if (r == -TERRACE_EAGAIN || r == -TERRACE_EBUDGET || r == -TERRACE_ERULE || r == -TERRACE_ENOMEM)
             return; /* until something is released or written, or others give memory back */
         if (r < 0) {
             if (!fine_spoilt_locked(s, t)) {

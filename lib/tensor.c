@@ -1,16 +1,20 @@
 /* tensor.c - creating, opening, destroying tensors, and waiting for them.
  *
- * May call: core.h, lease.h, mover.h, small.h, the backend's attach and detach. */
+ * May call: core.h, lease.h, live.h, mover.h, region.h, rules.h, small.h, the backend's attach and
+ * detach. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "lease.h"
+#include "live.h"
 #include "mover.h"
 #include "prefetch.h"
+#include "region.h"
+#include "rules.h"
 #include "small.h"
 #include "stable.h"
 
-enum { PAGE = 4096, MOST_ALIGNMENT = 2 << 20, LINE = 64 };
+enum { MOST_ALIGNMENT = 2 << 20, LINE = 64 };
 
 const char *tensor_name(const struct terrace_tensor *t)
 {
@@ -123,10 +127,16 @@ static int tensor_new(struct terrace *m, size_t bytes, const terrace_tensor_attr
     return 0;
 }
 
-static void tensor_publish(struct terrace_tensor *t)
+/* Errors: as rules_place_locked. */
+static int tensor_publish(struct terrace_tensor *t)
 {
     struct terrace *m = t->manager;
     manager_lock(m);
+    int r = rules_place_locked(t);
+    if (r) {
+        manager_unlock(m);
+        return r;
+    }
     leases_drain_locked(m);
     if (!LIST_EMPTY(&m->all))
         atomic_store_explicit(&LIST_FIRST(&m->all)->lease.beside, t, memory_order_relaxed);
@@ -137,6 +147,7 @@ static void tensor_publish(struct terrace_tensor *t)
     m->stats.tensors++;
     m->stats.tensor_bytes += t->bytes;
     manager_unlock(m);
+    return 0;
 }
 
 struct terrace_tensor *tensor_for_block(struct terrace *m, struct region *r, size_t index,
@@ -146,17 +157,19 @@ struct terrace_tensor *tensor_for_block(struct terrace *m, struct region *r, siz
     if (tensor_new(m, bytes, NULL, &t))
         return NULL;
     t->region = r;
+    t->placement = placement_keep(r ? r->placement : NULL);
     t->index = index;
     LIST_INSERT_HEAD(&m->all, t, all);
     return t;
 }
 
-struct terrace_tensor *tensor_for_group(struct terrace *m, size_t bytes)
+struct terrace_tensor *tensor_for_group(struct terrace *m, size_t bytes, struct placement *placement)
 {
     struct terrace_tensor *t;
     if (tensor_new(m, bytes, NULL, &t))
         return NULL;
     t->group = true;
+    t->placement = placement_keep(placement);
     LIST_INIT(&t->smalls);
     LIST_INSERT_HEAD(&m->all, t, all);
     schedule_created(&m->schedule, &t->item, NULL, bytes);
@@ -181,9 +194,12 @@ int terrace_tensor_create(terrace *m, size_t bytes, const terrace_tensor_attr *a
     r = tensor_new(m, bytes, attr, &t);
     if (r)
         return r;
-    tensor_publish(t);
-    *out = t;
-    return 0;
+    r = tensor_publish(t);
+    if (r)
+        tensor_free(t);
+    else
+        *out = t;
+    return r;
 }
 
 static struct tier *file_tier(struct terrace *m)
@@ -220,7 +236,12 @@ int terrace_tensor_open(terrace *m, const char *path, uint64_t offset, size_t by
     t->blank = false;
     t->file_valid = true;
     t->file_tier = (signed char)(disk - m->tier);
-    tensor_publish(t);
+    r = tensor_publish(t);
+    if (r) {
+        disk->backend->detach(disk->unit, t->file_base, t->bytes);
+        tensor_free(t);
+        return r;
+    }
     *out = t;
     return 0;
 }
@@ -246,6 +267,7 @@ void tensor_reap_locked(struct terrace_tensor *t)
     leases_drain_locked(m); /* no log speaks of it any more */
     for (unsigned i = 0; i < m->tiers; i++)
         copy_drop_locked(&t->copy[i]);
+    live_forget_locked(m, t);
     LIST_REMOVE(t, all);
     if (!t->slab)
         schedule_gone(&m->schedule, &t->item);
@@ -259,6 +281,7 @@ void tensor_reap_locked(struct terrace_tensor *t)
         disk->backend->detach(disk->unit, t->file_base, t->bytes);
         manager_lock(m);
     }
+    placement_drop_locked(t->placement);
     tensor_free(t);
     m->releases++;
     lanes_poke_locked(m);

@@ -5,7 +5,7 @@
  * and copied, so that an older or shorter one reads as if its missing optional
  * functions were NULL.
  *
- * May call: core.h, mover.h, budget.h, plugin.h, the backends' tables. */
+ * May call: core.h, mover.h, budget.h, plugin.h, relay.h, the backends' tables. */
 #include <assert.h>
 #include <ctype.h>
 #include <stdio.h>
@@ -15,6 +15,7 @@
 #include "budget.h"
 #include "mover.h"
 #include "plugin.h"
+#include "relay.h"
 #include "staging.h"
 #include "view.h"
 
@@ -512,6 +513,8 @@ int tiers_open(struct terrace *m)
     }
     if (r)
         tiers_close(m);
+    else
+        relay_open(m);
     return r;
 }
 
@@ -521,6 +524,7 @@ void tiers_close(struct terrace *m)
         lane_stop(&m->tier[i]);
     for (unsigned i = 0; i < m->tiers; i++)
         lane_close(&m->tier[i]);
+    relay_close(m);
     staging_close(m);
     for (unsigned i = 0; i < m->tiers; i++) {
         views_end(&m->tier[i], m->tier[i].views);

@@ -6,17 +6,24 @@
  * started from as the valid one; a fill that failed leaves the lower one.
  *
  * Between two tiers bytes move directly where one's addresses are plain
- * pointers and the other has a lane; else by way of a host tier. What leaves a
- * memory tier goes to the next slower one that has room, else to disk; where
- * there is no direct route to a disk, it waits for room.
+ * pointers and the other has a lane; between devices through staging memory (see
+ * relay.c); else by way of a host tier. What leaves a memory tier goes to the next
+ * slower one that has room, else to disk; where there is no direct route to a disk, it waits for room.
  *
- * May call: core.h, lease.h, mover.h. */
+ * Where rules forbid a tier, no route leads to it or by way of it, be it only through
+ * the staging memory of a lane.
+ *
+ * May call: core.h, lease.h, moved.h, mover.h, relay.h, rules.h, staging.h. */
 #include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "lease.h"
+#include "moved.h"
 #include "mover.h"
+#include "relay.h"
+#include "rules.h"
+#include "staging.h"
 
 /* ---- routes ------------------------------------------------------------ */
 
@@ -29,18 +36,32 @@ struct lane *transfer_lane(const struct tier *a, const struct tier *b)
     return NULL;
 }
 
+/* By what has been measured; without a clear difference the faster tier is taken. */
+static bool much_faster(const struct lane *a, const struct lane *b)
+{
+    return a->rate && b->rate && a->rate > b->rate + b->rate / 4;
+}
+
 struct lane *transfer_source_locked(const struct terrace_tensor *t, const struct tier *to,
                                     struct copy **from)
 {
     struct terrace *m = t->manager;
+    struct lane *best = NULL;
     *from = NULL;
     for (unsigned i = 0; i < m->tiers; i++) { /* fastest first */
         struct lane *lane = &m->tier[i] != to ? transfer_lane(to, &m->tier[i]) : NULL;
-        if (!lane || t->copy[i].state != COPY_VALID)
+        if (!lane || t->copy[i].state != COPY_VALID || (best && !much_faster(lane, best)))
             continue;
         *from = (struct copy *)&t->copy[i];
-        return lane;
+        best = lane;
     }
+    for (unsigned i = 0; !best && i < m->tiers; i++)
+        if (t->copy[i].state == COPY_VALID && relay_leads(t, &m->tier[i], to)) {
+            *from = (struct copy *)&t->copy[i];
+            best = to->lane;
+        }
+    if (best)
+        return best;
     return t->file_valid ? transfer_lane(to, &m->tier[(unsigned char)t->file_tier]) : NULL;
 }
 
@@ -49,11 +70,23 @@ struct copy *transfer_way(struct terrace_tensor *t, const struct tier *to)
     struct terrace *m = t->manager;
     for (unsigned i = 0; i < m->tiers; i++) {
         const struct tier *tier = &m->tier[i];
-        if (tier != to && (tier->backend->caps & TERRACE_CAP_CPU) && transfer_lane(to, tier) &&
+        if (tier != to && (tier->backend->caps & TERRACE_CAP_CPU) && transfer_lane(to, tier) && tensor_may(t, tier) &&
             arena_round(&tier->arena, t->bytes) <= tier->arena.limit)
             return &t->copy[i];
     }
     return NULL;
+}
+
+int way_forbidden(struct terrace_tensor *t, const struct tier *to)
+{
+    struct terrace *m = t->manager;
+    char what[160];
+    snprintf(what, sizeof what, "by way of which it would get to %s%s", to->name,
+             t->blank ? "; acquire it there with TERRACE_OVERWRITE first, for which nothing has to come" : "");
+    for (unsigned i = 0; t->placement && i < m->tiers; i++)
+        if (&m->tier[i] != to && (m->tier[i].backend->caps & TERRACE_CAP_CPU) && !tensor_may(t, &m->tier[i]))
+            return rules_forbid(t->placement, tensor_name(t), what, &m->tier[i]);
+    return 0;
 }
 
 struct tier *spill_tier(struct terrace *m)
@@ -64,19 +97,61 @@ struct tier *spill_tier(struct terrace *m)
     return NULL;
 }
 
-/* The next memory tier after `after` that could take what leaves `tier`. */
-static struct tier *next_below(const struct tier *tier, const struct tier *after)
+/* Whether bytes may be written there: also those in the lane's staging memory,
+ * encrypted as they are, are bytes of the tensor. */
+static bool may_spill(const struct placement *p, struct tier *disk)
+{
+    bool staged = disk->lane && disk->lane->staging;
+    return !p || (placement_allows(p, disk) && (!staged || placement_allows(p, staging_host(disk))));
+}
+
+static struct tier *placement_spill_tier(struct terrace *m, const struct placement *p)
+{
+    if (!p)
+        return spill_tier(m);
+    for (unsigned k = 0; k < m->tiers; k++) {
+        struct tier *tier = placement_choice(m, p, k);
+        if (!tier_is_memory(tier) && tier->arena.limit && may_spill(p, tier))
+            return tier;
+    }
+    return NULL;
+}
+
+struct tier *tensor_spill_tier(const struct terrace_tensor *t)
+{
+    return placement_spill_tier(t->manager, t->placement);
+}
+
+/* The memory tier with that place in the order of choice, or a later one, that could
+ * take what leaves `tier`; *place is then the next. NULL: there is none. */
+static struct tier *next_below(const struct tier *tier, const struct placement *p, unsigned *place)
 {
     struct terrace *m = tier->manager;
-    for (unsigned i = (unsigned)(after - m->tier) + 1; i < m->tiers; i++)
-        if (tier_is_memory(&m->tier[i]) && m->tier[i].arena.limit && transfer_lane(tier, &m->tier[i]))
-            return &m->tier[i];
+    while (*place < m->tiers) {
+        struct tier *b = placement_choice(m, p, (*place)++);
+        if (b > tier && tier_is_memory(b) && b->arena.limit && placement_allows(p, b) && transfer_lane(tier, b))
+            return b;
+    }
     return NULL;
 }
 
 struct tier *tier_below(const struct tier *tier)
 {
-    return next_below(tier, tier);
+    unsigned place = 0;
+    return next_below(tier, NULL, &place);
+}
+
+struct tier *copy_below(const struct copy *c)
+{
+    unsigned place = 0;
+    return next_below(copy_tier(c), c->tensor->placement, &place);
+}
+
+bool placement_may_leave(const struct tier *tier, const struct placement *p)
+{
+    unsigned place = 0;
+    const struct tier *disk = placement_spill_tier(tier->manager, p);
+    return next_below(tier, p, &place) || (disk && transfer_lane(tier, disk));
 }
 
 /* Whether the tier has room for the copy without a write. */
@@ -85,7 +160,8 @@ static bool has_room_locked(struct tier *tier, uint64_t bytes)
     const struct arena *a = &tier->arena;
     bytes = arena_round(a, bytes);
     tier_full_locked(tier);
-    return bytes <= a->ceiling && a->used + bytes <= a->ceiling + tier_clean_bytes(tier);
+    return bytes <= a->ceiling && a->used + bytes <= a->ceiling + tier_clean_bytes(tier) &&
+           !rules_keep_locked(tier, bytes);
 }
 
 /* Where the bytes of a copy go; NULL: nowhere. */
@@ -93,8 +169,8 @@ static struct tier *goal_locked(const struct copy *c)
 {
     struct terrace_tensor *t = c->tensor;
     struct terrace *m = t->manager;
-    struct tier *disk = spill_tier(m), *full = NULL;
-    for (struct tier *b = tier_below(copy_tier(c)); b; b = next_below(copy_tier(c), b)) {
+    struct tier *disk = tensor_spill_tier(t), *full = NULL, *b;
+    for (unsigned place = 0; (b = next_below(copy_tier(c), t->placement, &place)) != NULL;) {
         if (t->copy[b - m->tier].state != COPY_ABSENT)
             continue;
         if (has_room_locked(b, t->bytes))
@@ -131,13 +207,18 @@ static int transfer_start_locked(struct transfer init)
     *x = init;
     x->bytes = x->other ? round_up(t->bytes, x->lane->tier->info.page) : t->bytes;
     x->queued = true;
+    x->asked = moved_clock(t->manager);
     t->transfer = x;
     for (unsigned i = 0; i < t->manager->tiers; i++)
         if (t->copy[i].state == COPY_VALID || (!x->writeback && &t->copy[i] == x->copy))
             transfer_keep_locked(x, &t->copy[i]);
+    copies_settle_locked(t); /* off the lists until it has ended */
+    if (x->relayed) {
+        relay_start_locked(x);
+        return 0;
+    }
     TAILQ_INSERT_TAIL(&x->lane->queue[x->priority], x, link);
     manager_kick_locked(t->manager, x->lane->tier);
-    copies_settle_locked(t); /* off the lists until it has ended */
     return 0;
 }
 
@@ -147,10 +228,14 @@ int transfer_fill_locked(struct copy *c, bool ahead)
     struct transfer init = {.copy = c, .ahead = ahead,
                             .priority = ahead ? PRIORITY_PREFETCH : PRIORITY_DEMAND};
     init.lane = transfer_source_locked(t, copy_tier(c), &init.other);
+    int r = init.lane ? 0 : way_forbidden(t, copy_tier(c));
+    if (r)
+        return r;
     if (!init.lane)
         return error_set(-TERRACE_ENOTSUP, "no route to %s for the bytes of '%s'",
                          copy_tier(c)->name, tensor_name(t));
-    int r = transfer_start_locked(init);
+    init.relayed = init.other && !transfer_lane(copy_tier(c), copy_tier(init.other));
+    r = transfer_start_locked(init);
     if (r)
         return r;
     c->node.ahead = ahead;
@@ -161,6 +246,21 @@ int transfer_fill_locked(struct copy *c, bool ahead)
     return 0;
 }
 
+/* Why the copy's bytes cannot go to a tier, NULL: to any. */
+static int nowhere_to_go(const struct copy *c, const struct tier *to)
+{
+    const struct terrace_tensor *t = c->tensor;
+    struct terrace *m = t->manager;
+    for (struct tier *b = m->tier; t->placement && b < m->tier + m->tiers; b++)
+        if ((to ? b == to : b > copy_tier(c)) && !tensor_may(t, b))
+            return rules_forbid(t->placement, tensor_name(t), "where it would move", b);
+    if (to)
+        return error_set(-TERRACE_ERULE, "'%s' may not pass through the memory in which bytes for %s are encrypted",
+                         tensor_name(t), to->name);
+    return error_set(-TERRACE_EBUDGET, "there is no disk tier to move '%s' to: "
+                     "TERRACE_TIERS names none", tensor_name(t));
+}
+
 int transfer_writeback_locked(struct copy *c, struct tier *to, enum priority priority, bool drop)
 {
     struct terrace_tensor *t = c->tensor;
@@ -168,9 +268,8 @@ int transfer_writeback_locked(struct copy *c, struct tier *to, enum priority pri
         to = goal_locked(c);
     if (to ? !tier_is_memory(to) && tensor_stored_locked(t) : tensor_stored_locked(t))
         return 1;
-    if (!to)
-        return error_set(-TERRACE_EBUDGET, "there is no disk tier to move '%s' to: "
-                         "TERRACE_TIERS names none", tensor_name(t));
+    if (!to || !(tier_is_memory(to) ? tensor_may(t, to) : may_spill(t->placement, to)))
+        return nowhere_to_go(c, to);
     struct lane *lane = transfer_lane(copy_tier(c), to);
     if (!lane)
         return error_set(-TERRACE_ENOTSUP, "no route from %s to %s for the bytes of '%s'", copy_tier(c)->name,
@@ -185,7 +284,7 @@ int transfer_writeback_locked(struct copy *c, struct tier *to, enum priority pri
 
 bool transfer_redirect_locked(struct transfer *x)
 {
-    struct tier *disk = spill_tier(x->tensor->manager);
+    struct tier *disk = tensor_spill_tier(x->tensor);
     if (tensor_stored_locked(x->tensor)) {
         x->other = NULL;
         x->bytes = 0;
@@ -210,6 +309,10 @@ void transfer_hurry_locked(struct transfer *x)
 {
     if (!x || x->priority == PRIORITY_DEMAND)
         return;
+    if (x->relayed) {
+        relay_hurry_locked(x);
+        return;
+    }
     if (x->queued && !x->parked) {
         TAILQ_REMOVE(&x->lane->queue[x->priority], x, link);
         TAILQ_INSERT_TAIL(&x->lane->queue[PRIORITY_DEMAND], x, link);
@@ -244,6 +347,12 @@ bool transfer_is_taken(const struct transfer *x)
     return !x->writeback && !x->error && !x->stale && x->bytes && x->taken == x->bytes;
 }
 
+static struct move move_of(const struct transfer *x)
+{
+    return (struct move){.label = tensor_name(x->tensor), .asked = x->asked, .began = x->began,
+                         .priority = (unsigned char)x->priority, .spoiled = x->error || x->stale};
+}
+
 static void fill_finish_locked(struct transfer *x)
 {
     struct copy *c = x->copy;
@@ -271,8 +380,8 @@ static void fill_finish_locked(struct transfer *x)
         copy_written_locked(c); /* may put it on the policy's lists */
     stats->fill_bytes += x->bytes;
     stats->file_bytes += x->other ? 0 : x->bytes;
-    tier->in_bytes += x->bytes;
-    (x->other ? copy_tier(x->other) : x->lane->tier)->out_bytes += x->bytes;
+    struct move move = move_of(x);
+    moved_locked(x->other ? copy_tier(x->other) : x->lane->tier, tier, x->bytes, &move);
     if (x->other)
         copy_not_ahead_locked(x->other); /* it was brought there for this */
 }
@@ -299,7 +408,7 @@ static void writeback_failed_locked(struct transfer *x)
     x->tensor->failed_at = ++m->failures;
     m->failure = x->error;
     snprintf(m->failure_text, sizeof m->failure_text, "%s", x->text);
-    if (x->error != -TERRACE_EBUDGET) /* then nothing is wrong with this one */
+    if (x->error != -TERRACE_EBUDGET && x->error != -TERRACE_ERULE) /* then nothing is wrong with this one */
         tensor_failed_locked(x->tensor, x->error, x->text);
     policy_used(&copy_tier(x->copy)->policy, &x->copy->node); /* others are tried before it */
     copy_tier(x->copy)->credit = 0; /* and nothing ahead of need for a while */
@@ -335,9 +444,10 @@ static void writeback_finish_locked(struct transfer *x)
         }
     }
     stats->writeback_bytes += x->next;
-    tier->out_bytes += x->next;
-    if (x->other)
-        copy_tier(x->other)->in_bytes += x->next;
+    if (!x->other) /* its bytes turned out to be elsewhere */
+        return;
+    struct move move = move_of(x);
+    moved_locked(tier, copy_tier(x->other), x->next, &move);
 }
 
 void transfer_finish_locked(struct transfer *x)

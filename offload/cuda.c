@@ -11,7 +11,6 @@
  *
  * A forked child cannot use a driver that its parent has initialised: there every
  * function fails, or does nothing, without a call to the driver. */
-#include <ctype.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,6 +18,7 @@
 #include <unistd.h>
 
 #include "cuda_unit.h"
+#include "pci.h"
 
 enum { CUDA_MOST = 10 }; /* tiers; leaves some of the core's for others */
 #define GIB 1073741824.0
@@ -42,35 +42,21 @@ int cuda_fail(const struct cuda_unit *u, cuda_result r, const char *format, ...)
 
 /* ---- what a device is ---------------------------------------------------- */
 
-static bool read_line(const char *path, char *buf, size_t len)
-{
-    FILE *file = fopen(path, "re");
-    bool read = file && fgets(buf, (int)len, file);
-    if (file)
-        fclose(file);
-    if (read)
-        buf[strcspn(buf, "\n")] = '\0';
-    return read;
-}
-
 /* Where the system has it: "0000:3b:00.0". */
 static void bus_of(const struct cuda_unit *u, char *bus, int len)
 {
     if (cuda.device_bus(bus, len, u->device))
         *bus = '\0';
-    for (char *c = bus; *c; c++)
-        *c = (char)tolower((unsigned char)*c);
+    pci_lower(bus);
 }
 
 /* The node next to the device, asked of the driver, then of the system; -1: none. */
 static int node_of(const struct cuda_unit *u, const char *bus)
 {
-    char path[128], line[32];
     int node = -1;
     if (cuda.device_attribute(&node, CUDA_NODE, u->device) == CUDA_OK && node >= 0)
         return node;
-    snprintf(path, sizeof path, "/sys/bus/pci/devices/%.40s/numa_node", bus);
-    return *bus && read_line(path, line, sizeof line) ? (int)strtol(line, NULL, 10) : -1;
+    return pci_node(bus);
 }
 
 static void describe_location(const struct cuda_unit *u, const char *bus, terrace_unit_info *info)
@@ -131,6 +117,7 @@ static cuda_result describe(struct cuda_unit *u, terrace_unit_info *info)
     info->io_chunk = CUDA_IO_CHUNK;
     info->io_depth = CUDA_IO_DEPTH;
     info->node = u->node;
+    snprintf(info->vendor, sizeof info->vendor, "nvidia");
     if (!u->virtual_memory)
         info->flags = TERRACE_UNIT_WHOLE;
     snprintf(info->engine, sizeof info->engine, "CUDA driver API");

@@ -8,12 +8,15 @@
  * A forked child cannot use what its parent has of OpenCL: there close does nothing
  * with it. */
 #define _GNU_SOURCE
+#include <ctype.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <unistd.h>
 
+#include "named.h"
 #include "opencl_unit.h"
 
 int opencl_fail(const struct opencl_unit *u, opencl_int code, const char *format, ...)
@@ -41,7 +44,7 @@ static int count(const terrace_host *host)
 {
     struct opencl_found list[OPENCL_MOST];
     char why[300];
-    bool named = opencl_is_named(host);
+    bool named = kind_is_named(host, "opencl");
     int own = 0;
     if (!named && opencl_only_cpu())
         return absent(host, "the implementations here compute on the CPU, in the host's memory; TERRACE_TIERS with "
@@ -65,6 +68,24 @@ static const char *type_name(opencl_device device)
     return type & OPENCL_DEVICE_TYPE_GPU ? "GPU" : type & OPENCL_DEVICE_TYPE_CPU ? "CPU" : "accelerator";
 }
 
+/* The maker's name as one word: "NVIDIA Corporation" is nvidia. Some have several. */
+static void vendor_name(opencl_device device, char *buf, size_t len)
+{
+    static const struct {
+        const char *begin, *name;
+    } known[] = {{"Advanced Micro Devices", "amd"}, {"AuthenticAMD", "amd"}, {"GenuineIntel", "intel"},
+                 {"Moore Threads", "moorethreads"}, {"Iluvatar", "iluvatar"}};
+    char text[200];
+    size_t n = 0;
+    opencl_string(device, OPENCL_DEVICE_VENDOR, text, sizeof text);
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
+        if (strncasecmp(text, known[i].begin, strlen(known[i].begin)) == 0)
+            snprintf(text, sizeof text, "%s", known[i].name);
+    for (; isalnum((unsigned char)text[n]) && n < len - 1; n++)
+        buf[n] = (char)tolower((unsigned char)text[n]);
+    buf[n] = '\0';
+}
+
 static void describe(const struct opencl_found *found, terrace_unit_info *info)
 {
     char platform[256] = "", device[80], driver[40], version[60];
@@ -76,6 +97,7 @@ static void describe(const struct opencl_found *found, terrace_unit_info *info)
     opencl_string(found->device, OPENCL_DEVICE_VERSION, version, sizeof version);
     snprintf(info->location, sizeof info->location, "%s, %s, of %.60s, driver %s", device, type_name(found->device),
              platform, driver);
+    vendor_name(found->device, info->vendor, sizeof info->vendor);
     snprintf(info->engine, sizeof info->engine, "OpenCL %.8s", version + strlen("OpenCL "));
     info->engine[strlen("OpenCL ") + strcspn(info->engine + strlen("OpenCL "), " ")] = '\0';
     if (found->shared)

@@ -23,15 +23,6 @@ enum { PLATFORMS = 16, NVIDIA = 0x10DE };
 
 /* ---- what is asked for, what is installed --------------------------------- */
 
-bool opencl_is_named(const terrace_host *host)
-{
-    const char *p = host->option(host->context, "TIERS");
-    for (; p && *p; p += strcspn(p, ", "), p += strspn(p, ", "))
-        if (strncmp(p, "opencl", 6) == 0 && strchr(":, ", p[6]))
-            return true;
-    return false;
-}
-
 /* Whether the file names the library of an implementation for CPUs. */
 static bool is_for_cpu(const char *path)
 {

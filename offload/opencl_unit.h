@@ -25,8 +25,6 @@ struct opencl_found {
     bool aside;  /* no tier unless TERRACE_TIERS names it */
 };
 
-/* Whether TERRACE_TIERS names a tier of this kind. */
-bool opencl_is_named(const terrace_host *host);
 /* Whether all implementations that are installed compute on the CPU. Loads nothing. */
 bool opencl_only_cpu(void);
 /* The devices that can be tiers, those first that are by themselves; returns how many.

@@ -44,13 +44,14 @@ check "info says where the budget came from" gives 0 "budget +[0-9.]+ [KMGT]iB \
 check "info says which engine and why" gives 0 "engine +[a-z_]+ \(.+\)" "$terrace" info
 check "info shows a disk tier" gives 0 "class +disk" "$terrace" info
 check "info is silent on standard error" quiet_on_stderr "$terrace" info
+check "info shows the routes" gives 0 "^numa:0 +- +direct" env TERRACE_TIERS=numa:0,nvme:0 "$terrace" info --routes
+check "and measures them" gives 0 "^nvme:0 +direct [0-9.]+ +-" \
+    env TERRACE_TIERS=numa:0,nvme:0 TERRACE_LIMIT_NUMA=128M "$terrace" info --routes --measure
 check "info has no other arguments" gives 2 "no argument '--jsno'" "$terrace" info --jsno
 check "a limit shows in info" gives 0 "budget +64.0 MiB" env TERRACE_LIMIT_NUMA=64M "$terrace" info
 check "a bad setting fails with its sentence" gives 1 \
     "TERRACE_IO=fast is not accepted; accepted is auto, uring or threads" \
     env TERRACE_IO=fast "$terrace" info
-check "a setting of a later build fails" gives 1 "TERRACE_RULES=x is not supported" \
-    env TERRACE_RULES=x "$terrace" info
 check "an unknown setting is warned about" gives 0 \
     "warning: .*TERRACE_LIMT_NUMA is not known; did you mean TERRACE_LIMIT_NUMA\?" \
     env TERRACE_LIMT_NUMA=8G "$terrace" info

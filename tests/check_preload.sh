@@ -57,6 +57,11 @@ check "many children" spilled forks many
 check "a child unmaps, empties and moves what it inherited" spilled forks maps
 check "system, popen, vfork and exec, posix_spawn" spilled forks starts
 check "children by the bare system call" spilled forks clones
+daemons() { job forks daemon | grep 'all is there'; }
+check "a daemon has what its parent had" daemons
+allowed() { TERRACE_ENCRYPT=1 TERRACE_FORK=allow job forks daemon; }
+no_daemon() { ! TERRACE_ENCRYPT=1 job forks daemon && allowed; }
+check "no daemon where it would lack memory, unless that is allowed" no_daemon
 fork_fails() { TERRACE_ENCRYPT=1 job forks fails 2>"$scratch/said" && grep -q 'fork fails.*encrypted' "$scratch/said"; }
 check "fork fails where the child would lack memory" fork_fails
 check "thousands of threads" spilled threads come_and_go

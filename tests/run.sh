@@ -3,8 +3,8 @@
 # (tests/check_*.sh), or those named as arguments. Prints a line for each, the
 # whole output of what failed, and last the sum: "N passed, 0 failed".
 #
-# Before it stands how many of these ran on a simulated driver of an accelerator;
-# that none did where some should have is a failure, too.
+# Before it stands for each kind of accelerator how many of these ran on a simulated
+# driver or runtime of its; that none did where some should have is a failure, too.
 #
 # A program says how many tests passed in Criterion's last line; a script
 # prints "ok NAME" or "not ok NAME" for each ("ok NAME # SKIP why" counts for
@@ -15,7 +15,8 @@ limit=${TEST_TIMEOUT:-300}
 output=$(mktemp) || exit 1
 trap 'rm -f "$output"' EXIT
 total_passed=0 total_failed=0
-simulated='' # tests that passed on a simulated accelerator; empty: none were to run
+declare -A simulated # by kind: tests that passed on a simulated accelerator; unset: none were to run
+kinds='cuda hip musa maca corex ascend cnrt'
 
 # Settings of whoever runs this must not change what is tested.
 for name in $(compgen -e TERRACE_; compgen -e SIM_); do unset "$name"; done
@@ -69,7 +70,9 @@ run_program() {
         passed=0 failed=1
         echo "no tests ran to the end" >>"$output"
     fi
-    case $1 in test_cuda*) simulated=$((simulated + passed)) ;; esac
+    local kind=${1#test_}
+    kind=${kind%%_*}
+    case " $kinds " in *" $kind "*) simulated[$kind]=$((simulated[$kind] + passed)) ;; esac
     settle "$1"
 }
 
@@ -85,7 +88,7 @@ run_script() {
 }
 
 if [ $# -eq 0 ]; then
-    simulated=0
+    for kind in $kinds; do simulated[$kind]=0; done
     for source in tests/test_*.c tests/check_*.sh; do
         [ -e "$source" ] || continue
         source=${source#tests/}
@@ -101,7 +104,10 @@ for name; do
 done
 
 [ $((total_passed + total_failed)) -gt 0 ] || total_failed=1
-[ -z "$simulated" ] || echo "$simulated of these on a simulated driver (CUDA)"
-[ "$simulated" != 0 ] || total_failed=$((total_failed + 1))
+for kind in $kinds; do
+    [ -n "${simulated[$kind]:-}" ] || continue
+    echo "$kind: ${simulated[$kind]} of these on a simulated runtime"
+    [ "${simulated[$kind]}" != 0 ] || total_failed=$((total_failed + 1))
+done
 echo "$total_passed passed, $total_failed failed"
 [ $total_failed -eq 0 ]

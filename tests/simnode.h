@@ -2,7 +2,8 @@
  *
  * "simnode:0" stands for the memory of another node: a slower host tier, whose
  * addresses are plain pointers. "simdev:0" stands for a device's memory, whose
- * addresses the CPU cannot use. Both are copied to and from by a queue that can
+ * addresses the CPU cannot use, and "simacc:0" for that of another make, without
+ * streams. All are copied to and from by a queue that can
  * be held (nothing completes until it is let go) and counts what it was asked.
  * Either can have less memory than its capacity, or refuse some at random.
  * A test program that includes this file has them in every manager it opens;
@@ -45,6 +46,8 @@ struct simnode {
 static struct simnode simnode = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
 static struct simnode simdev = {.shift = 1ull << 62, .lock = PTHREAD_MUTEX_INITIALIZER,
                                 .changed = PTHREAD_COND_INITIALIZER};
+static struct simnode simacc = {.shift = 1ull << 60, .lock = PTHREAD_MUTEX_INITIALIZER,
+                                .changed = PTHREAD_COND_INITIALIZER};
 
 /* Where the bytes at an address of a tier are. */
 static void *simnode_at(const struct simnode *n, uint64_t address)
@@ -84,6 +87,14 @@ static int simdev_open(const terrace_host *host, int index, terrace_unit_info *i
     (void)host, (void)index;
     simdev.committed = 0;
     *unit = &simdev;
+    return simnode_describe(info);
+}
+
+static int simacc_open(const terrace_host *host, int index, terrace_unit_info *info, void **unit)
+{
+    (void)host, (void)index;
+    simacc.committed = 0;
+    *unit = &simacc;
     return simnode_describe(info);
 }
 
@@ -422,9 +433,28 @@ static const terrace_backend simdev_backend = {
     .unview = simdev_unview,
 };
 
-/* As TERRACE_BACKEND_BUILTIN, which may stand once in a file: the disk's is there. */
-__attribute__((used, section("terrace_backends"))) static const terrace_backend
-    *const simnode_entry[] = {&simnode_backend, &simdev_backend};
+static const terrace_backend simacc_backend = {
+    .abi = TERRACE_BACKEND_ABI,
+    .size = sizeof(terrace_backend),
+    .name = "simacc",
+    .tier_class = TERRACE_CLASS_DEVICE,
+    .count = simnode_count,
+    .open = simacc_open,
+    .close = simnode_close,
+    .reserve = simnode_reserve,
+    .release = simnode_release,
+    .commit = simnode_commit,
+    .decommit = simnode_decommit,
+    .submit = simnode_submit,
+    .wait = simnode_wait,
+    .wake = simnode_wake,
+    .explain = simnode_explain,
+    .available = simnode_available,
+};
+
+TERRACE_BACKEND_BUILTIN(simnode_backend);
+TERRACE_BACKEND_BUILTIN(simdev_backend);
+TERRACE_BACKEND_BUILTIN(simacc_backend);
 
 static inline void simnode_hold(struct simnode *d, bool held)
 {

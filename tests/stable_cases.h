@@ -6,6 +6,7 @@
 #define TERRACE_TESTS_STABLE_CASES_H
 
 #include <pthread.h>
+#include <signal.h>
 
 #include "manager.h"
 
@@ -232,6 +233,21 @@ CASE(advice_does_not_change_bytes, .timeout = 60)
     assert_fails(terrace_advise(m, &m, 8, TERRACE_ADVISE_WILLNEED, host_of(m)), TERRACE_EINVAL);
     assert_fails(terrace_advise(m, p, 8, 99, host_of(m)), TERRACE_EINVAL);
     cr_assert(pattern_is(p, 4 * MIB, 1));
+    terrace_close(m);
+}
+
+CASE(no_signal_handler_is_installed, .timeout = 60)
+{
+    struct sigaction before[SIGRTMAX], after;
+    for (int i = 1; i < SIGRTMAX; i++)
+        if (sigaction(i, NULL, &before[i]))
+            before[i].sa_handler = NULL;
+    terrace *m = STABLE_OPEN(8 * MIB);
+    unsigned char *p = stable_of(m, 32 * MIB);
+    pattern_fill(p, 32 * MIB, 1);
+    cr_assert(pattern_is(p, 32 * MIB, 1));
+    for (int i = 1; i < SIGRTMAX; i++)
+        cr_assert(sigaction(i, NULL, &after) || after.sa_handler == before[i].sa_handler, "signal %d", i);
     terrace_close(m);
 }
 

@@ -614,3 +614,94 @@ Test(arena, address_space_that_is_memory_is_taken_once)
     cr_assert_eq(arena_open(&a, &backend, NULL, &info, LIMIT), -TERRACE_ENOTSUP);
     cr_assert_eq(fake.reserved, 0);
 }
+
+/* ---- what is held, and how long --------------------------------------------- */
+
+static uint64_t simulated_ns;
+
+static uint64_t simulated_clock(void)
+{
+    return simulated_ns;
+}
+
+static void seconds_pass(uint64_t n)
+{
+    simulated_ns += n * 1000000000u;
+}
+
+/* 4 MiB for 2 s, 6 for 3 s, still 6 for 5 s though 4 of them are free, 2 for 7 s. */
+Test(arena, held_bytes_count_for_every_second)
+{
+    struct arena a = open_arena(16 * MIB);
+    a.clock = simulated_clock;
+    simulated_ns = a.held_to;
+    cr_assert_eq(arena_byte_seconds(&a), 0);
+    seconds_pass(1);
+    cr_assert_eq(arena_byte_seconds(&a), 0);
+    struct extent *first = get(&a, 4 * MIB);
+    seconds_pass(2);
+    cr_assert_eq(arena_byte_seconds(&a), 8ull * MIB);
+    struct extent *second = get(&a, 2 * MIB);
+    seconds_pass(3);
+    cr_assert_eq(arena_byte_seconds(&a), 26ull * MIB);
+    arena_free(&a, first);
+    seconds_pass(5);
+    purge(&a);
+    cr_assert_eq(arena_byte_seconds(&a), 56ull * MIB);
+    seconds_pass(7);
+    cr_assert_eq(arena_byte_seconds(&a), 70ull * MIB);
+    arena_free(&a, second);
+    purge(&a);
+    seconds_pass(100);
+    cr_assert_eq(arena_byte_seconds(&a), 70ull * MIB);
+    arena_close(&a);
+}
+
+/* What is charged counts, what failed to be committed does not, and nothing overflows
+ * in a century. */
+Test(arena, charges_are_held_and_failures_are_not)
+{
+    struct arena a = open_arena(16 * MIB);
+    struct extent *e;
+    a.clock = simulated_clock;
+    simulated_ns = a.held_to;
+    cr_assert(arena_charge(&a, 3 * MIB));
+    seconds_pass(2);
+    fake.fail = 1;
+    cr_assert_eq(allocate(&a, 4 * MIB, 0, &e), -TERRACE_ENOSPC);
+    seconds_pass(2);
+    cr_assert_eq(arena_byte_seconds(&a), 12ull * MIB);
+    seconds_pass(100ull * 365 * 86400);
+    cr_assert_eq(arena_byte_seconds(&a), 3ull * MIB * (4 + 100ull * 365 * 86400));
+    arena_uncharge(&a, 3 * MIB);
+    arena_close(&a);
+}
+
+/* Against a model that adds up what the backend was asked for, second by second. */
+Test(arena, held_bytes_are_what_was_committed_each_second)
+{
+    struct arena a = open_arena(16 * MIB);
+    struct extent *e[8] = {NULL};
+    uint64_t sum = 0;
+    a.clock = simulated_clock;
+    simulated_ns = a.held_to;
+    srandom(7);
+    for (int i = 0; i < 4000; i++) {
+        int at = (int)(random() % 8);
+        if (e[at]) {
+            arena_free(&a, e[at]);
+            e[at] = NULL;
+        } else if (allocate(&a, (uint64_t)(1 + random() % 600) * PAGE, 0, &e[at])) {
+            e[at] = NULL;
+        }
+        if (random() % 50 == 0)
+            purge(&a);
+        seconds_pass(1);
+        sum += fake.bytes;
+        cr_assert_eq(arena_byte_seconds(&a), sum);
+    }
+    for (int i = 0; i < 8; i++)
+        if (e[i])
+            arena_free(&a, e[i]);
+    arena_close(&a);
+}

@@ -705,101 +705,23 @@ Test(forked, blocks_written_in_part_meanwhile_still_move)
     terrace_close(m);
 }
 
-/* ---- where it cannot be done --------------------------------------------------- */
+/* ---- past fork() -------------------------------------------------------------- */
 
-/* 0: the child read 7; else how it ended. */
-static int look(const unsigned char *p, bool bare)
-{
-    pid_t pid = bare ? (pid_t)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0) : fork();
-    if (pid == 0) {
-        signal(SIGSEGV, SIG_DFL);
-        _exit(*(const volatile unsigned char *)p == 7 ? 0 : 1);
-    }
-    return status_of(pid);
-}
-
-/* Says, per block, whether a child reads it; it must read right, or not at all. */
+/* How many blocks children read; each must read 7, or meet a segmentation fault. */
 static unsigned readable(const unsigned char *p, bool bare)
 {
     unsigned n = 0;
     for (size_t i = 0; i < BLOCKS; i++) {
-        int status = look(p + i * BLOCK, bare);
+        pid_t pid = bare ? (pid_t)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0) : fork();
+        if (pid == 0) {
+            signal(SIGSEGV, SIG_DFL);
+            _exit(*(const volatile unsigned char *)(p + i * BLOCK) == 7 ? 0 : 1);
+        }
+        int status = status_of(pid);
         cr_assert(status == 0 || WIFSIGNALED(status), "block %zu: status 0x%x", i, (unsigned)status);
         n += status == 0;
     }
     return n;
-}
-
-Test(forked, sealed_bytes_are_a_segmentation_fault_never_others)
-{
-    static const char *const sealed[] = {"verify=spill", "encrypt=1"};
-    for (size_t i = 0; i < 2; i++) {
-        terrace *m = open_disk(sealed[i]);
-        unsigned char *p = stable_of(m, (size_t)BLOCKS * BLOCK);
-        memset(p, 7, (size_t)BLOCKS * BLOCK);
-        unsigned n = readable(p, false);
-        cr_assert(n > 0 && n < BLOCKS, "%u", n);
-        terrace_close(m);
-    }
-}
-
-Test(forked, a_disk_that_is_no_file_is_a_segmentation_fault_too)
-{
-    terrace *m = open_sim(LIMIT, NULL);
-    unsigned char *p = stable_of(m, (size_t)BLOCKS * BLOCK);
-    memset(p, 7, (size_t)BLOCKS * BLOCK);
-    unsigned n = readable(p, false);
-    cr_assert(n > 0 && n < BLOCKS, "%u", n);
-    terrace_close(m);
-}
-
-/* Counts the pages that a child finds, each of which must have its own bytes. */
-static size_t pages_found(const unsigned char *p, size_t pages)
-{
-    struct gate probe = gate_of(); /* the kernel reads a byte: an error, and no signal, where there is none */
-    *(volatile size_t *)said = 0;
-    pid_t pid = child();
-    if (pid == 0) {
-        size_t found = 0;
-        for (size_t i = 0; i < pages; i++) {
-            const uint64_t *page = (const uint64_t *)(p + i * PAGE);
-            if (write(probe.end[1], page, 1) != 1)
-                continue;
-            gate_pass(probe);
-            if (*page != i)
-                _exit(1);
-            found++;
-        }
-        *(volatile size_t *)said = found;
-        _exit(0);
-    }
-    int status = status_of(pid);
-    cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0, "status 0x%x", (unsigned)status);
-    return *(volatile size_t *)said;
-}
-
-/* Every other page is in memory: each is a part of its own. */
-Test(forked, as_many_parts_are_there_as_mappings_allow)
-{
-    size_t pages = 32768, allowed;
-    FILE *f = fopen("/proc/sys/vm/max_map_count", "r");
-    cr_assert(f && fscanf(f, "%zu", &allowed) == 1);
-    fclose(f);
-    allowed = allowed / 8 * 3;
-    terrace *m = open_disk("limit_numa=96M;log=error");
-    unsigned char *p = stable_of(m, pages * PAGE);
-    for (size_t i = 0; i < pages; i++)
-        *(uint64_t *)(p + i * PAGE) = i;
-    assert_ok(terrace_advise(m, p, pages * PAGE, TERRACE_ADVISE_DONTNEED, host_of(m)));
-    eventually(tier_stats_of(m, 0).tensors == 0);
-    for (size_t i = 0; i < pages; i += 2)
-        cr_assert_eq(*(volatile uint64_t *)(p + i * PAGE), i);
-    size_t found = pages_found(p, pages);
-    if (pages <= allowed)
-        cr_assert_eq(found, pages);
-    else
-        cr_assert(found >= allowed && found < pages, "%zu of %zu", found, pages);
-    terrace_close(m);
 }
 
 Test(forked, the_bare_system_call_is_a_segmentation_fault)

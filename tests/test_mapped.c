@@ -4,13 +4,11 @@
 #include <linux/capability.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
-#include <signal.h>
 #include <stddef.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "manager.h"
@@ -231,22 +229,5 @@ Test(mapped, serves_where_userfaultfd_is_forbidden, .timeout = 60)
     m = open_with("numa:0,nvme:0", 8 * MIB, "nvme_path=/var/tmp;stable=userfaultfd");
     cr_assert_null(terrace_malloc(m, 4 * MIB, host_of(m), NULL));
     cr_assert(strstr(terrace_last_error(), "seccomp"), "%s", terrace_last_error());
-    terrace_close(m);
-}
-
-Test(mapped, the_child_of_a_fork_does_not_have_it, .timeout = 60)
-{
-    terrace *m = open_file(8 * MIB, "");
-    unsigned char *p = stable_of(m, 16 * MIB);
-    memset(p, 7, 16 * MIB);
-    pid_t child = fork();
-    if (child == 0) {
-        signal(SIGSEGV, SIG_DFL); /* not a sanitizer's */
-        _exit(*(volatile unsigned char *)p);
-    }
-    int status;
-    waitpid(child, &status, 0);
-    cr_assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV, "status 0x%x", (unsigned)status);
-    cr_assert_eq(p[16 * MIB - 1], 7);
     terrace_close(m);
 }

@@ -3,9 +3,11 @@
 #include <pthread.h>
 #include <time.h>
 
+#include "core.h"
 #include "manager.h"
 #include "simdisk.h"
 #include "simnode.h"
+#include "staging.h"
 
 enum { SIZE = MIB, NEAR = 0, FAR = 1, DISK = 2 };
 
@@ -226,6 +228,28 @@ Test(nodes, unmovable_stays_where_it_is, .timeout = 60)
     assert_ok(terrace_demote(t, FAR));
     cr_assert_eq(where_is(t, NEAR, TERRACE_READ), NEAR);
     cr_assert_eq(tier_stats_of(m, FAR).tensors, 0);
+    terrace_close(m);
+}
+
+/* Memory that bytes pass through on their way to and from a disk or device. */
+Test(nodes, staging_is_on_the_node_next_to_its_user, .timeout = 20)
+{
+    static const struct {
+        int near, far, user;
+        unsigned host;
+    } cases[] = {{0, 1, 0, NEAR}, {0, 1, 1, FAR}, {1, 0, 0, FAR}, {0, 1, -1, NEAR}, {0, 1, 7, NEAR}, {-1, -1, -1, NEAR}};
+    terrace *m = open_nodes(8 * MIB, 8 * MIB, "");
+    for (unsigned i = 0; i < sizeof cases / sizeof *cases; i++) {
+        m->tier[NEAR].info.node = cases[i].near;
+        m->tier[FAR].info.node = cases[i].far;
+        m->tier[DISK].info.node = cases[i].user;
+        uint64_t before = tier_stats_of(m, cases[i].host).staging, sum = m->tier[NEAR].staging + m->tier[FAR].staging;
+        void *p;
+        cr_assert_eq(staging_host(&m->tier[DISK]), &m->tier[cases[i].host], "case %u", i);
+        assert_ok(staging_take(&m->tier[DISK], 64 * KIB, UINT64_MAX, false, &p));
+        cr_assert_eq(tier_stats_of(m, cases[i].host).staging, before + 64 * KIB, "case %u", i);
+        cr_assert_eq(m->tier[NEAR].staging + m->tier[FAR].staging, sum + 64 * KIB);
+    }
     terrace_close(m);
 }
 

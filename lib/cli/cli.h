@@ -20,6 +20,10 @@ int cli_failed(const char *what);
 int info_run(int argc, char **argv);
 void size_text(uint64_t bytes, char *buf, size_t len); /* "1.5 GiB" */
 
+/* ---- routes.c ---- */
+
+int routes_show(terrace *m, bool measured, bool json);
+
 /* ---- run.c ---- */
 
 int run_run(int argc, char **argv);
@@ -27,6 +31,14 @@ int run_run(int argc, char **argv);
 /* ---- certify.c ---- */
 
 int backend_check_run(int argc, char **argv);
+
+/* ---- rules.c ---- */
+
+int rules_run(int argc, char **argv);
+
+/* ---- top.c ---- */
+
+int top_run(int argc, char **argv);
 
 /* ---- measure.c ---- */
 
@@ -39,6 +51,10 @@ struct bandwidth {
 /* Writes and reads tensors through the public API, at most a few hundred MiB
  * and a quarter of what is free in a budget. 0 or a negative TERRACE_E... */
 int measure_tier(terrace *m, terrace_tier tier, struct bandwidth *out);
+
+/* Moves tensors from one tier to another, as a program would. out->write: bytes per
+ * second. */
+int measure_route(terrace *m, terrace_tier from, terrace_tier to, struct bandwidth *out);
 
 /* Copies memory of one host tier to another with the CPU, in the same amounts.
  * out->write: bytes per second. */

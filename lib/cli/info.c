@@ -263,10 +263,12 @@ static int show(terrace *m, bool measured, bool json)
 
 int info_run(int argc, char **argv)
 {
-    bool measured = false, json = false;
+    bool measured = false, json = false, routes = false;
     for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "--measure")) {
             measured = true;
+        } else if (!strcmp(argv[i], "--routes")) {
+            routes = true;
         } else if (!strcmp(argv[i], "--json")) {
             json = true;
         } else {
@@ -277,7 +279,7 @@ int info_run(int argc, char **argv)
     terrace *m;
     if (terrace_open(&m, NULL))
         return cli_failed("info");
-    int status = show(m, measured, json);
+    int status = routes ? routes_show(m, measured, json) : show(m, measured, json);
     terrace_close(m);
     return status;
 }

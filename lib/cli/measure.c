@@ -225,6 +225,50 @@ int measure_tier(terrace *m, terrace_tier tier, struct bandwidth *out)
     return err;
 }
 
+/* Has the tensors on one tier only. */
+static int put_all(struct measurement *x, terrace_tier from, bool disk)
+{
+    terrace_tier host;
+    int err = terrace_tier_find(x->m, "host", &host);
+    if (!err)
+        err = touch_all(x, host, TERRACE_OVERWRITE, "preparing");
+    if (!err && !disk)
+        return bring_all(x, from, TERRACE_WRITE, "preparing");
+    x->tier = from;
+    return err ? err : demote_all(x);
+}
+
+int measure_route(terrace *m, terrace_tier from, terrace_tier to, struct bandwidth *out)
+{
+    terrace_tier_statistics a = {.size = sizeof a}, b = {.size = sizeof b};
+    struct bandwidth result = {0};
+    int err = terrace_tier_stats(m, from, &a);
+    if (!err)
+        err = terrace_tier_stats(m, to, &b);
+    if (err)
+        return err;
+    int n = tensors_allowed(m, &a), other = tensors_allowed(m, &b);
+    n = n < other ? n : other;
+    struct measurement x = {.m = m, .name = b.name};
+    if (n == 0)
+        result.why_not = too_little;
+    for (int round = 0; round < 2 && n && !err; round++) { /* only the second time is the memory there */
+        err = create(&x, n);
+        if (!err)
+            err = put_all(&x, from, !strcmp(a.tier_class, "disk"));
+        double start = now();
+        x.tier = to;
+        if (!err)
+            err = !strcmp(b.tier_class, "disk") ? demote_all(&x) : bring_all(&x, to, TERRACE_READ, "moving");
+        result.write = n * (double)(TENSOR_MIB * MIB) / (now() - start);
+        destroy(&x);
+    }
+    progress_end();
+    if (!err)
+        *out = result;
+    return err;
+}
+
 /* Half of the tensors are copied to the other half, twice: only the second time
  * is the memory there. */
 static int copy_all(struct measurement *x, terrace_tier to, double *seconds)

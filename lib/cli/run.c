@@ -28,6 +28,7 @@ struct run {
     bool quiet;
     bool set; /* a setting was given as an option */
     char **command;
+    char *trace; /* TERRACE_TRACE, of which what is opened here is to know nothing */
     char library[PATH_MAX];
     char program[PATH_MAX];
 };
@@ -38,10 +39,11 @@ struct run {
 static const struct {
     const char *option, *variable;
     const char *fallback; /* the value where none is given; NULL: it must be */
+    bool file;            /* it is a file's path, from where we are: the program may go elsewhere */
 } settings[] = {
-    {"--ram", "TERRACE_LIMIT_HOST", NULL},     {"--nvme-path", "TERRACE_NVME_PATH", NULL},
-    {"--report", "TERRACE_REPORT", "1"},       {"--trace", "TERRACE_TRACE", NULL},
-    {"--rules", "TERRACE_RULES", NULL},        {"--min-size", "TERRACE_MIN_SIZE", NULL},
+    {"--ram", "TERRACE_LIMIT_HOST", NULL, false}, {"--nvme-path", "TERRACE_NVME_PATH", NULL, false},
+    {"--report", "TERRACE_REPORT", "1", true},    {"--trace", "TERRACE_TRACE", NULL, true},
+    {"--rules", "TERRACE_RULES", NULL, false},    {"--min-size", "TERRACE_MIN_SIZE", NULL, false},
 };
 enum { SETTINGS = sizeof settings / sizeof *settings };
 
@@ -49,6 +51,16 @@ static int usage(const char *what, const char *argument)
 {
     fprintf(stderr, "terrace: run: %s%s; `terrace help run` shows how it is used\n", what, argument);
     return EXIT_USAGE;
+}
+
+/* Sets the variable, to an absolute path where it is a file's. */
+static void set(int setting, const char *value)
+{
+    char here[PATH_MAX], path[2 * PATH_MAX];
+    bool file = settings[setting].file && *value != '/' && strcmp(value, "0") != 0 && strcmp(value, "1") != 0;
+    if (file && getcwd(here, sizeof here) && snprintf(path, sizeof path, "%s/%s", here, value) < (int)sizeof path)
+        value = path;
+    setenv(settings[setting].variable, value, 1);
 }
 
 /* One of those; takes the next argument where the value is one by itself. 0: not
@@ -67,7 +79,7 @@ static int take_setting(char **argv)
         }
         if (!value || !*value)
             return -1;
-        setenv(settings[i].variable, value, 1);
+        set(i, value);
         return used;
     }
     return 0;
@@ -238,6 +250,8 @@ static void describe(const struct run *r, terrace *m, const char *untouched)
 
 static int start(const struct run *r)
 {
+    if (r->trace)
+        setenv("TERRACE_TRACE", r->trace, 1);
     execvp(r->command[0], r->command);
     int e = errno;
     fprintf(stderr, "terrace: run: %s: %s\n", r->command[0], strerror(e));
@@ -288,6 +302,9 @@ int run_run(int argc, char **argv)
     }
     if (!find_program(&r))
         return start(&r); /* says what is wrong */
+    const char *trace = getenv("TERRACE_TRACE");
+    r.trace = trace ? strdup(trace) : NULL;
+    unsetenv("TERRACE_TRACE");
     if (terrace_open(&m, "report=\"\""))
         return cannot_open(&r);
     terrace_close(m);

@@ -11,11 +11,12 @@ static const struct command {
     const char *name, *arguments, *summary, *details;
     int (*run)(int argc, char **argv);
 } commands[] = {
-    {"info", "[--measure] [--json]", "the tiers, their budgets, and how bytes move",
+    {"info", "[--routes] [--measure] [--json]", "the tiers, their budgets, and how bytes move",
      "Opens a manager as a program would, with the settings of the environment, and\n"
      "shows the tiers it has: what they are, their budgets and where these come from,\n"
      "which engine moves the bytes and why that one.\n"
      "\n"
+     "  --routes    instead, by which way bytes get from each tier to each other\n"
      "  --measure   also writes and reads up to 256 MiB per tier and shows GB/s (10^9)\n"
      "  --json      for programs: one object, sizes in bytes, bandwidths in bytes/s\n",
      info_run},
@@ -32,9 +33,10 @@ static const struct command {
      "                     on top of it\n"
      "  --nvme-path PATH   folders for the rest, separated by ':' (TERRACE_NVME_PATH)\n"
      "  --min-size SIZE    what a large block is (TERRACE_MIN_SIZE); default 1M\n"
-     "  --report[=FILE]    what was moved, at the end of each process (TERRACE_REPORT)\n"
-     "  --trace FILE       timeline of what was moved (TERRACE_TRACE)\n"
-     "  --rules TEXT       placement rules (TERRACE_RULES)\n"
+     "  --report[=FILE]    what was moved, at the end of each process, on standard error or\n"
+     "                     in a file, by its name as text, .json or .prom (TERRACE_REPORT)\n"
+     "  --trace FILE       timeline of what was moved, for Perfetto (TERRACE_TRACE)\n"
+     "  --rules TEXT       placement rules, or @FILE (TERRACE_RULES)\n"
      "  -q                 says nothing but errors\n",
      run_run},
     {"backend-check", "[--unit N] [--only CHECK] [--json] BACKEND", "whether a tier backend does all it must",
@@ -50,6 +52,52 @@ static const struct command {
      "  --list        the checks, a line each\n"
      "  --json        for programs: one object; bandwidths in bytes/s\n",
      backend_check_run},
+    {"rules", "check FILE | explain LABEL SIZE [OPTION...]", "placement rules, and what they say of a tensor",
+     "Placement rules say which tensors may be on which tiers. They are given by\n"
+     "TERRACE_RULES or terrace_rules_set(), as text or as @ and the path of a file.\n"
+     "\n"
+     "  check FILE           whether the file's rules can be used, and what they mean here;\n"
+     "                       an error is told with line and column\n"
+     "  explain LABEL SIZE   where a tensor may be, tier by tier, and which rule decides\n"
+     "    --role ROLE        its role; default other\n"
+     "    --rank N           in the process of that rank; default this one's\n"
+     "    --rules TEXT       these rules, or @FILE, instead of TERRACE_RULES\n"
+     "\n"
+     "Entries are separated by commas or newlines; # begins a comment:\n"
+     "\n"
+     "  role=optimizer: !cuda                     never on cuda\n"
+     "  label=restricted/*: host                  nowhere but in host memory\n"
+     "  role=weight: cuda>host                    on cuda first, where there is a choice\n"
+     "  size>=64M & label=kv/*: ascend|host !nvme two verdicts; ascend or host, not nvme\n"
+     "  keep 30% of device on huawei|musa         a share of all bytes on devices\n"
+     "\n"
+     "Selectors, all of which are to match (&): label and role with = or != and\n"
+     "alternatives (|), labels as patterns (*, ?, [...]) or in quotes; size and rank with =,\n"
+     "!=, <, <=, > or >=, rank=0-3 for a range; * for any tensor. Roles: other, weight,\n"
+     "gradient, optimizer, activation, kvcache. The rank is that of RANK,\n"
+     "OMPI_COMM_WORLD_RANK, PMIX_RANK, PMI_RANK, SLURM_PROCID or LOCAL_RANK, else 0.\n"
+     "\n"
+     "Places: a tier (cuda:0), a kind (cuda), a vendor (nvidia), or a class (device, host,\n"
+     "disk). A list with | is where a tensor may be, and it is nowhere else; with ! before\n"
+     "it, where it never is; with > it is only the order of choice.\n"
+     "\n"
+     "Every rule that matches holds, whatever its place; none undoes another. Only for the\n"
+     "order of choice the first that matches decides.\n",
+     rules_run},
+    {"top", "[PID] [OPTION...]", "what processes that use terrace are doing now",
+     "Shows the processes that use terrace, linked or preloaded, and that you may look into\n"
+     "(root: all): memory, budget, traffic, hits, and the share of the time in which\n"
+     "somebody waited; of one process also its tiers, the routes of its bytes and its\n"
+     "biggest tensors. Goes on until it is interrupted, or the process ends.\n"
+     "\n"
+     "  --once           only one look; rates are averages since the manager was opened\n"
+     "  --json           for programs: an object in a line for each look\n"
+     "  --interval S     seconds between looks, 0.1 at least; default 2. A process renews\n"
+     "                   its figures twice a second when it moves bytes, else once\n"
+     "  --sort KEY       traffic (the default), used, hits, stalls or pid\n"
+     "\n"
+     "With TERRACE_TOP=0 a process does not show itself.\n",
+     top_run},
     {"help", "[COMMAND|env|errors]", "this text, a command's, the settings', or the errors'",
      "Without an argument: the list of commands.\n"
      "  env      every setting: name, example, meaning, what is accepted\n"

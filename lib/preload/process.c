@@ -1,7 +1,7 @@
 /* process.c - fork and pthread_create, in place of the C library's.
  *
  * A child that would not have all of its parent's large blocks is not made: fork
- * fails with ENOMEM instead. Threads that terrace starts are marked as its own.
+ * fails with ENOMEM instead (unless TERRACE_FORK=allow). Threads that terrace starts are marked as its own.
  *
  * May call: process.h, table.c, guard.c. */
 #include <dlfcn.h>

@@ -69,3 +69,31 @@ Test(vm_migrate, a_full_node_gives_to_the_next_and_that_to_the_disk, .timeout = 
         expect_on(t[i], NEAR, (uint64_t)i);
     terrace_close(m);
 }
+
+/* What does not fit on the near node is on the far one, and comes back under the
+ * same address when it is touched. */
+Test(vm_migrate, stable_memory_goes_to_the_other_node_and_comes_back, .timeout = 200)
+{
+    enum { BLOCK = 2 * MIB, N = 12 };
+    char conf[200];
+    terrace *m;
+    snprintf(conf, sizeof conf, "tiers=numa,simdisk;limit_numa_0=%d;limit_numa_1=%d;stable=userfaultfd;prefetch=off",
+             16 * MIB, 64 * MIB);
+    assert_ok(terrace_open(&m, conf));
+    unsigned char *p = terrace_malloc(m, (size_t)N * BLOCK, NEAR, NULL);
+    if (!p)
+        cr_skip_test("%s", terrace_last_error());
+    for (uint64_t i = 0; i < N; i++) {
+        pattern_fill(p + i * BLOCK, BLOCK, i);
+        assert_all_on(NEAR, p + i * BLOCK, BLOCK);
+    }
+    cr_assert_geq(tier_stats_of(m, FAR).in_bytes, 4ull * BLOCK);
+    for (int round = 0; round < 2; round++)
+        for (uint64_t i = 0; i < N; i++) {
+            cr_assert(pattern_is(p + i * BLOCK, BLOCK, i));
+            assert_all_on(NEAR, p + i * BLOCK, BLOCK);
+        }
+    cr_assert_geq(tier_stats_of(m, FAR).out_bytes, 4ull * BLOCK);
+    cr_assert_eq(simdisk_pieces(), 0, "the disk has nothing to do with it");
+    terrace_close(m);
+}

@@ -192,8 +192,19 @@ static void fork_fails(void)
     NEED(child > 0 && job_wait(child) == 0);
 }
 
+/* The child says on standard output what it found. */
+static void becomes_a_daemon(void)
+{
+    char *p = spilled(12);
+    NEED(daemon(1, 1) == 0);
+    puts(job_has(p, SPILLS, 12) ? "all is there" : "something is missing");
+    fflush(stdout);
+}
+
 int main(int argc, char **argv)
 {
+    if (argc == 2 && strcmp(argv[1], "daemon") == 0)
+        return becomes_a_daemon(), 0;
     if (argc == 2 && strcmp(argv[1], "fails") == 0)
         return fork_fails(), 0;
     return job_run((const struct job[]){{"reads", child_reads_and_writes},

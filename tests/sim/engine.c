@@ -97,6 +97,8 @@ static void start(void)
         engine.devices[i].id = i;
         engine.devices[i].context.device = &engine.devices[i];
     }
+    engine.devices[0].lost_code = (int)engine.settings.lost;
+    engine.devices[0].failed = engine.settings.lost ? SIM_ELOST : SIM_OK;
     pthread_atfork(engine_lock, engine_unlock, NULL);
     pthread_atfork(NULL, NULL, forked);
     pthread_atfork(NULL, NULL, engine_unlock);

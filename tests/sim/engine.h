@@ -61,7 +61,7 @@ struct settings {
     int64_t queues, sync, staged, stall_ms;
     int64_t vmm, host_vmm, host_numa_vmm, host_numa_id, nodes, pools, memops, peer;
     int64_t integrated, pageable_access, host_register, async_engines;
-    int64_t verbose, report;
+    int64_t allocation, lost, corrupt, verbose, report;
 };
 
 struct stream;
@@ -103,6 +103,7 @@ extern const struct vendor {
     const char *prefix;         /* of settings in the environment: "SIM_CUDA_" */
     int (*code)(int sim_error); /* its code for one of the engine's; under the lock */
     uint64_t (*stream)(void *); /* the engine's handle for one of its streams */
+    bool lasting;               /* contexts are never released, and are no leaks */
 } vendor;
 
 /* ---- engine.c ---------------------------------------------------------------- */

@@ -66,7 +66,7 @@ SIM_EXPORT unsigned sim_leaks(FILE *to)
     object_each_locked(OBJECT_STREAM, say_stream, &list);
     object_each_locked(OBJECT_EVENT, say_event, &list);
     for (int i = 0; i < MAX_DEVICES; i++)
-        if (engine.devices[i].context.retained)
+        if (engine.devices[i].context.retained && !vendor.lasting)
             say(&list, "context of device", (uint64_t)i, 0);
     engine_unlock();
     return list.n;

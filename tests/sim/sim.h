@@ -46,6 +46,9 @@ extern "C" {
     X(PAGEABLE_ACCESS, pageable_access, 0, "whether devices reach pageable memory")                \
     X(HOST_REGISTER, host_register, 1, "whether host memory can be registered")                    \
     X(ASYNC_ENGINES, async_engines, 2, "copy engines of each device, as it says")                  \
+    X(ALLOCATION, allocation, 0, "bytes of memory that can be allocated at once; 0: no end")       \
+    X(LOST, lost, 0, "a code with which device 0 is lost from the start; 0: it is not")            \
+    X(CORRUPT, corrupt, 0, "1: the last byte of each copy from a device is another")               \
     X(VERBOSE, verbose, 0, "1: misuses are printed as they happen")                                \
     X(REPORT, report, 0, "1: misuses and leaks are printed at exit")
 

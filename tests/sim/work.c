@@ -144,6 +144,8 @@ static void copy_bytes_locked(const struct work *work, char *to, const char *fro
     engine_unlock();
     move_bytes(to + half, from + half, bytes - half, direction);
     engine_lock();
+    if (engine.settings.corrupt && direction == SIM_DTOH && bytes)
+        to[bytes - 1] ^= 1;
     work->stream->context->device->moving--;
 }
 

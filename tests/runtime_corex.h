@@ -1,0 +1,34 @@
+/* runtime_corex.h - what tests of the CoreX (Iluvatar) tier have to know of it. */
+#ifndef TERRACE_TESTS_RUNTIME_COREX_H
+#define TERRACE_TESTS_RUNTIME_COREX_H
+
+#define F(name) cuda##name
+#define S(name) "cuda" #name
+#define CAPTURES
+#define KIND "corex"
+#define API "CoreX"
+#define LIMIT "TERRACE_LIMIT_COREX"
+#define MODEL "Iluvatar simulated 0"
+#define NO_MEMORY_NAME "cudaErrorMemoryAllocation (simulated: out of memory)"
+#define LOST_NAME "cudaErrorIllegalAddress"
+
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime_names.h"
+
+/* It is found in its own folder only. */
+static void prepare_kind(void)
+{
+    char home[600];
+    Dl_info library;
+    cr_assert(dladdr((void *)cudaGetDevice, &library));
+    snprintf(home, sizeof home, "%s", library.dli_fname);
+    *strstr(home, "/lib64/") = '\0';
+    cr_assert_eq(setenv("COREX_HOME", realpath(home, NULL), 1), 0);
+}
+
+#endif
