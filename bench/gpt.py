@@ -138,11 +138,12 @@ def round_of(trainer, point, kinds, limit, budget):
         steps = min(trainer.steps, MOST_STEPS.get(kind, trainer.steps))
         told = point["told"][kind]["choice"]
         try:
-            rounds.add(point, kind, i,
-                       trainer.run(kind, limit, budget, {"BENCH_ADVICE": told} if told else {}, steps))
+            rounds.add(point, kind, i, rounds.around(
+                point, i, lambda k=kind, t=told, s=steps: trainer.run(k, limit, budget,
+                                                                      {"BENCH_ADVICE": t} if t else {}, s),
+                lambda: disk_rates(trainer.folder, mib, (percent,), 1)[0]["GBps"]))
         except (OSError, cgroup.Killed) as e:
             point["not_run"][kind] = str(e)
-        rates.append(disk_rates(trainer.folder, mib, (percent,), 1)[0]["GBps"])
     print(f"  {point['share']} % {rounds.line(point)}", file=sys.stderr)
 
 

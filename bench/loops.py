@@ -149,10 +149,11 @@ class Bench:
         r.update(mixed_GBps=rates[:1], read_GBps=rates[1], half_GBps=rates[2], write_GBps=rates[3])
         for rival in reversed(chosen) if reverse else chosen:
             try:
-                rounds.add(point, rival.name, i, self.once(rival, point["told"][rival.name]["choice"].split()))
+                rounds.add(point, rival.name, i, rounds.around(
+                    point, i, lambda rival=rival: self.once(rival, point["told"][rival.name]["choice"].split()),
+                    lambda: disk_rates(self.folder, self.size, (share,), 1)[0]["GBps"]))
             except (OSError, cgroup.Killed) as e:
                 point["not_run"][rival.name] = str(e)
-            r["mixed_GBps"].append(disk_rates(self.folder, self.size, (share,), 1)[0]["GBps"])
         print("  " + rounds.line(point), file=sys.stderr)
 
     def measure(self, result, wanted):

@@ -3,8 +3,9 @@
 A round measures the disk and every rival once; a point (one amount of memory)
 has several. Each round has its own bound, from the rate of the disk and the
 compute time measured within it, since a disk's rate changes from minute to
-minute: a rival's part of the bound is the median, over the rounds, of the bound
-over its time in the same round. Times, rates and bounds are medians, too.
+minute. The disk is measured before and after each rival; a rival's part of the
+bound is the median, over the rounds, of the bound at the mean of these two
+rates over its time. Times, rates and bounds are medians, too.
 
 With --append a point goes on where the file left it, so that rounds can be
 run one by one, by processes of their own, between other work; what rivals were
@@ -57,6 +58,16 @@ def begin(point):
     return len(point["rounds"]) - 1, len(point["rounds"]) % 2 == 0
 
 
+def around(point, i, run, measure):
+    """What run() returns, with the disk's rate around it: measure() is the rate after it."""
+    rates = point["rounds"][i]["mixed_GBps"]
+    try:
+        result = run()
+    finally:
+        rates.append(measure())
+    return {**result, "GBps": (rates[-2] + rates[-1]) / 2}
+
+
 def add(point, name, i, run):
     """A rival's run in round i."""
     row = point["rivals"].setdefault(name, {**point["told"].get(name, {}), "runs": []})
@@ -99,8 +110,11 @@ def summarise(point):
     b["compute_seconds"] = statistics.median(r["compute_seconds"] for r in point["rounds"])
     b["disk_seconds"] = statistics.median(bytes_moved / (r["GBps"] * 1e9) for r in point["rounds"])
     b["seconds"] = statistics.median(r["bound_seconds"] for r in point["rounds"])
+    def part(run):
+        r = point["rounds"][run["round"]]
+        return max(r["compute_seconds"], bytes_moved / (run.get("GBps", r["GBps"]) * 1e9)) / run["median"]
+
     for row in rivals.values():
         row["seconds"] = statistics.median(run["median"] for run in row["runs"])
-        row["of_bound"] = statistics.median(point["rounds"][run["round"]]["bound_seconds"] / run["median"]
-                                            for run in row["runs"])
+        row["of_bound"] = statistics.median(part(run) for run in row["runs"])
     point["runs"] = len(point["rounds"])

@@ -103,7 +103,8 @@ def stream(kind, runs, size_mib, block, depth, folder, huge):
                 f"{k[:-5]} {row[k]:.2f} GB/s" for k in row if k.startswith("fio_")) +
                 f", terrace {row['GBps']:.2f} GB/s", file=sys.stderr)
         ours.close()
-    result = {"terrace_GBps": statistics.median(r["GBps"] for r in rows), "peers": {}, "runs": rows}
+    result = {"terrace_GBps": statistics.median(r["GBps"] for r in rows), "peers": {}, "runs": rows,
+              "cpu_percent_per_GBps": statistics.median(r["cpu_percent_per_GBps"] for r in rows)}
     for m in memories:
         rate = statistics.median(r[f"fio_{m}_GBps"] for r in rows)
         result["peers"][m] = {"GBps": rate, "ratio": result["terrace_GBps"] / rate}
@@ -149,6 +150,7 @@ def disk(args):
             print(f"{label:34}{r['terrace_GBps']:>7.2f} GB/s{peer['GBps']:>7.2f} GB/s"
                   f"{peer['ratio']:>9.2f}   {names[memory]}")
             label = ""
+        print(f"{'  its I/O thread':34}{r['cpu_percent_per_GBps']:>7.1f} % of a core per GB/s")
     print_latency(result["latency"])
     print(f"medians of {args.runs}; JSON: {path}")
 

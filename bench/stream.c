@@ -8,6 +8,9 @@
  * the next few prefetched, and looks at one word of every page. A write pass
  * overwrites each, one word of every page, and ends when all is on the disk.
  *
+ * The processor time of all threads but the one that uses the tensors, in-kernel
+ * workers for their transfers included, is what moving the bytes costs.
+ *
  * Prints "ready" after the first, unmeasured writing of everything, which lays
  * the spill out; then for every line on its input makes one pass and prints
  * one JSON object. bench/run.sh alternates this with fio. */
@@ -15,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 
 #include "terrace.h"
@@ -81,22 +85,37 @@ static terrace_statistics stats(struct job *j)
     return s;
 }
 
+static double seconds_of(int who)
+{
+    struct rusage u;
+    getrusage(who, &u);
+    return (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) + (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) * 1e-6;
+}
+
+/* Processor time of the library's threads so far. */
+static double others(void)
+{
+    return seconds_of(RUSAGE_SELF) - seconds_of(RUSAGE_THREAD);
+}
+
 static void measured_pass(struct job *j, int writing)
 {
     terrace_statistics before = stats(j);
-    double start = now();
+    double start = now(), cpu = others();
     if (writing)
         write_pass(j);
     else
         read_pass(j);
     double seconds = now() - start;
+    cpu = others() - cpu;
     terrace_statistics after = stats(j);
     uint64_t moved = writing ? after.writeback_bytes - before.writeback_bytes
                              : after.fill_bytes - before.fill_bytes;
     printf("{\"bench\": \"stream\", \"pass\": \"%s\", \"seconds\": %.3f, \"bytes\": %zu, "
-           "\"moved_bytes\": %llu, \"GBps\": %.3f, \"stall_s\": %.3f}\n",
+           "\"moved_bytes\": %llu, \"GBps\": %.3f, \"stall_s\": %.3f, \"cpu_percent_per_GBps\": %.2f}\n",
            writing ? "write" : "read", seconds, j->n * j->bytes, (unsigned long long)moved,
-           (double)moved / seconds * 1e-9, (double)(after.stall_ns - before.stall_ns) * 1e-9);
+           (double)moved / seconds * 1e-9, (double)(after.stall_ns - before.stall_ns) * 1e-9,
+           100.0 * cpu / ((double)moved * 1e-9));
     fflush(stdout);
 }
 

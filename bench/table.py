@@ -51,6 +51,8 @@ def main():
         with open(sys.argv[1], encoding="ascii") as f:
             result = json.load(f)
         points = [p for p in result["points"] if p["rivals"]]
+        if not points:
+            sys.exit(f"table.py: {sys.argv[1]} has no round yet")
         one(points[0]) if len(points) == 1 else several(points)
     except (OSError, ValueError, KeyError, IndexError) as e:
         sys.exit(f"table.py: {sys.argv[1]} is not a result of adam, inference, random or gpt: {e!r}")

@@ -51,9 +51,19 @@ rounds() { # a round and one more, each a process; their table and plot
         python3 bench/plot.py "$folder/results/random.json" && [ -s "$folder/results/random.svg" ]
 }
 
+io_cost() { # of the threads that move the bytes
+    local pass
+    for pass in read write; do
+        echo | TERRACE_NVME_PATH=$folder "$BUILD/bench/stream" $pass 512 64 8 | tee "$folder/$pass"
+        python3 -c 'import json, sys; sys.exit(json.loads(sys.stdin.readlines()[-1])["cpu_percent_per_GBps"] >= 5)' \
+            <"$folder/$pass" || return 1
+    done
+}
+
 check "adam: all engines end with the same state" same_sum adam "terrace mmap pipeline" --size 64 --piece 1
 check "adam, joint tensors" same_sum adam "terrace mmap pipeline" --size 64 --piece 2 --kind joint
 check "inference: all engines have the same output" same_sum inference "terrace mmap pipeline" --size 48
 check "random: all engines end with the same state" same_sum random "terrace mmap" --size 64 --piece 2 --kind zipf
 check "gpt has the same weights over plain memory" same_hash
 check "rounds of a benchmark are added up" rounds
+check "moving bytes takes less than 5 % of a core per GB/s" io_cost

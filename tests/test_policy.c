@@ -1,6 +1,8 @@
 /* test_policy.c - who leaves first: the policy's pure functions, on traces. */
 #include <criterion/criterion.h>
 #include <stddef.h>
+#include <stdlib.h>
+#include <time.h>
 
 #include "policy.h"
 #include "terrace.h"
@@ -514,4 +516,64 @@ Test(foresight, the_victim_is_the_same_as_by_looking_at_all)
         cr_assert_eq(found, most, "round %d: %d is not the furthest", k, v);
     }
     schedule_free(&schedule);
+}
+
+/* ---- what it costs ---------------------------------------------------------- */
+
+static double now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
+}
+
+/* Nanoseconds of a miss (a victim, its place, a use) among n copies, half of which are
+ * there; the best of some rounds. */
+static double miss_ns(unsigned n)
+{
+    enum { ROUNDS = 5 };
+    struct policy p;
+    struct schedule s;
+    struct policy_node *node = calloc(n, sizeof *node);
+    struct schedule_item *of = calloc(n, sizeof *of);
+    double best = 1e18;
+    cr_assert(node && of);
+    policy_init(&p, POLICY_AUTO, n / 2);
+    schedule_init(&s);
+    policy_follow(&p, &s);
+    for (unsigned i = 0; i < n; i++) {
+        schedule_created(&s, &of[i], NULL, 1);
+        node[i] = (struct policy_node){.item = &of[i], .bytes = 1};
+    }
+    for (unsigned round = 0, held = 0; round < ROUNDS; round++) {
+        double start = now_ns();
+        unsigned misses = 0;
+        for (unsigned i = 0; i < n; i++) {
+            schedule_use(&s, &of[i], 0, READ, 0);
+            if (node[i].listed)
+                policy_remove(&p, &node[i]);
+            else if (misses++, held == n / 2)
+                policy_remove(&p, policy_victim(&p, false));
+            else
+                held++;
+            policy_used(&p, &node[i]);
+            policy_add(&p, &node[i], i % 2);
+        }
+        schedule_step(&s, 0);
+        double ns = (now_ns() - start) / n;
+        if (round > 1) {
+            cr_assert(s.trusted && misses >= n / 2, "%u of %u", misses, n);
+            best = ns < best ? ns : best;
+        }
+    }
+    schedule_free(&s);
+    free(node);
+    free(of);
+    return best;
+}
+
+Test(foresight, a_victim_among_many_costs_little_more, .timeout = 120)
+{
+    double few = miss_ns(1000), many = miss_ns(200000);
+    cr_assert_lt(many, 100 * few, "%.0f ns among 1,000, %.0f ns among 200,000", few, many);
 }

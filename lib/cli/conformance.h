@@ -268,7 +268,7 @@ STUB void conform_many(void)
             if (!taken && !reading)
                 seed[p] = 0;
         }
-        int got = t.b->wait(t.unit, done, 3, in_flight == conform_depth() || round >= ROUNDS ? -1 : 0);
+        int got = t.b->wait(t.unit, done, 3, in_flight >= t.info.io_depth || round >= ROUNDS ? -1 : 0);
         CHECK(got >= 0 && (unsigned)got <= in_flight);
         in_flight -= (unsigned)got;
         for (int i = 0; i < got; i++) {
