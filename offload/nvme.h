@@ -181,6 +181,9 @@ int nvme_file_create(int folder);
 uint64_t nvme_folder_room(const struct folder *f, uint64_t *avail, uint64_t *size);
 /* The NUMA node next to the disk a folder is on; -1: not known. */
 int nvme_folder_node(const struct folder *f);
+/* That of a disk or partition, as sysfs, mounted at `sys`, tells of the first device
+ * above it that has one: its controller, or the bus's device. */
+int nvme_disk_node(const char *sys, dev_t disk);
 /* Fills in capacity and its reason. Sets the failure sentence. */
 int nvme_capacity(const struct nvme *u, terrace_unit_info *info);
 

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/fiemap.h>
 #include <linux/fs.h>
 #include <stdarg.h>
@@ -213,28 +214,31 @@ static unsigned folder_sharing(const struct nvme *u, const struct folder *f)
     return n ? n : 1;
 }
 
-/* Stripes are dealt evenly, so the disk with the least room per folder decides. */
-/* The disk's own entry in sysfs, or that of the disk its partition is on. */
-int nvme_folder_node(const struct folder *f)
+int nvme_disk_node(const char *sys, dev_t disk)
 {
-    static const char *const up[] = {"", "/.."};
-    struct stat is;
-    int node = -1;
-    if (fstat(f->fd, &is))
+    char entry[PATH_MAX], path[PATH_MAX], text[16], *end;
+    snprintf(entry, sizeof entry, "%s/dev/block/%u:%u", sys, major(disk), minor(disk));
+    if (!realpath(entry, path))
         return -1;
-    for (int i = 0; i < 2 && node < 0; i++) {
-        char path[100], text[16];
-        snprintf(path, sizeof path, "/sys/dev/block/%u:%u%s/device/numa_node", major(is.st_dev), minor(is.st_dev),
-                 up[i]);
-        FILE *file = fopen(path, "re");
-        if (file && fgets(text, sizeof text, file))
-            node = (int)strtol(text, NULL, 10);
-        if (file)
-            fclose(file);
+    for (; (end = strrchr(path, '/')) != NULL; *end = '\0') {
+        snprintf(entry, sizeof entry, "%.*s/numa_node", PATH_MAX - 16, path);
+        FILE *file = fopen(entry, "re");
+        if (!file)
+            continue;
+        int node = fgets(text, sizeof text, file) ? (int)strtol(text, NULL, 10) : -1;
+        fclose(file);
+        return node < 0 ? -1 : node;
     }
-    return node < 0 ? -1 : node;
+    return -1;
 }
 
+int nvme_folder_node(const struct folder *f)
+{
+    struct stat is;
+    return fstat(f->fd, &is) ? -1 : nvme_disk_node("/sys", is.st_dev);
+}
+
+/* Stripes are dealt evenly, so the disk with the least room per folder decides. */
 int nvme_capacity(const struct nvme *u, terrace_unit_info *info)
 {
     uint64_t least = UINT64_MAX, avail = 0, size = 0;

@@ -11,8 +11,10 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 
+#include "../offload/nvme.h"
 #include "conformance.h"
 
 CONFORMANCE(numa, .backend = "numa")
@@ -60,6 +62,37 @@ static void nvme_refuses(int want, const char *folder, const char *why)
     cr_assert_not_null(strstr(stub.sentence, why), "%s", stub.sentence);
     cr_assert_not_null(strstr(stub.sentence, "TERRACE_NVME_PATH"), "%s", stub.sentence);
     cr_assert_eq(fds_open(), fds);
+}
+
+static void sysfs_write(const char *sys, const char *file, const char *text)
+{
+    char path[200];
+    snprintf(path, sizeof path, "%s/devices/pci/%s", sys, file);
+    FILE *f = fopen(path, "w");
+    cr_assert_not_null(f, "%s", path);
+    fputs(text, f);
+    fclose(f);
+}
+
+/* Of a partition, on a disk, of a controller that has no node but its slot has. */
+Test(nvme_folder, the_node_next_to_a_disk)
+{
+    char sys[] = "/var/tmp/terrace-test.XXXXXX", command[500];
+    dev_t partition = makedev(259, 5), none = makedev(259, 6);
+    cr_assert_not_null(mkdtemp(sys));
+    snprintf(command, sizeof command, "cd %s && mkdir -p dev/block devices/pci/slot/nvme0/nvme0n1/nvme0n1p1 && "
+             "ln -s ../../devices/pci/slot/nvme0/nvme0n1/nvme0n1p1 dev/block/259:5", sys);
+    cr_assert_eq(system(command), 0);
+    cr_assert_eq(nvme_disk_node(sys, none), -1);
+    cr_assert_eq(nvme_disk_node(sys, partition), -1);
+    sysfs_write(sys, "slot/numa_node", "1\n");
+    cr_assert_eq(nvme_disk_node(sys, partition), 1);
+    sysfs_write(sys, "slot/nvme0/numa_node", "3\n");
+    cr_assert_eq(nvme_disk_node(sys, partition), 3, "the nearest decides");
+    sysfs_write(sys, "slot/nvme0/numa_node", "-1\n");
+    cr_assert_eq(nvme_disk_node(sys, partition), -1, "that says there is none");
+    snprintf(command, sizeof command, "rm -r %s", sys);
+    cr_assert_eq(system(command), 0);
 }
 
 Test(nvme_folder, memory_is_refused)
@@ -127,7 +160,6 @@ Test(nvme_folder, several_add_up)
 /* Stripes really go round: each folder's file system object gets its third. */
 Test(nvme_folder, stripes_are_dealt_evenly)
 {
-    enum { STRIPE = 2 << 20 };
     uint64_t base;
     folders_make(3);
     cr_assert_eq(nvme_open(), 0);
