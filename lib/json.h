@@ -28,43 +28,42 @@ static inline size_t json_character(const unsigned char *c)
     return 0;
 }
 
-/* Writes the text, escaped and without quotes, as far as there is room; returns how
- * long it is then. What is no UTF-8 becomes U+FFFD. */
+/* The character, or one byte that begins none, as it stands in a string: escaped where
+ * it has to be, U+FFFD for what is no UTF-8. Returns how many bytes of the text it was. */
+static inline size_t json_escaped(const unsigned char *c, char out[8])
+{
+    size_t n = json_character(c);
+    if (n == 0)
+        snprintf(out, 8, "\\ufffd");
+    else if (n == 1 && (*c == '"' || *c == '\\'))
+        snprintf(out, 8, "\\%c", *c);
+    else if (n == 1 && (*c < ' ' || *c == 0x7f))
+        snprintf(out, 8, "\\u%04x", (unsigned)*c);
+    else
+        snprintf(out, 8, "%.*s", (int)n, (const char *)c);
+    return n ? n : 1;
+}
+
+/* Writes the text so, as far as there is room; returns how long it is then. */
 static inline size_t json_escape(const char *text, char *out, size_t room)
 {
     size_t used = 0;
-    for (const unsigned char *c = (const unsigned char *)text; *c && used + 7 <= room;) {
-        size_t n = json_character(c);
-        if (n == 0)
-            used += (size_t)snprintf(out + used, room - used, "\\ufffd");
-        else if (n == 1 && (*c == '"' || *c == '\\'))
-            used += (size_t)snprintf(out + used, room - used, "\\%c", *c);
-        else if (n == 1 && (*c < ' ' || *c == 0x7f))
-            used += (size_t)snprintf(out + used, room - used, "\\u%04x", (unsigned)*c);
-        else
-            for (size_t i = 0; i < n; i++)
-                out[used++] = (char)c[i];
-        c += n ? n : 1;
+    char one[8];
+    for (const unsigned char *c = (const unsigned char *)text; *c && used + sizeof one <= room;) {
+        c += json_escaped(c, one);
+        used += (size_t)snprintf(out + used, room - used, "%s", one);
     }
-    if (room)
-        out[used] = 0;
     return used;
 }
 
 /* The same to a stream, of any length and with quotes. */
 static inline void json_put(const char *text, FILE *out)
 {
-    char some[7], part[8];
+    char one[8];
     fputc('"', out);
     for (const unsigned char *c = (const unsigned char *)text; *c;) {
-        size_t n = json_character(c);
-        n = n ? n : 1;
-        for (size_t i = 0; i < n; i++)
-            some[i] = (char)c[i];
-        some[n] = 0;
-        json_escape(some, part, sizeof part);
-        fputs(part, out);
-        c += n;
+        c += json_escaped(c, one);
+        fputs(one, out);
     }
     fputc('"', out);
 }

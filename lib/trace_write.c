@@ -297,7 +297,7 @@ void trace_writer_lost(struct trace_writer *w, uint64_t events, uint64_t bytes)
 void trace_writer_tiers(struct trace_writer *w)
 {
     struct terrace *m = w->m;
-    uint64_t in_use[MAX_TIERS];
+    uint64_t in_use[MAX_TIERS] = {0};
     manager_lock(m);
     for (unsigned i = 0; i < m->tiers; i++)
         in_use[i] = m->tier[i].arena.committed;

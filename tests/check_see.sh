@@ -66,7 +66,7 @@ check "the report as Prometheus reads it" report_as_prometheus
 
 report_replaces() {
     for i in 1 2; do TERRACE_REPORT=$scratch/again.json "$watched" 0 >"$scratch/said" || return; done
-    json "$scratch/again.json" "assert d['steps'] == 1" && [ "$(find "$scratch" -name 'again.json*' | wc -l)" = 1 ]
+    json "$scratch/again.json" "assert d['steps'] == 3" && [ "$(find "$scratch" -name 'again.json*' | wc -l)" = 1 ]
 }
 check "a report for tools replaces the one before" report_replaces
 

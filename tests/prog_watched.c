@@ -3,11 +3,10 @@
  *
  * usage: prog_watched SECONDS [MANAGERS]
  *
- * Its settings are those of the environment. Prints "ready" when the first step is
+ * At least three steps. Its settings are those of the environment. Prints "ready" when the first step is
  * over; after that long, a JSON object of what the statistics say, and "end". Then it
  * closes its managers. */
 #include <inttypes.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +14,7 @@
 
 #include "terrace.h"
 
-enum { TENSORS = 8, BYTES = 2 << 20, MANAGERS = 4 };
+enum { TENSORS = 8, BYTES = 2 << 20, MANAGERS = 4, STEPS = 3 /* at least */ };
 
 static terrace *manager[MANAGERS];
 static terrace_tensor *tensor[MANAGERS][TENSORS];
@@ -99,10 +98,10 @@ int main(int argc, char **argv)
         return 2;
     for (int m = 0; m < managers; m++)
         make(m);
-    for (bool first = true; first || now() < until; first = false) {
+    for (int steps = 0; steps < STEPS || now() < until; steps++) {
         for (int m = 0; m < managers; m++)
             step(m);
-        if (first)
+        if (steps == 0)
             puts("ready");
         fflush(stdout);
     }

@@ -335,6 +335,9 @@ Test(trace, the_path_may_have_the_process_number)
 
 Test(trace, a_child_has_its_own_part_of_the_file)
 {
+#ifdef __SANITIZE_THREAD__
+    cr_skip_test("the thread sanitizer allows no threads in a child");
+#endif
     terrace_tensor *t[TENSORS];
     int status;
     terrace *m = open_traced_on("numa:0,nvme:0");

@@ -28,7 +28,7 @@ struct run {
     bool quiet;
     bool set; /* a setting was given as an option */
     char **command;
-    char *trace; /* TERRACE_TRACE, of which what is opened here is to know nothing */
+    char trace[PATH_MAX]; /* TERRACE_TRACE, of which what is opened here is to know nothing */
     char library[PATH_MAX];
     char program[PATH_MAX];
 };
@@ -250,7 +250,7 @@ static void describe(const struct run *r, terrace *m, const char *untouched)
 
 static int start(const struct run *r)
 {
-    if (r->trace)
+    if (*r->trace)
         setenv("TERRACE_TRACE", r->trace, 1);
     execvp(r->command[0], r->command);
     int e = errno;
@@ -303,7 +303,7 @@ int run_run(int argc, char **argv)
     if (!find_program(&r))
         return start(&r); /* says what is wrong */
     const char *trace = getenv("TERRACE_TRACE");
-    r.trace = trace ? strdup(trace) : NULL;
+    snprintf(r.trace, sizeof r.trace, "%s", trace ? trace : "");
     unsetenv("TERRACE_TRACE");
     if (terrace_open(&m, "report=\"\""))
         return cannot_open(&r);
