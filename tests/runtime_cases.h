@@ -272,6 +272,30 @@ Test(runtime_copy, returns_soon, .timeout = 60)
     end();
 }
 
+Test(runtime_copy, comes_back_when_it_is_done_and_no_sooner, .timeout = 60)
+{
+    char *memory = pages(2 * CHUNK);
+    terrace_io io[2], *list[2] = {&io[0], &io[1]}, *done[2];
+    start();
+    uint64_t base = conform_range(2 * CHUNK);
+    cr_assert_eq(t.b->pin(t.unit, memory, 2 * CHUNK), 0);
+    for (unsigned i = 0; i < 2; i++) {
+        io[i] = conform_io(TERRACE_IO_WRITE, base + i * CHUNK, memory + i * CHUNK, CHUNK);
+        sim_set("HTOD_NS", i ? 300000000 : 0);
+        cr_assert_eq(t.b->submit(t.unit, &list[i], 1), 1);
+        usleep(i ? 0 : 50000);
+    }
+    int64_t begin = stub_now_ns();
+    cr_assert_eq(t.b->wait(t.unit, done, 2, -1), 1);
+    cr_assert_eq(done[0], &io[0]);
+    cr_assert_eq(t.b->wait(t.unit, done, 2, 0), 0);
+    cr_assert_eq(t.b->wait(t.unit, done, 2, -1), 1);
+    cr_assert_geq(stub_now_ns() - begin, 250000000, "it was handed back before it was done");
+    t.b->unpin(t.unit, memory, 2 * CHUNK);
+    t.b->release(t.unit, base, 2 * CHUNK);
+    end();
+}
+
 Test(runtime_copy, goes_both_ways_at_once, .timeout = 60)
 {
     char *host = pages(2 * CHUNK);
