@@ -66,6 +66,10 @@ kind() { # KIND API LIBRARY ABSENT FIRST WAIT REGISTER LOST LOST_NAME MODEL_AND_
     check "$kind: a device that is full" info "$folder" "$kind:0 .*: trying the device out; .*; lower $limit" "$with" "SIM_${kind^^}_CAPACITY=4K"
     check "$kind: a device that has vanished" info "$folder" "$kind:0.*: .*; TERRACE_TIERS can leave it out: $lost_name.*of no more use" \
         "$with" "SIM_${kind^^}_LOST=$lost"
+    case $kind in musa | maca | corex) # the others are asked for only where the system has a device
+        check "$kind: is left out when nobody named it" info "$folder" "absent +$kind:0 .* stays off: tried out" "SIM_${kind^^}_CORRUPT=1"
+        check "$kind: other tiers work then" info "$folder" '^numa:0$' "SIM_${kind^^}_CORRUPT=1" ;;
+    esac
     check "$kind: a device that gives wrong bytes" info "$folder" "$kind:0 .* stays off: tried out, the device gave" "$with" "SIM_${kind^^}_CORRUPT=1"
 }
 
