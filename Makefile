@@ -67,12 +67,12 @@ PROGS = $(PROG_SRC:%.c=$(BUILD)/%)
 FAULTS = $(FAULT_SRC:%.c=$(BUILD)/%)
 TESTS = $(filter-out $(FAULTS),$(TEST_SRC:%.c=$(BUILD)/%))
 SIM_CUDA = $(BUILD)/tests/sim/libcuda.so.1
-SIM_hip = $(BUILD)/tests/sim/libamdhip64.so.6
-SIM_musa = $(BUILD)/tests/sim/libmusart.so
-SIM_maca = $(BUILD)/tests/sim/libmcruntime.so
+SIM_hip = $(BUILD)/tests/sim/hip/libamdhip64.so.6
+SIM_musa = $(BUILD)/tests/sim/musa/libmusart.so
+SIM_maca = $(BUILD)/tests/sim/maca/libmcruntime.so
 SIM_corex = $(BUILD)/tests/sim/corex/lib64/libcudart.so
-SIM_ascend = $(BUILD)/tests/sim/libascendcl.so
-SIM_cnrt = $(BUILD)/tests/sim/libcnrt.so
+SIM_ascend = $(BUILD)/tests/sim/ascend/libascendcl.so
+SIM_cnrt = $(BUILD)/tests/sim/cnrt/libcnrt.so
 SIM_LIBRARIES = $(SIM_CUDA) $(foreach kind,$(SIM_KINDS),$(SIM_$(kind)))
 VM_PROGS = $(VM_SRC:tests/numa_vm/%.c=$(BUILD)/vm/%)
 GPU_TESTS = $(patsubst tests/%.c,$(BUILD)/%,$(filter %/gpu_cuda.c %/gpu_tier.c,$(GPU_SRC)))
@@ -272,11 +272,11 @@ $(SIM_LIBRARIES): $(call object,$(SIM_ENGINE))
 
 # The same for the runtimes of other vendors, each with its own names and numbers. A
 # test of a kind's is linked with it.
-SIM_RPATH = -Wl,-rpath,'$$ORIGIN/sim:$$ORIGIN/sim/corex/lib64'
+SIM_RPATH = -Wl,-rpath,'$$ORIGIN/$(patsubst $(BUILD)/tests/%/,%,$(dir $(SIM_$(1))))'
 sim_tests = $(patsubst tests/%.c,%,$(wildcard tests/test_$(1).c tests/test_$(1)_*.c))
 $(foreach kind,$(SIM_KINDS),$(eval $(SIM_$(kind)): $(call object,tests/sim/$(kind).c)))
 $(foreach kind,$(SIM_KINDS),$(foreach test,$(call sim_tests,$(kind)),\
-    $(eval $(test)_LIBS = $$(SIM_$(kind)) $$(SIM_RPATH))$(eval $(BUILD)/tests/$(test): $$(SIM_$(kind)))))
+    $(eval $(test)_LIBS = $$(SIM_$(kind)) $$(call SIM_RPATH,$(kind)))$(eval $(BUILD)/tests/$(test): $$(SIM_$(kind)))))
 
 # The same for a virtual machine, which has no Criterion to run tests in a sandbox.
 $(VM_PROGS): $(BUILD)/vm/%: $(BUILD)/obj/tests/numa_vm/%.o $(BUILD)/obj/tests/plain_main.o $(LIB_OBJ) \

@@ -83,7 +83,7 @@ static void *library_try(const struct runtime *rt, const char *folder, char *pat
     char variable[40];
     if (folder && *folder == '$') {
         snprintf(variable, sizeof variable, "%.*s", (int)(rest - folder - 1), folder + 1);
-        home = getenv(variable);
+        home = secure_getenv(variable);
         if (!home || *home != '/')
             return NULL;
     }

@@ -132,7 +132,8 @@ int runtime_test(struct runtime_unit *u)
     if (!host)
         return u->host->fail(u->host->context, -TERRACE_ENOMEM, "no host memory to open %s", u->name);
     int code = u->rt->call->stream_create(u->rt, &stream);
-    int error = code ? runtime_fail(u, code, "trying the device out; TERRACE_TIERS can leave it out") : try_out(u, host, stream);
+    int error = code ? runtime_fail(u, code, "trying the device out; TERRACE_TIERS can leave it out")
+                     : try_out(u, host, stream);
     if (code == 0)
         (void)RUNTIME_UNDO(u->rt->call->stream_destroy(u->rt, stream));
     free(host);

@@ -29,7 +29,7 @@ no_hardware_named() {
     for file in $(files lib); do
         [ "$file" = lib/options.c ] && continue
         words=$(without_comments "$file" |
-            grep -iE '\b(cuda|numa|nvme|hip|musa|maca|ascend|cnrt|opencl|uring)[a-z0-9_]*' |
+            grep -iE '\b(cuda|numa|nvme|hip|musa|maca|corex|ascend|cnrt|opencl|uring)[a-z0-9_]*' |
             grep -v 'OPT_NVME_PATH')
         [ -z "$words" ] || { echo "$file: $words"; bad=1; }
     done
@@ -37,7 +37,7 @@ no_hardware_named() {
 }
 
 vendor_headers() {
-    ! grep -En '^ *# *include *[<"](liburing|numa|numaif|cuda|cuda_runtime|CL/cl)\.h' \
+    ! grep -En '^ *# *include *[<"](liburing|numa|numaif|cuda|cuda_runtime|cuda_runtime_api|hip/.*|CL/cl)\.h' \
         $(find lib include examples bench -name '*.[ch]' ! -path bench/disk.c ! -path 'bench/loop/*' ! -name 'opencl*.c')
 }
 

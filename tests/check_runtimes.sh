@@ -41,10 +41,9 @@ installed() { ldconfig -p 2>/dev/null | grep -qF "${1%.so*}.so"; }
 # may be "-". LOST is an error, PLACE what is said of the place.
 kind() { # KIND API LIBRARY ABSENT FIRST WAIT REGISTER LOST LOST_NAME MODEL_AND_PLACE
     local kind=$1 api=$2 library=$3 absent=$4 first=$5 wait=$6 register=$7 lost=$8 lost_name=$9 model=${10}
-    local limit=TERRACE_LIMIT_${1^^} folder=$sim memory='host memory is registered'
+    local limit=TERRACE_LIMIT_${1^^} folder=$sim/$1 memory='host memory is registered'
     [ "$register" = - ] && memory='it does not register host memory'
     local with="TERRACE_TIERS=$kind:0,numa:0" empty=$scratch/$kind-empty old=$scratch/$kind-old lean=$scratch/$kind-lean
-    [ "$kind" = corex ] && folder=$sim/corex
     mkdir -p "$empty/$(dirname "$library")"
     "$CC" -shared -x c -Wl,-soname,"$(basename "$library")" -o "$empty/$library" - <<<'int nothing;'
     check "$kind: a device is a tier" info "$folder" "^$kind:0\$" "$with"
@@ -67,6 +66,10 @@ kind() { # KIND API LIBRARY ABSENT FIRST WAIT REGISTER LOST LOST_NAME MODEL_AND_
     check "$kind: a device that is full" info "$folder" "$kind:0 .*: trying the device out; .*; lower $limit" "$with" "SIM_${kind^^}_CAPACITY=4K"
     check "$kind: a device that has vanished" info "$folder" "$kind:0.*: .*; TERRACE_TIERS can leave it out: $lost_name.*of no more use" \
         "$with" "SIM_${kind^^}_LOST=$lost"
+    case $kind in musa | maca | corex) # the others are asked for only where the system has a device
+        check "$kind: is left out when nobody named it" info "$folder" "absent +$kind:0 .* stays off: tried out" "SIM_${kind^^}_CORRUPT=1"
+        check "$kind: other tiers work then" info "$folder" '^numa:0$' "SIM_${kind^^}_CORRUPT=1" ;;
+    esac
     check "$kind: a device that gives wrong bytes" info "$folder" "$kind:0 .* stays off: tried out, the device gave" "$with" "SIM_${kind^^}_CORRUPT=1"
 }
 
@@ -113,4 +116,4 @@ else
     echo "ok hip: AMD's library has all functions # SKIP libamdhip64 is not installed"
 fi
 [ -e /dev/kfd ] || [ -e /dev/mkfd ] ||
-    check "hip: not even loaded where the system has no such device" info "$sim" 'absent +there is no AMD or Hygon device: no /dev/kfd'
+    check "hip: not even loaded where the system has no such device" info "$sim/hip" 'absent +there is no AMD or Hygon device: no /dev/kfd'

@@ -179,7 +179,12 @@ struct acl_property { /* aclrtPhysicalMemProp */
     } location;
     uint64_t reserve;
 };
-enum { ACL_MEM_HANDLE_TYPE_NONE, ACL_MEM_ALLOCATION_TYPE_PINNED = 0, ACL_MEM_LOCATION_TYPE_DEVICE = 1, ACL_HBM_MEM_HUGE = 4 };
+enum {
+    ACL_MEM_HANDLE_TYPE_NONE = 0,
+    ACL_MEM_ALLOCATION_TYPE_PINNED = 0,
+    ACL_MEM_LOCATION_TYPE_DEVICE = 1,
+    ACL_HBM_MEM_HUGE = 4
+};
 
 SIM_EXPORT int aclrtReserveMemAddress(void **p, size_t bytes, size_t alignment, void *wanted, uint64_t flags);
 int aclrtReserveMemAddress(void **p, size_t bytes, size_t alignment, void *wanted, uint64_t flags)

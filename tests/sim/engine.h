@@ -1,8 +1,9 @@
 /* engine.h - the simulated accelerator under a vendor-shaped table.
  *
  * Memory, streams, events, timing and faults, over host memory, for tests. A
- * table (cuda_*.c) gives them a vendor's names, types and codes; it calls what
- * is declared here and in stream.h, and nothing here knows a vendor.
+ * table (cuda_*.c, hip.c, ascend.c, ...) gives them a vendor's names, types and
+ * codes; it calls what is declared here and in stream.h, and nothing here knows a
+ * vendor.
  *
  * One lock, engine.lock, protects everything but the bytes of the memories.
  * Functions named _locked are called with it held; all others take it. Results

@@ -1,10 +1,11 @@
 /* sim.h - what tests ask of a simulated accelerator runtime.
  *
- * A runtime of this folder (libcuda.so.1) is a simulation over host memory:
- * nothing here is hardware. A test links with it, or finds these functions by
- * dlsym. Settings come from the environment, SIM_CUDA_NAME for the NAME of one
- * in the list below, read at the first call; sim_set changes one later. Sizes
- * take a suffix K, M or G. Results of type int are the runtime's own codes. */
+ * A runtime of this folder (libcuda.so.1, libamdhip64.so.6, ...) is a simulation
+ * over host memory: nothing here is hardware. A test links with it, or finds these
+ * functions by dlsym. Settings come from the environment, SIM_CUDA_NAME for the
+ * NAME of one in the list below (SIM_HIP_NAME and so on), read at the first call;
+ * sim_set changes one later. Sizes take a suffix K, M or G. Results of type int are
+ * the runtime's own codes. */
 #ifndef TERRACE_TESTS_SIM_H
 #define TERRACE_TESTS_SIM_H
 
