@@ -39,24 +39,22 @@ static int file_text(const char *path, char **out)
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
         return unreadable(path, strerror(errno));
-    int r = 0;
     size_t n = 0;
     ssize_t got = 1;
     char *text = malloc(RULES_BYTES + 2);
-    if (fstat(fd, &is) || !S_ISREG(is.st_mode))
+    int r = text ? 0 : error_set(-TERRACE_ENOMEM, "no host memory to read placement rules");
+    if (r == 0 && (fstat(fd, &is) || !S_ISREG(is.st_mode)))
         r = unreadable(path, "it is not a file");
-    else if (!text)
-        r = error_set(-TERRACE_ENOMEM, "no host memory to read placement rules");
-    while (r == 0 && got > 0 && n <= RULES_BYTES) {
+    while (text && r == 0 && got > 0 && n <= RULES_BYTES) {
         got = read(fd, text + n, RULES_BYTES + 1 - n);
         if (got < 0)
             r = unreadable(path, strerror(errno));
         n += got > 0 ? (size_t)got : 0;
     }
     close(fd);
-    if (r == 0)
+    if (text && r == 0)
         text[n] = '\0';
-    if (r == 0 && strlen(text) < n)
+    if (text && r == 0 && strlen(text) < n)
         r = unreadable(path, "it is no text: there is a zero byte");
     if (r)
         free(text);

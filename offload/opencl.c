@@ -81,7 +81,7 @@ static void vendor_name(opencl_device device, char *buf, size_t len)
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
         if (strncasecmp(text, known[i].begin, strlen(known[i].begin)) == 0)
             snprintf(text, sizeof text, "%s", known[i].name);
-    for (; isalnum((unsigned char)text[n]) && n < len - 1; n++)
+    for (; n < len - 1 && isalnum((unsigned char)text[n]); n++)
         buf[n] = (char)tolower((unsigned char)text[n]);
     buf[n] = '\0';
 }

