@@ -480,3 +480,12 @@ void forks_free(struct terrace *m)
     free(m->forks);
     m->forks = NULL;
 }
+
+void forks_each(void (*fn)(struct terrace *m))
+{
+    struct forks *f;
+    pthread_mutex_lock(&lock);
+    LIST_FOREACH(f, &managers, link)
+        fn(f->manager);
+    pthread_mutex_unlock(&lock);
+}

@@ -20,6 +20,8 @@ pid_t forks_try(pid_t (*fork_now)(void));
 int  forks_open(struct terrace *m);
 void forks_close(struct terrace *m); /* before anything else of it is closed */
 void forks_free(struct terrace *m);  /* after the tensors, before the tiers */
+/* Calls fn for each manager of the process, of which none is closed meanwhile. */
+void forks_each(void (*fn)(struct terrace *m));
 
 /* ---- said of each part of a region, in the order of addresses ----
  * A part of which nothing is said is not there in the child. */

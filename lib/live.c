@@ -38,7 +38,8 @@ _Static_assert((int)LIVE_TIERS == (int)MAX_TIERS, "the page has room for every t
 struct live {
     struct live_page *page;
     int fd;
-    ino_t inode;              /* of its file */
+    dev_t device;             /* of its file, that it is still the one by that number */
+    ino_t inode;
     uint64_t due;
     const struct lane *lane;  /* that sees to it that it is renewed; NULL: none does */
     unsigned pass;            /* over all tensors */
@@ -285,8 +286,10 @@ void live_open(struct terrace *m)
         free(live);
         return;
     }
-    struct stat st;
-    live->inode = fstat(live->fd, &st) == 0 ? st.st_ino : 0;
+    struct stat st = {0};
+    fstat(live->fd, &st);
+    live->device = st.st_dev;
+    live->inode = st.st_ino;
     show_constants(m, live->page);
     live->lane = lane_for(m);
     manager_lock(m);
@@ -305,7 +308,7 @@ void live_close(struct terrace *m)
         return;
     struct stat st;
     munmap(live->page, sizeof *live->page);
-    if (fstat(live->fd, &st) == 0 && st.st_ino == live->inode)
+    if (fstat(live->fd, &st) == 0 && st.st_dev == live->device && st.st_ino == live->inode)
         close(live->fd); /* else the program has closed it, and has another by that number */
     free(live);
 }

@@ -16,7 +16,7 @@ void moved_locked(struct tier *from, struct tier *to, uint64_t bytes, const stru
     from->out_bytes += bytes;
     to->in_bytes += bytes;
     route->bytes += bytes;
-    route->moves++;
+    route->moves += bytes > 0;
     if (!m->trace)
         return;
     struct trace_event e = {.kind = TRACE_MOVE, .asked = move->asked, .began = move->began, .ended = clock_ns(),

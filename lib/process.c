@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "core.h"
 #include "forked.h"
@@ -180,6 +181,8 @@ pid_t terrace_process_fork(pid_t (*fork_now)(void))
     return forks_try(fork_now);
 }
 
+/* ---- the end -------------------------------------------------------------- */
+
 void terrace_process_report(void)
 {
     pthread_mutex_lock(&lock);
@@ -188,4 +191,25 @@ void terrace_process_report(void)
         report_write(manager);
     }
     pthread_mutex_unlock(&lock);
+}
+
+/* The program ends and has not closed the manager. Where a signal handler ended it in
+ * the middle of a call, the lock is held for ever. */
+static void say_at_exit(struct terrace *m)
+{
+    struct timespec until;
+    if (!*m->alive || (begun && m == manager) || !(m->report || m->trace))
+        return;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec++;
+    if (pthread_mutex_clocklock(&m->lock, CLOCK_MONOTONIC, &until))
+        return;
+    pthread_mutex_unlock(&m->lock);
+    trace_end(m);
+    report_write(m);
+}
+
+__attribute__((destructor)) static void when_the_process_ends(void)
+{
+    forks_each(say_at_exit);
 }

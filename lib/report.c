@@ -174,6 +174,8 @@ void report_write(struct terrace *m)
         log_write(&m->log, TERRACE_LOG_ERROR, "TERRACE_REPORT=%s: the report cannot be written: %s",
                   m->options.value[OPT_REPORT].text, strerror(errno));
     free(r);
+    free(m->report); /* once is enough */
+    m->report = NULL;
 }
 
 void report_open(struct terrace *m)

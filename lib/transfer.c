@@ -371,8 +371,12 @@ static void fill_finish_locked(struct transfer *x)
         tensor_failed_locked(x->tensor, x->error, x->text);
         x->tensor->unfilled = true;
     }
+    struct move move = move_of(x);
+    struct tier *from = x->other ? copy_tier(x->other) : x->lane->tier;
     bool wrote = c->will_write;
     c->will_write = false;
+    if (x->error || x->stale)
+        moved_locked(from, tier, 0, &move);
     if ((x->error || x->stale) && c->promised) {
         copy_set_locked(c, COPY_STALE); /* a stream may be at work on it */
         copy_stale_locked(c);
@@ -389,8 +393,7 @@ static void fill_finish_locked(struct transfer *x)
         copy_written_locked(c); /* may put it on the policy's lists */
     stats->fill_bytes += x->bytes;
     stats->file_bytes += x->other ? 0 : x->bytes;
-    struct move move = move_of(x);
-    moved_locked(x->other ? copy_tier(x->other) : x->lane->tier, tier, x->bytes, &move);
+    moved_locked(from, tier, x->bytes, &move);
     if (x->other)
         copy_not_ahead_locked(x->other); /* it was brought there for this */
 }

@@ -64,6 +64,13 @@ END
 }
 check "the report as Prometheus reads it" report_as_prometheus
 
+report_at_exit() { # though nobody has closed the managers
+    rm -f "$scratch/t.json" "$scratch/r"
+    WATCHED_LEAVES_OPEN=1 TERRACE_REPORT=$scratch/r TERRACE_TRACE=$scratch/t.json "$watched" 0.1 2 >"$scratch/said" || return
+    [ "$(grep -c '^terrace .* report' "$scratch/r")" = 2 ] &&
+        timeline "$scratch/t.json" "$(sed -n 2p "$scratch/said")" "$(sed -n 3p "$scratch/said")"
+}
+
 report_replaces() {
     for i in 1 2; do TERRACE_REPORT=$scratch/again.json "$watched" 0 >"$scratch/said" || return; done
     json "$scratch/again.json" "assert d['steps'] == 3" && [ "$(find "$scratch" -name 'again.json*' | wc -l)" = 1 ]
@@ -123,6 +130,7 @@ trace_of_linked() {
     timeline "$scratch/t.json" "$(sed -n 2p "$scratch/said")"
 }
 check "the timeline has every byte the statistics have" trace_of_linked
+check "a program that closes nothing has its report and timeline" report_at_exit
 trace_of_managers() {
     TERRACE_TRACE=$scratch/t.json "$watched" 0.2 3 >"$scratch/said" || return
     timeline "$scratch/t.json" "$(sed -n 2p "$scratch/said")" "$(sed -n 3p "$scratch/said")" "$(sed -n 4p "$scratch/said")"
