@@ -397,6 +397,8 @@ Test(rules_held, new_rules_hold_for_groups_that_there_are, .timeout = 20)
     used_on(d, 0, TERRACE_OVERWRITE, 4);
     expect_nowhere_else(2, 1 << HOSTA);
     expect_nowhere_else(4, 1 << HOSTA);
+    assert_ok(terrace_rules_set(m, "label=a:!hostb, role=weight:!disk"));
+    cr_expect_eq(small_group(b)->placement->denied, 1 << 1 | 1 << 2); /* what either has to obey */
     terrace_close(m);
 }
 
