@@ -55,7 +55,7 @@ void copy_settle_locked(struct copy *c)
         return;
     bool open = lease_is_open(c->tensor) && c->tensor->leased == c->tier;
     bool listed = c->state == COPY_VALID && !open && !c->pins && !c->uses && !c->tensor->transfer &&
-                  !c->tensor->doomed && !c->tensor->leaving && !c->tensor->stuck &&
+                  !c->tensor->doomed && !c->tensor->leaving && !c->tensor->stuck && !c->tensor->passing &&
                   !(c->tensor->flags & TERRACE_ATTR_UNMOVABLE);
     bool dirty = listed && copy_dirty_locked(c);
     listed &= !dirty || !c->tensor->placement || placement_may_leave(tier, c->tensor->placement); /* what may go nowhere else stays */

@@ -117,6 +117,7 @@ struct terrace_tensor {
     bool demoted;       /* asked to leave for a lower tier while that could not be done */
     unsigned char demote_to;
     uint32_t busy;      /* calls inside the library that need the handle */
+    uint32_t passing;   /* of these, that bring it by way of another tier: no copy of it leaves */
     struct pin *open_pin; /* for the lease's pins when it is closed */
     struct transfer *transfer; /* under way, or NULL */
     /* A block of stable memory. */

@@ -95,7 +95,7 @@ static struct copy *way_locked(const struct copy *c)
 }
 
 /* Brings the bytes into memory that has a route to the copy's tier. */
-static int fill_way_locked(const struct copy *c, bool wait, bool ahead)
+static int pass_locked(const struct copy *c, bool wait, bool ahead)
 {
     struct terrace_tensor *t = c->tensor;
     uint64_t errors = t->errors;
@@ -116,6 +116,20 @@ static int fill_way_locked(const struct copy *c, bool wait, bool ahead)
         manager_wait(t->manager);
     }
     return 0;
+}
+
+/* The same. What has come half the way stays there until the other half begins: the
+ * room may be wanted by many, and would else be lost again and again. */
+static int fill_way_locked(const struct copy *c, bool wait, bool ahead)
+{
+    struct terrace_tensor *t = c->tensor;
+    if (!way_locked(c))
+        return 0;
+    t->passing += wait;
+    int r = pass_locked(c, wait, ahead);
+    t->passing -= wait;
+    copies_settle_locked(t);
+    return r;
 }
 
 static int fill_locked(struct copy *c, unsigned mode, struct room *want)
