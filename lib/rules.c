@@ -229,7 +229,7 @@ static int find_locked(const struct terrace_tensor *t, struct rules *r, struct p
 }
 
 /* Gives the tensor its new placement; what it says has been found possible. */
-static void adopt_locked(struct terrace_tensor *t, struct placement *p, uint16_t *emptied)
+static void adopt_locked(struct terrace_tensor *t, struct placement *p)
 {
     placement_keep(p);
     placement_drop_locked(t->placement);
@@ -237,10 +237,8 @@ static void adopt_locked(struct terrace_tensor *t, struct placement *p, uint16_t
     if (p && t->group && !t->alone && denied(p, t->home))
         t->home = (unsigned char)home_for(t, p);
     for (unsigned i = 0; p && i < t->manager->tiers; i++)
-        if (denied(p, i) && is_there(&t->copy[i])) {
+        if (denied(p, i) && is_there(&t->copy[i]))
             copy_drop_locked(&t->copy[i]);
-            *emptied |= (uint16_t)(1u << i);
-        }
     copies_settle_locked(t);
 }
 
@@ -274,17 +272,16 @@ static void retire_locked(struct rules *r)
         rules_free(r);
 }
 
-/* Memory and blocks that were just freed go back to the system, as nothing is to be
- * left of what was in them. Gives up the lock. */
-static void purge_locked(struct terrace *m, uint16_t tiers)
+/* Memory and blocks that are free go back to the system, whenever they were freed, as
+ * nothing is to be left of what was in them. Gives up the lock. */
+static void purge_locked(struct terrace *m)
 {
     struct grant grant;
     struct extent *none;
-    for (unsigned i = 0; i < m->tiers; i++)
-        if (tiers >> i & 1) {
-            arena_purge(&m->tier[i].arena, &grant);
-            grant_fulfil_locked(&m->tier[i], &grant, &none);
-        }
+    for (unsigned i = 0; i < m->tiers; i++) {
+        arena_purge(&m->tier[i].arena, &grant);
+        grant_fulfil_locked(&m->tier[i], &grant, &none);
+    }
 }
 
 /* All or nothing. The rules are the manager's, or freed. */
@@ -292,7 +289,6 @@ static int replace_locked(struct terrace *m, struct rules *r)
 {
     struct terrace_tensor *t;
     struct rules *old = m->rules;
-    uint16_t emptied = 0;
     r->current = true;
     for (unsigned i = 0; i < m->tiers; i++)
         leases_close_locked(&m->tier[i]);
@@ -304,7 +300,7 @@ static int replace_locked(struct terrace *m, struct rules *r)
     LIST_FOREACH(t, &m->all, all) {
         struct placement *p;
         if (find_locked(t, r, &p) == 0) /* it is there by now */
-            adopt_locked(t, p, &emptied);
+            adopt_locked(t, p);
     }
     stable_rules_adopt_locked(m, r);
     smalls_replaced_locked(m);
@@ -317,7 +313,7 @@ static int replace_locked(struct terrace *m, struct rules *r)
         retire_locked(r);
     manager_changed_locked(m);
     lanes_poke_locked(m);
-    purge_locked(m, emptied);
+    purge_locked(m);
     return 0;
 }
 
