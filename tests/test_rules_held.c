@@ -412,7 +412,7 @@ static void *stable(terrace *m, size_t bytes, const char *label)
 
 Test(rules_held, stable_memory_stays_off_a_forbidden_disk, .timeout = 60)
 {
-    terrace *m = open_with("numa:0,simdisk:0", 16 * MIB, "log=off;rules=label=r*:!disk");
+    terrace *m = open_with("numa:0,simdisk:0", 16 * MIB, "log=off;fork=allow;rules=label=r*:!disk");
     char *r = stable(m, 6 * MIB, "r"), *u = stable(m, 32 * MIB, "u");
     cr_assert(r && u, "%s", terrace_last_error());
     cr_assert_null(stable(m, 4 * MIB, "r2"));
