@@ -231,6 +231,7 @@ struct terrace {
     struct pin *spare_pins;
     LIST_HEAD(, lease_log) logs; /* of threads that acquire without the lock */
     unsigned waiting;  /* acquires that wait for a release */
+    bool awaited;      /* one waits for a copy that another is just making */
     uint64_t releases; /* goes up with every release that may let a waiter go on */
     uint64_t failures; /* write-backs that failed */
     int failure;       /* the last one's error */

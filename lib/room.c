@@ -244,13 +244,15 @@ static int make_locked(struct tier *tier, struct room *want, struct grant *grant
                 continue;
             }
             int begun = transfer_writeback_locked(victim, NULL, PRIORITY_DEMAND, false);
-            if (begun == -TERRACE_EAGAIN && want->wait) {
-                manager_wait(m);
-                continue;
-            }
-            if (begun == -TERRACE_EAGAIN) {
+            if (begun == -TERRACE_EAGAIN && !want->wait) {
                 r = begun;
                 break;
+            }
+            if (begun == -TERRACE_EAGAIN && !m->awaited) { /* only one: two could wait for each other */
+                m->awaited = true;
+                manager_wait(m);
+                m->awaited = false;
+                continue;
             }
             earn_credit(tier, victim->node.bytes);
             if (begun > 0)

@@ -103,7 +103,8 @@ column nvme/uring nvme TERRACE_IO=uring
 column nvme/threads nvme TERRACE_IO=threads
 column plug-in "$template"
 if [ -n "$(ldconfig -p | grep libOpenCL.so.1)" ]; then column opencl opencl; fi
-for kind in cuda hip musa maca ascend cnrt; do column $kind/sim $kind LD_LIBRARY_PATH="$sims"; done
+column cuda/sim cuda LD_LIBRARY_PATH="$sims"
+for kind in hip musa maca ascend cnrt; do column $kind/sim $kind LD_LIBRARY_PATH="$sims/$kind"; done
 column corex/sim corex COREX_HOME="$PWD/$sims/corex"
 
 echo "# what each backend passes; /sim: on a simulated runtime; -: does not concern it"
