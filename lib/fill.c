@@ -21,7 +21,7 @@ int grant_fulfil_locked(struct tier *tier, struct grant *grant, struct extent **
         manager_lock(tier->manager);
     }
     *out = arena_settle(&tier->arena, grant, r);
-    if (start) { /* what was told to ask again, as this was under way, does so */
+    if (grant->commit) { /* what was told to ask again, as this was under way, does so */
         tier->manager->releases++;
         lanes_poke_locked(tier->manager);
     }

@@ -180,12 +180,14 @@ static void pick_raws_locked(struct lane *lane, enum priority priority)
     }
 }
 
-/* Room for the transfer is being made: others go on meanwhile. */
+/* Room for the transfer is being made: others go on meanwhile. Nobody waits for it but
+ * who wants the room that it makes, as two of them could wait for each other. */
 static void park_locked(struct lane *lane, struct transfer *x)
 {
     TAILQ_REMOVE(&lane->queue[x->priority], x, link);
     TAILQ_INSERT_TAIL(&lane->parked, x, link);
     x->parked = true;
+    transfer_keeps_no_more_locked(x);
     lane->parked_at = x->tensor->manager->releases;
 }
 
@@ -198,6 +200,7 @@ static void unpark_locked(struct lane *lane)
         TAILQ_REMOVE(&lane->parked, x, link);
         TAILQ_INSERT_TAIL(&lane->queue[x->priority], x, link);
         x->parked = false;
+        transfer_keep_all_locked(x);
     }
 }
 

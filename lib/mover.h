@@ -129,8 +129,11 @@ int transfer_fill_locked(struct copy *c, bool ahead);
  * is just being made there: once something has changed, with no sentence), ENOMEM,
  * EBUDGET (there is no disk tier to write to), ERULE. */
 int transfer_writeback_locked(struct copy *c, struct tier *to, enum priority priority, bool drop);
-/* One more copy that cannot leave its tier until the transfer has ended. */
+/* One more copy that cannot leave its tier until the transfer has ended; all there are;
+ * none any more. Who wants room there waits for that. */
 void transfer_keep_locked(struct transfer *x, const struct copy *c);
+void transfer_keep_all_locked(struct transfer *x);
+void transfer_keeps_no_more_locked(struct transfer *x);
 /* Whether the fill is out of our hands: a stream can be told to wait for it. */
 bool transfer_is_taken(const struct transfer *x);
 /* Somebody waits for it now. */

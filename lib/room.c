@@ -239,16 +239,12 @@ static int make_locked(struct tier *tier, struct room *want, struct grant *grant
         }
         if (n && !mapped && tier->draining < tier->wanted) { /* no room yet for all who wait */
             struct copy *victim = copy_of(n);
-            if (victim->tensor->failed_at > failures) {
-                clean_only = true; /* every dirty one has been tried */
+            if (victim->tensor->failed_at > failures || (want->ahead && victim->tensor->failed_at)) {
+                clean_only = true; /* every dirty one has been tried; for what comes ahead, once is enough */
                 continue;
             }
             int begun = transfer_writeback_locked(victim, NULL, PRIORITY_DEMAND, false);
-            if (begun == -TERRACE_EAGAIN && !want->wait) {
-                r = begun;
-                break;
-            }
-            if (begun == -TERRACE_EAGAIN && !m->awaited) { /* only one: two could wait for each other */
+            if (begun == -TERRACE_EAGAIN && want->wait && !m->awaited) { /* one only: two could wait for each other */
                 m->awaited = true;
                 manager_wait(m);
                 m->awaited = false;

@@ -190,11 +190,20 @@ void transfer_keep_locked(struct transfer *x, const struct copy *c)
     x->kept |= 1u << c->tier;
 }
 
-static void transfer_keeps_no_more_locked(const struct transfer *x)
+void transfer_keep_all_locked(struct transfer *x)
+{
+    struct terrace_tensor *t = x->tensor;
+    for (unsigned i = 0; i < t->manager->tiers; i++)
+        if (t->copy[i].state == COPY_VALID || (!x->writeback && &t->copy[i] == x->copy))
+            transfer_keep_locked(x, &t->copy[i]);
+}
+
+void transfer_keeps_no_more_locked(struct transfer *x)
 {
     struct terrace *m = x->tensor->manager;
     for (unsigned i = 0; i < m->tiers; i++)
         m->tier[i].moving -= x->kept >> i & 1;
+    x->kept = 0;
 }
 
 static int transfer_start_locked(struct transfer init)
@@ -209,9 +218,7 @@ static int transfer_start_locked(struct transfer init)
     x->queued = true;
     x->asked = moved_clock(t->manager);
     t->transfer = x;
-    for (unsigned i = 0; i < t->manager->tiers; i++)
-        if (t->copy[i].state == COPY_VALID || (!x->writeback && &t->copy[i] == x->copy))
-            transfer_keep_locked(x, &t->copy[i]);
+    transfer_keep_all_locked(x);
     copies_settle_locked(t); /* off the lists until it has ended */
     if (x->relayed) {
         relay_start_locked(x);
@@ -261,10 +268,11 @@ static int nowhere_to_go(const struct copy *c, const struct tier *to)
                      "TERRACE_TIERS names none", tensor_name(t));
 }
 
-/* Whether another tier is just getting room for a copy: then the bytes may soon be there. */
-static bool coming_elsewhere_locked(const struct terrace_tensor *t)
+/* Whether a lower tier is just getting room for a copy: then the bytes may soon be there. */
+static bool coming_below_locked(const struct copy *c)
 {
-    for (unsigned i = 0; i < t->manager->tiers; i++)
+    const struct terrace_tensor *t = c->tensor;
+    for (unsigned i = c->tier + 1u; i < t->manager->tiers; i++)
         if (t->copy[i].state == COPY_FILLING && !t->copy[i].hollow)
             return true;
     return false;
@@ -273,7 +281,7 @@ static bool coming_elsewhere_locked(const struct terrace_tensor *t)
 int transfer_writeback_locked(struct copy *c, struct tier *to, enum priority priority, bool drop)
 {
     struct terrace_tensor *t = c->tensor;
-    if (!to && (to = goal_locked(c)) == NULL && coming_elsewhere_locked(t))
+    if (!to && (to = goal_locked(c)) == NULL && coming_below_locked(c))
         return -TERRACE_EAGAIN;
     if (to ? !tier_is_memory(to) && tensor_stored_locked(t) : tensor_stored_locked(t))
         return 1;
@@ -444,9 +452,10 @@ static void writeback_finish_locked(struct transfer *x)
         if (x->other)
             goal_reached_locked(x->other);
         c->wrote = true;
+        x->tensor->failed_at = 0;
         /* Who waits for room gets it here: on a full disk the next write-back may
          * take the blocks of what is still in memory, which is then dirty again. */
-        bool wanted = arena_room(&tier->arena) < tier->wanted;
+        bool wanted = arena_room(&tier->arena) < tier->wanted || !x->other; /* stored: it need not stay */
         if ((x->drop || wanted) && !c->pins && !c->uses && !(x->tensor->flags & TERRACE_ATTR_UNMOVABLE)) {
             if (!x->drop) {
                 stats->evictions++;
