@@ -12,6 +12,7 @@
 /* Commits the grant's memory without the lock; hands over the extent. */
 int grant_fulfil_locked(struct tier *tier, struct grant *grant, struct extent **out)
 {
+    bool commits = grant->commit;
     int r = 0;
     uint64_t start = 0;
     if (grant->commit || grant->give) {
@@ -21,7 +22,7 @@ int grant_fulfil_locked(struct tier *tier, struct grant *grant, struct extent **
         manager_lock(tier->manager);
     }
     *out = arena_settle(&tier->arena, grant, r);
-    if (grant->commit) { /* what was told to ask again, as this was under way, does so */
+    if (commits) { /* what was told to ask again, as this was under way, does so */
         tier->manager->releases++;
         lanes_poke_locked(tier->manager);
     }
