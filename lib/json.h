@@ -68,4 +68,11 @@ static inline void json_put(const char *text, FILE *out)
     fputc('"', out);
 }
 
+/* A member of an object, without what separates it from the next; NULL is "". */
+static inline void json_member(const char *key, const char *text, FILE *out)
+{
+    fprintf(out, "\"%s\":", key);
+    json_put(text ? text : "", out);
+}
+
 #endif

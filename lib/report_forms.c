@@ -99,8 +99,7 @@ static uint64_t vendor_sum(const struct report *r, unsigned tier, const struct f
 
 static void json_text(FILE *f, const char *key, const char *text)
 {
-    fprintf(f, "\"%s\":", key);
-    json_put(text ? text : "", f);
+    json_member(key, text, f);
     fputc(',', f);
 }
 

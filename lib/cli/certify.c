@@ -6,7 +6,7 @@
  * leaks spoils no other, and this process itself never touches the hardware. The last
  * check puts a whole manager on top and moves tensors at random.
  *
- * May call: cli.h, conformance.h, terrace_backend.h, libc. */
+ * May call: cli.h, conformance.h, json.h, terrace_backend.h, libc. */
 #include <dlfcn.h>
 #include <errno.h>
 #include <limits.h>
@@ -17,6 +17,7 @@
 #include <sys/wait.h>
 
 #include "cli.h"
+#include "json.h"
 #include "terrace_backend.h"
 
 /* ---- what the checks need: see conformance.h ------------------------------- */
@@ -439,15 +440,8 @@ static void show_head(const struct outcome *o)
 
 static void json_text(const char *key, const char *text, const char *end)
 {
-    printf("\"%s\": \"", key);
-    for (const char *c = text; *c; c++)
-        if (*c == '"' || *c == '\\')
-            printf("\\%c", *c);
-        else if ((unsigned char)*c < ' ')
-            printf("\\u%04x", (unsigned)*c);
-        else
-            putchar(*c);
-    printf("\"%s", end);
+    json_member(key, text, stdout);
+    fputs(end, stdout);
 }
 
 static void show_json(const struct outcome *o, const bool *run)

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "cli.h"
+#include "json.h"
 
 enum { MAX_TIERS = 64 };
 
@@ -150,23 +151,9 @@ static void show_text(const struct tier_info *tiers, int n, const char *absent, 
 
 /* ---- as JSON ------------------------------------------------------------- */
 
-static void json_string(const char *key, const char *text)
-{
-    printf("\"%s\":\"", key);
-    for (const char *c = text; *c; c++) {
-        if (*c == '"' || *c == '\\')
-            printf("\\%c", *c);
-        else if ((unsigned char)*c < ' ')
-            printf("\\u%04x", (unsigned)*c);
-        else
-            putchar(*c);
-    }
-    putchar('"');
-}
-
 static void json_pair(const char *key, const char *text)
 {
-    json_string(key, text ? text : "");
+    json_member(key, text, stdout);
     putchar(',');
 }
 
@@ -174,7 +161,7 @@ static void json_bandwidth(const struct bandwidth *b)
 {
     if (b->why_not) {
         putchar(',');
-        json_string("not_measured", b->why_not);
+        json_member("not_measured", b->why_not, stdout);
     } else {
         printf(",\"write_bytes_per_second\":%.0f,\"read_bytes_per_second\":%.0f", b->write,
                b->read);

@@ -230,8 +230,7 @@ void top_show_process(const struct top_list *list, FILE *out)
 
 static void put_pair(const char *key, const char *text, FILE *out)
 {
-    fprintf(out, "\"%s\":", key);
-    json_put(text, out);
+    json_member(key, text, out);
     fputc(',', out);
 }
 
