@@ -212,8 +212,7 @@ static int describe(const struct runtime_unit *u, const char *bus, terrace_unit_
     info->flags = u->maps ? 0 : TERRACE_UNIT_WHOLE;
     info->node = pci_node(bus);
     snprintf(info->location, sizeof info->location, "%s%s%s", u->model, *bus ? ", PCI " : "", bus);
-    if (info->size >= offsetof(terrace_unit_info, vendor) + sizeof info->vendor)
-        snprintf(info->vendor, sizeof info->vendor, "%s", strstr(u->rt->loaded, "galaxyhip") ? "hygon" : u->rt->vendor);
+    snprintf(info->vendor, sizeof info->vendor, "%s", strstr(u->rt->loaded, "galaxyhip") ? "hygon" : u->rt->vendor);
     snprintf(info->engine, sizeof info->engine, "%s runtime", u->rt->api);
     snprintf(info->engine_reason, sizeof info->engine_reason, "%.90s; %s%.80s; %s", u->rt->loaded,
              u->maps ? "virtual memory, by granules of 2 MiB" : "all memory is allocated at once", u->maps_not,

@@ -446,8 +446,10 @@ static void json_text(const char *key, const char *text, const char *end)
 
 static void show_json(const struct outcome *o, const bool *run)
 {
-    const struct outcome *about = &o[0];
-    int shown = 0;
+    int first = 0, shown = 0;
+    while (!run[first])
+        first++;
+    const struct outcome *about = &o[first];
     printf("{");
     json_text("backend", subject.name, ", ");
     json_text("version", terrace_version(), ", ");
