@@ -457,6 +457,8 @@ static inline bool no_memory(int r)
 
 /* Carries out a grant, giving up the lock where there is something to do. */
 int grant_fulfil_locked(struct tier *tier, struct grant *grant, struct extent **out);
+/* Gives all of the tier's free memory, or blocks, back to the system. Gives up the lock. */
+void tier_purge_locked(struct tier *tier);
 
 /* Gives the ABSENT copy memory and starts bringing the bytes; the copy is then
  * FILLING or VALID; for OVERWRITE it is FILLING and hollow, until the caller

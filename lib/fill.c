@@ -31,6 +31,14 @@ int grant_fulfil_locked(struct tier *tier, struct grant *grant, struct extent **
     return r;
 }
 
+void tier_purge_locked(struct tier *tier)
+{
+    struct grant grant;
+    struct extent *none;
+    arena_purge(&tier->arena, &grant);
+    grant_fulfil_locked(tier, &grant, &none);
+}
+
 /* Whether the memory may have bytes that may not go everywhere where the tensor may. */
 static bool is_tainted(const struct copy *c)
 {

@@ -66,6 +66,8 @@ static uint64_t kept_locked(const struct tier *tier, char *text, size_t len)
     const struct terrace_tensor *t;
     uint64_t sum = 0;
     *text = '\0';
+    if (!m->rules)
+        return 0;
     LIST_FOREACH(t, &m->all, all) {
         const struct copy *c = &t->copy[tier - m->tier];
         bool kept = t->placement && c->state == COPY_VALID && !c->pins && copy_dirty_locked(c) &&
@@ -170,15 +172,6 @@ static int out_of_victims_locked(struct tier *tier, const struct room *want, uin
     return no_room_locked(tier, want);
 }
 
-/* What is cached joins what is empty. Gives up the lock. */
-static void gather_locked(struct tier *tier)
-{
-    struct grant grant;
-    struct extent *none;
-    arena_purge(&tier->arena, &grant);
-    grant_fulfil_locked(tier, &grant, &none);
-}
-
 /* Has the arena grant room below its ceiling. May give up the lock while it waits. */
 static int make_locked(struct tier *tier, struct room *want, struct grant *grant)
 {
@@ -211,7 +204,7 @@ static int make_locked(struct tier *tier, struct room *want, struct grant *grant
         if (!keep && mapped_yield_locked(tier, bytes))
             continue;
         if (!keep && arena_scattered(&tier->arena, bytes)) {
-            gather_locked(tier);
+            tier_purge_locked(tier); /* what is cached joins what is empty */
             continue;
         }
         tier->sought++;

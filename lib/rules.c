@@ -276,12 +276,8 @@ static void retire_locked(struct rules *r)
  * nothing is to be left of what was in them. Gives up the lock. */
 static void purge_locked(struct terrace *m)
 {
-    struct grant grant;
-    struct extent *none;
-    for (unsigned i = 0; i < m->tiers; i++) {
-        arena_purge(&m->tier[i].arena, &grant);
-        grant_fulfil_locked(&m->tier[i], &grant, &none);
-    }
+    for (unsigned i = 0; i < m->tiers; i++)
+        tier_purge_locked(&m->tier[i]);
 }
 
 /* All or nothing. The rules are the manager's, or freed. */
