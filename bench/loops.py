@@ -50,8 +50,8 @@ def rivals():
         Rival("pipeline", "pipeline", [["--ahead", n] for n in ("2", "4", "8")]),
         Rival("mmap", "mmap", [["--advice", "sequential"], ["--advice", "willneed", "--ahead", "2"],
                                ["--advice", "willneed+sync", "--ahead", "2"], ["--advice", "normal"]]),
-        Rival("swap", "swap", [["--advice", "normal"], ["--advice", "willneed", "--ahead", "1"],
-                               ["--advice", "huge"]], swap=True),
+        Rival("swap", "swap", [["--advice", "normal"], ["--advice", "huge"]], swap=True),
+        Rival("swap+madvise", "swap", [["--advice", "willneed", "--ahead", "1"]], swap=True),
         Rival("starpu", "starpu", [["--advice", a] for a in ("eager", "dmdar", "eager+wontuse", "dmdar+wontuse")],
               besides=80, env=HUGE_MALLOC),  # it takes some 60 MiB more than it is told to
         Rival("ram", "ram", [[]], limited=False),
@@ -60,9 +60,9 @@ def rivals():
 
 LOOPS = {  # name: what it is, rivals, options, MiB of memory
     "adam": ("Adam over all of its state",
-             ["terrace", "pipeline", "mmap", "swap", "starpu", "ram"], [], 700),
+             ["terrace", "pipeline", "mmap", "swap", "swap+madvise", "starpu", "ram"], [], 700),
     "inference": ("weights read layer by layer",
-                  ["terrace", "pipeline", "mmap", "swap", "starpu", "ram"], [], 700),
+                  ["terrace", "pipeline", "mmap", "swap", "swap+madvise", "starpu", "ram"], [], 700),
     "random": ("no pattern, uniform", ["terrace", "terrace lru", "mmap", "swap", "ram"], [], 700),
     "random-zipf": ("no pattern, popularity falling with 1/k", ["terrace", "terrace lru", "mmap", "swap", "ram"],
                     ["--kind", "zipf"], 700),

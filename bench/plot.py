@@ -17,7 +17,7 @@ import sys
 WIDTH, HEIGHT = 720, 440
 LEFT, RIGHT, TOP, BOTTOM = 70, 150, 50, 60
 COLOURS = {"terrace": "#c8102e", "terrace lru": "#e8909c", "pipeline": "#1f6fb4", "mmap": "#2c8a3d",
-           "swap": "#8a5a2c", "starpu": "#7d3fa0", "bound": "#000000"}
+           "swap": "#8a5a2c", "swap+madvise": "#c08a4c", "starpu": "#7d3fa0", "bound": "#000000"}
 
 
 def lines_of(result):

@@ -130,7 +130,8 @@ struct terrace_tensor {
     bool summed;        /* there is one */
     bool loose;         /* it was mapped since then, and may have been changed */
     bool changes;       /* it had been changed when that was last looked at: it will be */
-    bool mapped;        /* its pages are at its stable address */
+    bool mapped;        /* its pages are at its stable address, */
+    unsigned char from; /* and belong to this tier's copy */
     bool leaving;       /* and are to be taken back */
     bool faulted;       /* somebody waits for it */
     bool stuck;         /* it could not be taken back: not asked for it again until then */
@@ -161,7 +162,7 @@ struct terrace_tensor {
 };
 
 /* terrace_tensor.notice */
-enum { NOTICE_NONE, NOTICE_SHOWN, NOTICE_HIDDEN };
+enum { NOTICE_NONE, NOTICE_SHOWN, NOTICE_HIDDEN, NOTICE_AWAY };
 
 struct lane;
 struct use;
@@ -424,6 +425,9 @@ static inline void *copy_address(const struct copy *c)
 }
 
 /* ---- room.c ---- */
+
+/* The copy, whose bytes are elsewhere, leaves to make room. */
+void copy_evict_locked(struct copy *c);
 
 struct room {
     struct terrace_tensor *tensor; /* whose bytes need room */

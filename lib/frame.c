@@ -73,6 +73,7 @@ static struct slab *slab_new_locked(struct stable *s, struct tier *tier)
     copy_set_locked(c, COPY_VALID);
     policy_arrived(&tier->policy, &c->node, false);
     t->mapped = true;
+    t->from = c->tier;
     copy_settle_locked(c);
     return slab;
 }

@@ -135,7 +135,7 @@ static void demote_locked(struct terrace_tensor *t)
         struct copy *c = &t->copy[i];
         if (c->state != COPY_VALID || !tier_is_memory(&m->tier[i]))
             continue;
-        bool out = stable_is_out(t);
+        bool out = stable_is_out(c);
         if (out || t->transfer)
             t->demoted = true; /* once it has been taken back, or that has ended */
         if (out)

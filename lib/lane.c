@@ -349,7 +349,7 @@ static void follow_hints_locked(struct lane *lane)
         struct tier *tier = &m->tier[t->hint_tier];
         struct copy *c = &t->copy[t->hint_tier];
         uint64_t most = m->prefetch_limit == UINT64_MAX ? tier->arena.limit / 2 : m->prefetch_limit;
-        bool wanted = c->state == COPY_ABSENT && !t->transfer && !t->doomed && !t->blank && !t->raws &&
+        bool wanted = c->state == COPY_ABSENT && !t->mapped && !t->transfer && !t->doomed && !t->blank && !t->raws &&
                       !being_written(t);
         if (wanted && tier->ahead && tier->ahead + arena_round(&tier->arena, t->bytes) > most)
             return; /* until some of it is used */
@@ -397,7 +397,7 @@ static void write_ahead_locked(struct lane *lane)
             struct copy *c = copy_of(n);
             if (c->tensor->failed_at && c->tensor->failed_at == m->failures)
                 break; /* it has just failed: leave it to those in need */
-            if (stable_is_out(c->tensor)) {
+            if (stable_is_out(c)) {
                 stable_recall_locked(c);
                 continue;
             }

@@ -114,6 +114,9 @@ struct tier *tensor_spill_tier(const struct terrace_tensor *t);
 struct tier *tier_below(const struct tier *tier);
 /* The same for what this copy holds. */
 struct tier *copy_below(const struct copy *c);
+/* Where what this copy holds goes as things are, preferably to memory with room; NULL:
+ * nowhere. */
+struct tier *transfer_goal_locked(const struct copy *c);
 /* Whether there is a tier, with room or without, that bytes with that placement may go
  * to from this one. */
 bool placement_may_leave(const struct tier *tier, const struct placement *p);

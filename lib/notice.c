@@ -14,6 +14,10 @@
  * Where pages are copied instead of moved (uffd_copy.c), that would cost too much:
  * no uses are noticed there.
  *
+ * A block that is mapped on a slower node (away.c) would be used there for ever. So
+ * each of them is taken back after some seconds: who touches it then has it brought to
+ * the fast node, by a fault as any other; one that nobody touches stays where it is.
+ *
  * While memory suffices, or nothing repeats, or the policy follows no schedule,
  * nothing is taken back. What that costs a program is bounded: every block that
  * comes, which takes a millisecond or so, pays for a few to be taken back; and where
@@ -34,6 +38,8 @@ enum {
     CALM = 256,      /* uses after which one less is tried */
     EARNED = 4,      /* taken back for every block that comes */
     SAVED = 64,      /* of these, at most for later */
+    AWAY_MS = 100,   /* between two looks at what is away, */
+    AWAY_PARTS = 32, /* each at one part of it */
 };
 static const uint64_t PAUSE_NS = 256000;    /* between two more taken back, on average */
 static const uint64_t BURST_NS = 500000000; /* over which that is the average */
@@ -43,6 +49,7 @@ void notice_init(const struct terrace *m, struct notice *n)
     *n = (struct notice){.keep = KEEP_LEAST};
     TAILQ_INIT(&n->shown);
     TAILQ_INIT(&n->hidden);
+    TAILQ_INIT(&n->away);
     for (unsigned i = 0; i < m->tiers; i++)
         n->sought[i] = m->tier[i].sought;
 }
@@ -104,16 +111,19 @@ static void put(struct terrace_tensor *t, struct notice_list *list, unsigned *co
     TAILQ_INSERT_TAIL(list, t, noticed);
     ++*count;
     t->notice = which;
-    policy_current(&copy_tier(c)->policy, &c->node, true);
+    if (which != NOTICE_AWAY)
+        policy_current(&copy_tier(c)->policy, &c->node, true);
 }
 
 static void take(struct notice *n, struct terrace_tensor *t)
 {
     struct copy *c = block_copy(t);
-    TAILQ_REMOVE(t->notice == NOTICE_SHOWN ? &n->shown : &n->hidden, t, noticed);
-    --*(t->notice == NOTICE_SHOWN ? &n->showing : &n->hiding);
+    bool shown = t->notice == NOTICE_SHOWN, away = t->notice == NOTICE_AWAY;
+    TAILQ_REMOVE(shown ? &n->shown : away ? &n->away : &n->hidden, t, noticed);
+    --*(shown ? &n->showing : away ? &n->staying : &n->hiding);
     t->notice = NOTICE_NONE;
-    policy_current(&copy_tier(c)->policy, &c->node, false);
+    if (!away)
+        policy_current(&copy_tier(c)->policy, &c->node, false);
 }
 
 void notice_forget_locked(struct stable *s, struct terrace_tensor *t)
@@ -139,6 +149,14 @@ void notice_mapped_locked(struct stable *s, struct terrace_tensor *t)
         n->keep = most;
     if (!t->doomed && !s->uffd.copies)
         put(t, &n->shown, &n->showing, NOTICE_SHOWN);
+}
+
+void notice_away_locked(struct stable *s, struct terrace_tensor *t)
+{
+    struct notice *n = &s->notice;
+    if (!n->staying)
+        n->look_away = clock_ns() + AWAY_MS * UINT64_C(1000000);
+    put(t, &n->away, &n->staying, NOTICE_AWAY);
 }
 
 /* ---- taking back -------------------------------------------------------- */
@@ -189,4 +207,24 @@ void notice_take_back_locked(struct terrace *m)
     }
     while (n->hiding > n->keep)
         take(n, TAILQ_FIRST(&n->hidden));
+}
+
+int notice_look_away_locked(struct terrace *m)
+{
+    struct stable *s = m->stable;
+    struct notice *n = &s->notice;
+    uint64_t now = clock_ns();
+    if (n->staying && now >= n->look_away) {
+        n->look_away = now + AWAY_MS * UINT64_C(1000000);
+        for (unsigned k = (n->staying + AWAY_PARTS - 1) / AWAY_PARTS; k; k--) {
+            struct terrace_tensor *t = TAILQ_FIRST(&n->away);
+            struct copy *c = &t->copy[t->from];
+            take(n, t);
+            if (c->node.listed)
+                stable_recall_locked(c);
+            else
+                put(t, &n->away, &n->staying, NOTICE_AWAY);
+        }
+    }
+    return n->staying ? AWAY_MS : -1;
 }

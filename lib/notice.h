@@ -13,7 +13,9 @@ TAILQ_HEAD(notice_list, terrace_tensor);
 struct notice {
     struct notice_list shown;  /* mapped of late, the latest last */
     struct notice_list hidden; /* of these, taken back since, and perhaps still in use */
-    unsigned showing, hiding;  /* how many they are */
+    struct notice_list away;   /* mapped, on a slower node; the latest last */
+    unsigned showing, hiding, staying; /* how many they are */
+    uint64_t look_away;        /* ns: when the next of those that are away are taken back */
     unsigned keep;             /* so many stay mapped */
     unsigned calm;             /* uses since `keep` was last changed */
     uint64_t uses;             /* of blocks so far */
@@ -35,8 +37,13 @@ void notice_served_locked(struct stable *s, struct terrace *m);
 void notice_mapped_locked(struct stable *s, struct terrace_tensor *t);
 /* It leaves memory, or is gone. */
 void notice_forget_locked(struct stable *s, struct terrace_tensor *t);
+/* They have been moved to a slower node. */
+void notice_away_locked(struct stable *s, struct terrace_tensor *t);
 /* Takes blocks back that were mapped some uses ago. By the service thread; gives
  * up the lock. */
 void notice_take_back_locked(struct terrace *m);
+/* Has the next of those that are away taken back, when it is time for that. Returns in
+ * how many ms that is again; -1: there are none. By the service thread. */
+int notice_look_away_locked(struct terrace *m);
 
 #endif

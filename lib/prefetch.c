@@ -121,7 +121,7 @@ static struct lane *lane_for(const struct copy *c)
     struct terrace_tensor *t = c->tensor;
     if (t->region && t->region->paged)
         return NULL;
-    if (c->state != COPY_ABSENT || t->transfer || t->doomed || t->blank || t->raws ||
+    if (c->state != COPY_ABSENT || t->mapped || t->transfer || t->doomed || t->blank || t->raws ||
         t->hinted || being_written(t) || !tensor_may(t, copy_tier(c)))
         return NULL;
     return transfer_source_locked(t, copy_tier(c), &from);

@@ -1,7 +1,7 @@
 /* region.c - regions of address-stable memory: made, given back, advised on, and
  * described to a fork. What serves them: stable.c, mapped.c.
  *
- * May call: core.h, fine.h, forked.h, lease.h, mapped.h, mover.h, notice.h, region.h,
+ * May call: core.h, away.h, fine.h, forked.h, lease.h, mapped.h, mover.h, notice.h, region.h,
  * rules.h, stable.h, uffd.h. */
 #include "region.h"
 
@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "away.h"
 #include "fine.h"
 #include "forked.h"
 #include "lease.h"
@@ -210,7 +211,7 @@ static void block_retire_locked(struct stable *s, struct terrace_tensor *t)
         t->transfer->stale = true;
     while (copy_unpin_locked(block_copy(t)))
         ;
-    copy_settle_locked(block_copy(t));
+    copies_settle_locked(t);
 }
 
 static bool block_rests(const struct terrace_tensor *t)
@@ -385,7 +386,7 @@ static void advise_block_locked(struct region *r, size_t i, int advice)
     struct terrace_tensor *t = r->block[i];
     if (!t)
         return;
-    if (advice == TERRACE_ADVISE_WILLNEED && block_copy(t)->state == COPY_ABSENT && !t->blank) {
+    if (advice == TERRACE_ADVISE_WILLNEED && block_copy(t)->state == COPY_ABSENT && !t->blank && !t->mapped) {
         lane_hint_locked(t, r->tier);
     } else if (advice == TERRACE_ADVISE_DONTNEED) {
         fine_expel_locked(r->tier->manager->stable, t);
@@ -419,6 +420,8 @@ static int pin_range_locked(struct region *r, size_t from, size_t to)
                          "of the budget of %s", r->tier->name);
     for (size_t i = from; i < to; i++) {
         struct terrace_tensor *t = block_locked(r, i);
+        while (t && block_is_away(t))
+            away_return_locked(t);
         int e = t ? copy_pin_locked(block_copy(t), false) : -TERRACE_ENOMEM;
         if (e) {
             while (i-- > from)

@@ -61,9 +61,16 @@ struct stable {
     struct slab *spare[MAX_TIERS];        /* the next to */
 };
 
+/* Its copy in the tier that it is brought to where it is touched. */
 static inline struct copy *block_copy(struct terrace_tensor *t)
 {
     return &t->copy[t->region->tier - t->manager->tier];
+}
+
+/* Its pages are at its place, and of another, slower tier. */
+static inline bool block_is_away(const struct terrace_tensor *t)
+{
+    return t->mapped && t->region && t->from != t->region->tier - t->manager->tier;
 }
 
 static inline char *block_address(const struct terrace_tensor *t)

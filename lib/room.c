@@ -26,8 +26,9 @@
 static const uint64_t RECOVERY_NS = 1000000000; /* until more is asked for again, at least */
 enum { PATIENCE = 20 };                          /* and this many times what the failure took */
 
-static void evict_locked(struct tier *tier, struct copy *c)
+void copy_evict_locked(struct copy *c)
 {
+    struct tier *tier = copy_tier(c);
     terrace_statistics *stats = &tier->manager->stats;
     stats->evictions++;
     stats->clean_evictions += !c->wrote;
@@ -215,7 +216,7 @@ static int make_locked(struct tier *tier, struct room *want, struct grant *grant
             r = -TERRACE_EAGAIN;
             break;
         }
-        bool mapped = n && stable_is_out(copy_of(n)->tensor);
+        bool mapped = n && stable_is_out(copy_of(n));
         if (mapped && n->dirty && copy_of(n)->tensor->failed_at > failures) {
             clean_only = true; /* every one that cannot be written down has been tried */
             continue;
@@ -227,7 +228,7 @@ static int make_locked(struct tier *tier, struct room *want, struct grant *grant
         }
         if (n && !mapped && !n->dirty) {
             earn_credit(tier, n->bytes);
-            evict_locked(tier, copy_of(n));
+            copy_evict_locked(copy_of(n));
             continue;
         }
         if (n && !mapped && tier->draining < tier->wanted) { /* no room yet for all who wait */
@@ -245,7 +246,7 @@ static int make_locked(struct tier *tier, struct room *want, struct grant *grant
             }
             earn_credit(tier, victim->node.bytes);
             if (begun > 0)
-                evict_locked(tier, victim);
+                copy_evict_locked(victim);
             clean_only |= begun < 0; /* nowhere to write to */
             no_memory |= begun == -TERRACE_ENOMEM;
             continue;

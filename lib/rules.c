@@ -132,7 +132,7 @@ static bool spare_locked(const struct copy *c, const struct placement *p)
     for (unsigned i = 0; i < t->manager->tiers; i++)
         elsewhere |= i != c->tier && t->copy[i].state == COPY_VALID && !denied(p, i);
     return elsewhere && c->state != COPY_FILLING && !c->pins && !c->uses && !c->promised && !t->transfer &&
-           !t->raws && !t->fine && !t->leaving && !t->busy && (!tier_is_memory(copy_tier(c)) || !stable_is_out(t));
+           !t->raws && !t->fine && !t->leaving && !t->busy && !stable_is_out(c);
 }
 
 static bool is_there(const struct copy *c)

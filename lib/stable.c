@@ -26,13 +26,16 @@
  * That blocks in memory are used is seen where they are taken back from time to
  * time: notice.c.
  *
+ * Where room is made by giving to a slower node, a block need not leave its place:
+ * away.c.
+ *
  * What a forked child finds in a region: forked.c.
  *
  * Where the kernel cannot move pages, or TERRACE_STABLE=copy, they are copied to
  * the same effect: uffd_copy.c. Where userfaultfd is refused, or
  * TERRACE_STABLE=file: mapped.c.
  *
- * May call: core.h, fine.h, forked.h, mover.h, notice.h,
+ * May call: core.h, away.h, fine.h, forked.h, mover.h, notice.h,
  * prefetch.h, region.h, uffd.h, libxxhash. */
 #include "stable.h"
 
@@ -47,6 +50,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+#include "away.h"
 #include "fine.h"
 #include "forked.h"
 #include "mover.h"
@@ -205,6 +209,7 @@ static void map_locked(struct stable *s, struct terrace_tensor *t)
         return;
     }
     t->mapped = true;
+    t->from = c->tier;
     t->summed = t->loose = watch;
     if (clean && !watch)
         copy_written_locked(c); /* taken to change again */
@@ -216,15 +221,17 @@ static void map_locked(struct stable *s, struct terrace_tensor *t)
     served_locked(s, t);
 }
 
-/* Moves a block's pages back into the arena. Gives up the lock. */
+/* Moves a block's pages back into their arena. Gives up the lock. */
 static int take_back_locked(struct stable *s, struct terrace_tensor *t)
 {
     struct terrace *m = t->manager;
-    struct copy *c = block_copy(t);
+    struct copy *c = &t->copy[t->from];
     t->busy++;
     moving_locked(m, true);
     manager_unlock(m);
     int e = move_pages(&s->uffd, uffd_take, uffd_place, copy_address(c), block_address(t), t->region->block_bytes);
+    if (!e && block_is_away(t))
+        away_settle(t);
     manager_lock(m);
     moving_locked(m, false);
     t->busy--;
@@ -252,7 +259,7 @@ static bool same_locked(struct terrace_tensor *t)
     struct terrace *m = t->manager;
     t->busy++;
     manager_unlock(m);
-    XXH128_hash_t now = checksum(copy_address(block_copy(t)), t->bytes);
+    XXH128_hash_t now = checksum(copy_address(&t->copy[t->from]), t->bytes);
     manager_lock(m);
     t->busy--;
     bool same = XXH128_isEqual(now, t->sum);
@@ -268,10 +275,12 @@ static void unmap_locked(struct stable *s, struct terrace_tensor *t)
         fine_unmap_slab_locked(s, t);
         return;
     }
-    struct copy *c = block_copy(t);
+    struct copy *c = &t->copy[t->from];
     bool same = false;
     TAILQ_REMOVE(&s->leaving, t, work);
     notice_forget_locked(s, t);
+    if (away_go_locked(s, t))
+        return;
     int e = t->mapped ? take_back_locked(s, t) : 0;
     if (!e && t->loose)
         same = same_locked(t);
@@ -279,6 +288,8 @@ static void unmap_locked(struct stable *s, struct terrace_tensor *t)
     copy_tier(c)->draining -= c->node.bytes;
     if (e) {
         stable_stuck_locked(c);
+        if (block_is_away(t) && !t->doomed)
+            notice_away_locked(s, t);
     } else {
         t->loose = false;
         t->changes = t->summed && !same;
@@ -324,7 +335,7 @@ static void serve_locked(struct stable *s, struct terrace_tensor *t)
             transfer_hurry_locked(t->transfer);
             return;
         }
-        if (c->state == COPY_VALID && t->mapped) { /* it could not be taken back */
+        if (t->mapped) { /* it could not be taken back */
             uffd_wake(&s->uffd, block_address(t), t->region->block_bytes);
             served_locked(s, t);
             return;
@@ -374,7 +385,7 @@ static void look_ahead_locked(struct region *r, size_t i)
         if (next < 0 || (size_t)next >= r->blocks)
             return;
         struct terrace_tensor *t = r->block[next];
-        if (t && !t->blank && block_copy(t)->state == COPY_ABSENT && !is_foreseen(r, t))
+        if (t && !t->blank && !t->mapped && block_copy(t)->state == COPY_ABSENT && !is_foreseen(r, t))
             lane_hint_locked(t, r->tier);
     }
 }
@@ -472,7 +483,8 @@ static void *service(void *arg)
         bool failing = m->failures != failures;
         failures = m->failures;
         fds[0].fd = s->watched ? -1 : s->uffd.fd;
-        int most = !TAILQ_EMPTY(&s->stuck) ? STUCK_MS : TAILQ_EMPTY(&s->faulted) ? -1 : AGAIN_MS;
+        int away = notice_look_away_locked(m);
+        int most = !TAILQ_EMPTY(&s->stuck) ? STUCK_MS : TAILQ_EMPTY(&s->faulted) ? away : AGAIN_MS;
         manager_unlock(m);
         if (failing)
             usleep(PATIENCE_US); /* who waits for room asks again: not without end at full speed */

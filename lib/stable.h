@@ -15,12 +15,13 @@ void stable_changed_locked(struct terrace *m);
 bool stable_kicked_locked(struct terrace *m);
 bool stable_work_locked(const struct terrace *m); /* it was, and still is to be woken */
 void stable_kick(struct terrace *m);
-/* The block's pages are at its stable address, or were and may have been changed
+/* The copy's pages are at the block's stable address, or were and may have been changed
  * there: before it can be evicted like any other, it is to be recalled. Counts as
  * draining until then. */
-static inline bool stable_is_out(const struct terrace_tensor *t)
+static inline bool stable_is_out(const struct copy *c)
 {
-    return t->mapped || t->loose;
+    const struct terrace_tensor *t = c->tensor;
+    return (t->mapped || t->loose) && t->from == c->tier;
 }
 void stable_recall_locked(struct copy *c);
 /* The block, or slab, could not be taken back: somebody's I/O holds pages of it. For

@@ -164,8 +164,7 @@ static bool has_room_locked(struct tier *tier, uint64_t bytes)
            !rules_keep_locked(tier, bytes);
 }
 
-/* Where the bytes of a copy go; NULL: nowhere. */
-static struct tier *goal_locked(const struct copy *c)
+struct tier *transfer_goal_locked(const struct copy *c)
 {
     struct terrace_tensor *t = c->tensor;
     struct terrace *m = t->manager;
@@ -281,7 +280,7 @@ static bool coming_below_locked(const struct copy *c)
 int transfer_writeback_locked(struct copy *c, struct tier *to, enum priority priority, bool drop)
 {
     struct terrace_tensor *t = c->tensor;
-    if (!to && (to = goal_locked(c)) == NULL && coming_below_locked(c))
+    if (!to && (to = transfer_goal_locked(c)) == NULL && coming_below_locked(c))
         return -TERRACE_EAGAIN;
     if (to ? !tier_is_memory(to) && tensor_stored_locked(t) : tensor_stored_locked(t))
         return 1;

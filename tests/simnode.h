@@ -215,13 +215,18 @@ static void simnode_explain(void *unit, const terrace_io *io, char *buf, size_t 
     snprintf(buf, len, "copying %zu bytes of the simulated node", io->bytes);
 }
 
-/* Bytes this process asked the node to take in. */
+/* Bytes this process asked the node to take in, and how many such requests it refuses. */
 static atomic_size_t simnode_adopted;
+static atomic_uint simnode_adopts_refused;
 
 static int simnode_adopt(void *unit, uint64_t address, uint64_t bytes)
 {
     (void)unit;
     (void)address;
+    if (atomic_load(&simnode_adopts_refused)) {
+        atomic_fetch_sub(&simnode_adopts_refused, 1);
+        return -TERRACE_EBUSY;
+    }
     atomic_fetch_add(&simnode_adopted, bytes);
     return 0;
 }

@@ -70,8 +70,8 @@ Test(vm_migrate, a_full_node_gives_to_the_next_and_that_to_the_disk, .timeout = 
     terrace_close(m);
 }
 
-/* What does not fit on the near node is on the far one, and comes back under the
- * same address when it is touched. */
+/* What does not fit on the near node is on the far one, under the same address; and is
+ * used there, until it is found out that it is. */
 Test(vm_migrate, stable_memory_goes_to_the_other_node_and_comes_back, .timeout = 200)
 {
     enum { BLOCK = 2 * MIB, N = 12 };
@@ -81,19 +81,22 @@ Test(vm_migrate, stable_memory_goes_to_the_other_node_and_comes_back, .timeout =
              16 * MIB, 64 * MIB);
     assert_ok(terrace_open(&m, conf));
     unsigned char *p = terrace_malloc(m, (size_t)N * BLOCK, NEAR, NULL);
+    size_t far = 0;
     if (!p)
         cr_skip_test("%s", terrace_last_error());
     for (uint64_t i = 0; i < N; i++) {
         pattern_fill(p + i * BLOCK, BLOCK, i);
         assert_all_on(NEAR, p + i * BLOCK, BLOCK);
     }
+    for (uint64_t i = 0; i < N; i++)
+        far += pages_on(FAR, p + i * BLOCK, BLOCK) == BLOCK / 4096;
+    cr_assert_gt(far, 0, "pages of none have moved to the node");
     cr_assert_geq(tier_stats_of(m, FAR).in_bytes, 4ull * BLOCK);
-    for (int round = 0; round < 2; round++)
-        for (uint64_t i = 0; i < N; i++) {
+    for (int round = 0; tier_stats_of(m, FAR).out_bytes < 4ull * BLOCK; round++) {
+        cr_assert_lt(round, 1000);
+        for (uint64_t i = 0; i < N; i++)
             cr_assert(pattern_is(p + i * BLOCK, BLOCK, i));
-            assert_all_on(NEAR, p + i * BLOCK, BLOCK);
-        }
-    cr_assert_geq(tier_stats_of(m, FAR).out_bytes, 4ull * BLOCK);
+    }
     cr_assert_eq(simdisk_pieces(), 0, "the disk has nothing to do with it");
     terrace_close(m);
 }
