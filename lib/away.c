@@ -25,10 +25,10 @@
 #include "stable.h"
 
 /* The tier whose node the block's pages can be moved to, NULL: none. */
-static struct tier *node_for_locked(const struct stable *s, struct terrace_tensor *t)
+static struct tier *node_for_locked(struct terrace_tensor *t)
 {
     struct copy *c = block_copy(t);
-    if (!t->mapped || block_is_away(t) || t->demoted || t->doomed || s->uffd.copies || !copy_dirty_locked(c))
+    if (!t->mapped || block_is_away(t) || t->demoted || t->doomed || !copy_dirty_locked(c))
         return NULL;
     struct tier *to = transfer_goal_locked(c);
     return to && tier_is_memory(to) && stable_movable(to) && to->backend->adopt ? to : NULL;
@@ -83,7 +83,7 @@ bool away_go_locked(struct stable *s, struct terrace_tensor *t)
 {
     struct terrace *m = t->manager;
     struct copy *c = block_copy(t);
-    struct tier *from = copy_tier(c), *to = node_for_locked(s, t);
+    struct tier *from = copy_tier(c), *to = node_for_locked(t);
     uint64_t asked = moved_clock(m);
     if (!to)
         return false;
