@@ -6,7 +6,7 @@
  * take the last quarter of the backend's queue, so that a demand finds room in
  * it. How much of the queue is filled follows from what gains something (depth.c).
  * When a lane has nothing better to do it looks at hints (prefetches that
- * await room) and at dirty copies that will soon have to leave.
+ * await room) and at dirty copies that will soon have to leave (write_ahead.c).
  *
  * Pieces are cut the same way for the same addresses, reading and writing, so
  * that each has its seal (checksum or authentication tag). An encrypted piece
@@ -297,7 +297,7 @@ static void piece_check(struct lane *lane, struct piece *p)
     transfer_fail(x, error, text);
 }
 
-/* ---- hints and write-back ahead ---------------------------------------- */
+/* ---- hints -------------------------------------------------------------- */
 
 void lane_hint_locked(struct terrace_tensor *t, struct tier *memory)
 {
@@ -366,45 +366,6 @@ static void follow_hints_locked(struct lane *lane)
             return;
         }
         tensor_reap_locked(t);
-    }
-}
-
-/* The copy to be written next, where nothing is foreseen. */
-static struct policy_node *dirty_on_credit(struct tier *tier)
-{
-    uint64_t ready = arena_room(&tier->arena) + tier_clean_bytes(tier);
-    if (tier->credit == 0 || ready + tier->draining >= tier->arena.limit / 4)
-        return NULL;
-    struct policy_node *n = policy_dirty(tier_policy_locked(tier));
-    return n && n->bytes <= tier->credit ? n : NULL;
-}
-
-/* Writes back what will have to leave soon. */
-static void write_ahead_locked(struct lane *lane)
-{
-    struct terrace *m = lane->tier->manager;
-    if (spill_tier(m) != lane->tier)
-        return;
-    for (unsigned i = 0; i < m->tiers; i++) {
-        struct tier *tier = &m->tier[i];
-        if (!tier_is_memory(tier) || tier_below(tier))
-            continue;
-        for (;;) {
-            bool foresees = policy_foresees(&tier->policy) && m->prefetch_limit;
-            struct policy_node *n = foresees ? prefetch_dirty_locked(tier) : dirty_on_credit(tier);
-            if (!n)
-                break;
-            struct copy *c = copy_of(n);
-            if (c->tensor->failed_at && c->tensor->failed_at == m->failures)
-                break; /* it has just failed: leave it to those in need */
-            if (stable_is_out(c->tensor)) {
-                stable_recall_locked(c);
-                continue;
-            }
-            if (transfer_writeback_locked(c, tensor_spill_tier(c->tensor), PRIORITY_WRITEBACK, false))
-                break;
-            tier->credit -= tier->credit < n->bytes ? tier->credit : n->bytes;
-        }
     }
 }
 
