@@ -178,7 +178,7 @@ typedef struct terrace_tier_statistics {
     uint64_t tensors;          /* tensors with a valid copy here */
     uint64_t in_bytes;         /* moved into the tier */
     uint64_t out_bytes;        /* moved out of the tier */
-    uint64_t io_chunk;         /* largest piece a transfer is cut into */
+    uint64_t io_chunk;         /* largest piece a transfer is cut into, at present */
     uint64_t io_depth;         /* most pieces in flight at once, at present */
     const char *small_engine;  /* memory tiers: what serves small tensors, or why they
                                 * are treated like others; NULL elsewhere */

@@ -16,6 +16,9 @@
  * the usual case, hand memory to each other without a system call. What has
  * stayed cached from one decay to the next is given back.
  *
+ * What is said to belong in a row is put behind what came before it, else where
+ * all of the row has room, else into the largest piece.
+ *
  * All book-keeping lives in ordinary host memory, never in the tier. Calls
  * that change the trees are made under the manager's lock.
  *
@@ -243,6 +246,26 @@ static struct extent *best_fit(struct size_tree *tree, uint64_t bytes, size_t al
     return RB_NFIND(size_tree, tree, &key);
 }
 
+/* One that holds `row` bytes more, else the largest. */
+static struct extent *row_fit(struct size_tree *tree, uint64_t bytes, size_t alignment, size_t unit, uint64_t row)
+{
+    struct extent *e = row ? best_fit(tree, bytes + row, alignment, unit) : NULL, *largest;
+    if (e || !row || (largest = RB_MAX(size_tree, tree)) == NULL)
+        return e ? e : best_fit(tree, bytes, alignment, unit);
+    uint64_t lost = alignment > unit ? alignment - unit : 0;
+    return largest->bytes >= bytes + lost ? largest : NULL;
+}
+
+/* Where memory is behind it already. */
+static struct extent *cached_fit(struct zone *z, uint64_t bytes, size_t alignment, uint64_t row)
+{
+    struct extent key = {.address = z->row_end};
+    struct extent *e = z->row_end ? RB_FIND(address_tree, &z->free, &key) : NULL;
+    if (e && e->state == CACHED && e->bytes >= bytes && alignment <= z->unit)
+        return e;
+    return row_fit(&z->cached, bytes, alignment, z->unit, row);
+}
+
 /* Cuts [address, address + bytes) out of a detached extent, giving what lies
  * before and after it back in `state`. Spare extents must be at hand. */
 static void cut(struct arena *a, struct extent *e, uint64_t address, uint64_t bytes, int state,
@@ -345,6 +368,11 @@ static int take_empty(struct arena *a, struct extent *e, uint64_t bytes, uint64_
 
 int arena_take(struct arena *a, uint64_t bytes, size_t alignment, struct grant *grant)
 {
+    return arena_take_row(a, bytes, alignment, 0, grant);
+}
+
+int arena_take_row(struct arena *a, uint64_t bytes, size_t alignment, uint64_t row, struct grant *grant)
+{
     unsigned which = zone_for(a, bytes);
     struct zone *z = &a->zone[which];
     bytes = round_up(bytes, z->unit);
@@ -358,15 +386,15 @@ int arena_take(struct arena *a, uint64_t bytes, size_t alignment, struct grant *
         return -TERRACE_EAGAIN;
 
     int state = CACHED;
-    struct extent *e = best_fit(&z->cached, bytes, alignment, z->unit);
+    struct extent *e = cached_fit(z, bytes, alignment, row);
     if (!e) {
         size_t granule = a->zone[ZONE_GRANULES].unit;
         state = EMPTY;
         if (bytes >= granule && alignment < granule && /* large pages fit in best */
-            (e = best_fit(&z->empty, bytes, granule, z->unit)) != NULL)
+            (e = row_fit(&z->empty, bytes, granule, z->unit, row)) != NULL)
             alignment = granule;
         else
-            e = best_fit(&z->empty, bytes, alignment, z->unit);
+            e = row_fit(&z->empty, bytes, alignment, z->unit, row);
     }
     if (!e)
         return -TERRACE_EBUDGET; /* addresses too fragmented: evicting helps */
@@ -387,6 +415,7 @@ int arena_take(struct arena *a, uint64_t bytes, size_t alignment, struct grant *
         if (r == 0) {
             a->used += bytes;
             a->extents++;
+            z->row_end = row ? grant->extent->address + bytes : 0;
             if (cached(a) < a->idle)
                 a->idle = cached(a);
         }

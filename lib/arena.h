@@ -32,6 +32,7 @@ RB_HEAD(size_tree, extent);
 struct zone {
     uint64_t base, bytes;
     size_t unit;
+    uint64_t row_end;          /* where what comes next in a row belongs; 0: there is none */
     struct address_tree free;  /* all free extents */
     struct size_tree cached;   /* free, with memory behind them */
     struct size_tree empty;    /* free, nothing behind them */
@@ -94,6 +95,9 @@ uint64_t arena_round(const struct arena *a, uint64_t bytes);
  * another grant has been settled), ENOMEM (host memory for the book-keeping), ENOTSUP (too much for
  * one piece; sets the sentence). Those of fulfil: as the backend's commit. */
 int arena_take(struct arena *a, uint64_t bytes, size_t alignment, struct grant *grant);
+/* The same for one of several allocations that are to lie in a row, if they can: `row`
+ * more bytes will follow. */
+int arena_take_row(struct arena *a, uint64_t bytes, size_t alignment, uint64_t row, struct grant *grant);
 int arena_fulfil(struct arena *a, struct grant *grant);
 struct extent *arena_settle(struct arena *a, struct grant *grant, int result);
 

@@ -1,37 +1,51 @@
-/* depth.c - how many pieces a lane keeps in flight: as many as gain something.
+/* depth.c - how many pieces a lane keeps in flight, and how large they are: what gains something.
  *
  * By Little's law (J. D. C. Little: "A proof for the queuing formula L = λW",
  * Operations Research 1961) n pieces in flight, each of which takes w, come back
  * at the rate n / w. As long as w does not depend on n, more in flight is faster;
  * from where the device has its fill, w grows with n and the rate does not. Where
  * that is depends on the device and on what lies before it, and w alone does not
- * tell it: what is waited for in the device's own queue is part of it. So it is
- * tried: now and then, while more waits than may be in flight, twice or half as
- * many take turns with what is settled, window by window, so that what else
- * happens to the device meets both. Twice as many must be faster by a twentieth and
- * in nearly all pairs of windows; half as many must be as fast but for a hundredth:
- * what is asked for urgently then waits half as long. The longer nothing changes, the more rarely it is tried.
+ * tell it: what is waited for in the device's own queue is part of it. How large
+ * pieces should be depends on it, too: where each takes its time whatever its size,
+ * large ones are faster; where one piece is served no faster than some rate, but
+ * others at the same time, a tensor comes sooner in more of them.
+ *
+ * So it is tried: now and then twice or half as many, or pieces half or twice as
+ * large, take turns with what is settled, window by window, so that what else
+ * happens to the device meets both. What puts more bytes in flight (more pieces, or
+ * larger ones) must be faster by a twentieth and in nearly all pairs of windows; what
+ * puts fewer must be as fast but for a hundredth: what is asked for urgently then
+ * waits half as long. The number is tried while more waits than may be in flight, the
+ * size while there are pieces that large. The longer nothing changes, the more rarely
+ * it is tried.
  *
  * May call: libc. */
 #include "depth.h"
 
 enum {
     PAIRS = 8,        /* windows of each in a trial */
-    CLEAR = 6,        /* in so many pairs the deeper one must be faster */
+    CLEAR = 6,        /* in so many pairs the one with more in flight must be faster */
     ROUNDS = 4,       /* times the deeper depth: the pieces of a window */
     PAUSE_LEAST = 256, PAUSE_MOST = 16384, /* pieces between trials */
 };
 static const double GAIN = 1.05, LOSS = 0.99;
 
-void depth_init(struct depth *d, unsigned start, unsigned least, unsigned most)
+void depth_init(struct depth *d, unsigned start, unsigned least, unsigned most, uint64_t largest,
+                unsigned halved_most)
 {
-    *d = (struct depth){.now = start, .settled = start, .least = least, .most = most,
-                        .wait = PAUSE_LEAST, .pause = PAUSE_LEAST};
+    struct depth_way way = {.pieces = start};
+    *d = (struct depth){.now = way, .settled = way, .least = least, .most = most, .largest = largest,
+                        .halved_most = halved_most, .move = DEPTH_LARGER, .wait = PAUSE_LEAST, .pause = PAUSE_LEAST};
 }
 
 static unsigned deeper(const struct depth *d)
 {
-    return d->other > d->settled ? d->other : d->settled;
+    return d->other.pieces > d->settled.pieces ? d->other.pieces : d->settled.pieces;
+}
+
+static uint64_t window(const struct depth *d)
+{
+    return (uint64_t)ROUNDS * deeper(d);
 }
 
 static void window_begin(struct depth *d)
@@ -41,19 +55,51 @@ static void window_begin(struct depth *d)
     d->pieces = d->window_bytes = d->window_ns = 0;
 }
 
-static void trial_begin(struct depth *d)
+/* Makes the other way of the settled one; false: there is none. */
+static bool move(struct depth *d)
 {
-    bool down = d->down;
-    d->down = !down; /* next time */
-    d->wait = d->pause;
-    d->other = down ? d->settled / 2 : d->settled * 2;
-    if (d->other < d->least || d->other > d->most) {
-        d->other = 0;
-        return;
+    struct depth_way *w = &d->other;
+    *w = d->settled;
+    switch (d->move) {
+    case DEPTH_MORE:
+        w->pieces *= 2;
+        return w->pieces <= d->most;
+    case DEPTH_LESS:
+        w->pieces /= 2;
+        return w->pieces >= d->least;
+    case DEPTH_SMALLER:
+        return ++w->halved <= d->halved_most;
+    default:
+        return w->halved-- > 0;
     }
+}
+
+static bool of_number(enum depth_move move)
+{
+    return move == DEPTH_MORE || move == DEPTH_LESS;
+}
+
+static void trial_begin(struct depth *d, bool more)
+{
+    d->wait = d->pause;
+    d->idle = 0;
+    for (int i = 0; i < DEPTH_MOVES && !d->trying; i++) {
+        d->move = (d->move + 1) % DEPTH_MOVES;
+        d->trying = (more || !of_number(d->move)) && move(d);
+    }
+    if (!d->trying)
+        return;
     d->turn = d->better = 0;
     d->bytes[0] = d->bytes[1] = d->ns[0] = d->ns[1] = 0;
     window_begin(d);
+}
+
+static void trial_over(struct depth *d)
+{
+    d->trying = false;
+    d->now = d->settled;
+    d->wait = d->pause;
+    d->idle = 0;
 }
 
 static double rate(uint64_t bytes, uint64_t ns)
@@ -64,17 +110,15 @@ static double rate(uint64_t bytes, uint64_t ns)
 static void trial_end(struct depth *d)
 {
     double gain = rate(d->bytes[1], d->ns[1]) / rate(d->bytes[0], d->ns[0]);
-    bool taken = d->other > d->settled ? gain >= GAIN && d->better >= CLEAR : gain >= LOSS;
-    if (taken) {
-        d->down = d->other < d->settled; /* on in the same direction */
+    bool puts_more = d->move == DEPTH_MORE || d->move == DEPTH_LARGER;
+    if (puts_more ? gain >= GAIN && d->better >= CLEAR : gain >= LOSS) {
+        d->move = (d->move + DEPTH_MOVES - 1) % DEPTH_MOVES; /* on in the same direction */
         d->settled = d->other;
         d->pause = PAUSE_LEAST;
     } else if (d->pause < PAUSE_MOST) {
         d->pause *= 2;
     }
-    d->other = 0;
-    d->now = d->settled;
-    d->wait = d->pause;
+    trial_over(d);
 }
 
 static void window_end(struct depth *d)
@@ -91,19 +135,34 @@ static void window_end(struct depth *d)
         window_begin(d);
 }
 
+/* Whether these pieces would be the same in both ways: too few, too small, or not cut by it. */
+static bool same(const struct depth *d, unsigned pieces, uint64_t bytes, unsigned in_flight)
+{
+    unsigned shallow = d->other.pieces < d->settled.pieces ? d->other.pieces : d->settled.pieces;
+    unsigned halved = d->other.halved > d->settled.halved ? d->other.halved : d->settled.halved;
+    uint64_t small = d->largest >> halved;
+    if (of_number(d->move))
+        return in_flight < shallow - shallow / 4;
+    return bytes < pieces * (small - small / 4) || bytes > pieces * (d->largest >> d->now.halved);
+}
+
 void depth_done(struct depth *d, unsigned pieces, uint64_t bytes, uint64_t ns, unsigned in_flight, bool more)
 {
-    if (d->least == d->most)
+    if (d->least == d->most && !d->halved_most)
         return;
-    if (!d->other) {
-        d->wait -= !more ? 0 : d->wait < pieces ? d->wait : pieces;
-        if (d->wait == 0)
-            trial_begin(d);
+    if (!d->trying) {
+        d->wait -= d->wait < pieces ? d->wait : pieces;
+        d->idle += d->wait || more ? 0 : pieces;
+        if (d->wait == 0 && (more || d->idle > PAUSE_LEAST))
+            trial_begin(d, more);
         return;
     }
-    unsigned shallow = d->other < d->settled ? d->other : d->settled;
-    if (in_flight < shallow - shallow / 4)
-        return; /* it would be the same with either */
+    if (same(d, pieces, bytes, in_flight)) {
+        d->idle += pieces;
+        if (d->idle > 2 * PAIRS * window(d))
+            trial_over(d); /* for all that is known then */
+        return;
+    }
     if (d->skip) {
         d->skip -= d->skip < pieces ? d->skip : pieces;
         return;
@@ -111,6 +170,6 @@ void depth_done(struct depth *d, unsigned pieces, uint64_t bytes, uint64_t ns, u
     d->pieces += pieces;
     d->window_bytes += bytes;
     d->window_ns += ns;
-    if (d->pieces >= (uint64_t)ROUNDS * deeper(d))
+    if (d->pieces >= window(d))
         window_end(d);
 }

@@ -4,9 +4,10 @@
  * them, and finishes what comes back. Transfers wait in three queues: demand
  * goes before prefetch, prefetch before write-back, and the latter two never
  * take the last quarter of the backend's queue, so that a demand finds room in
- * it. How much of the queue is filled follows from what gains something (depth.c).
+ * it. How much of the queue is filled, and how large pieces are, follows from what
+ * gains something (depth.c).
  * When a lane has nothing better to do it looks at hints (prefetches that
- * await room) and at dirty copies that will soon have to leave.
+ * await room) and at dirty copies that will soon have to leave (write_ahead.c).
  *
  * Pieces are cut the same way for the same addresses, reading and writing, so
  * that each has its seal (checksum or authentication tag). An encrypted piece
@@ -37,7 +38,10 @@
 #include "stream.h"
 #include "view.h"
 
-enum { LEAST_PART = 4 }; /* of what a backend thinks worth having in flight, at least */
+enum {
+    LEAST_PART = 4,  /* of what a backend thinks worth having in flight, at least */
+    HALVED_MOST = 2, /* a piece is a quarter of what a backend takes, at least */
+};
 
 struct piece {
     terrace_io io;
@@ -100,11 +104,11 @@ static int transfer_prepare_locked(struct transfer *x)
     return r;
 }
 
-static uint64_t piece_bytes(const struct transfer *x, const terrace_unit_info *info, uint64_t address)
+static uint64_t piece_bytes(const struct transfer *x, uint64_t address)
 {
-    uint64_t n = x->bytes - x->next;
-    if (n > info->io_chunk)
-        n = info->io_chunk;
+    const terrace_unit_info *info = &x->lane->tier->info;
+    uint64_t n = x->bytes - x->next, chunk = info->io_chunk >> x->lane->depth.now.halved;
+    n = n < chunk ? n : chunk;
     uint64_t until = info->io_boundary && x->other ? info->io_boundary - address % info->io_boundary : n;
     return n < until ? n : until;
 }
@@ -121,7 +125,7 @@ static void piece_start_locked(struct lane *lane, struct transfer *x)
     struct piece *p = lane->free_pieces;
     const struct copy *end = lane_end(x);
     uint64_t address = (end ? end->extent->address : x->tensor->file_base) + x->next;
-    uint64_t bytes = piece_bytes(x, &lane->tier->info, address);
+    uint64_t bytes = piece_bytes(x, address);
     struct seal *seals = end ? end->seals : x->tensor->file_seals;
     bool into = x->writeback == (end != x->copy); /* the lane's tier is where the bytes go */
 
@@ -142,12 +146,19 @@ static void piece_start_locked(struct lane *lane, struct transfer *x)
     lane->batch[lane->batched++] = &p->io;
 }
 
+/* The pieces that may be in flight when one of that priority is to be added. */
+static unsigned depth_for(const struct lane *lane, int priority)
+{
+    unsigned now = lane->depth.now.pieces;
+    return priority == PRIORITY_DEMAND ? now : now - now / 4;
+}
+
 /* The next transfer to take a piece from; NULL when there is none, or none
  * that may have the pieces that are left. */
 static struct transfer *next_transfer(struct lane *lane)
 {
     for (int q = 0; q < PRIORITIES; q++) {
-        unsigned most = q == PRIORITY_DEMAND ? lane->depth.now : lane->depth.now - lane->depth.now / 4;
+        unsigned most = depth_for(lane, q);
         if (!TAILQ_EMPTY(&lane->queue[q]))
             return lane->free_pieces && lane->in_flight < most ? TAILQ_FIRST(&lane->queue[q]) : NULL;
     }
@@ -163,7 +174,7 @@ void lane_raw_locked(struct lane *lane, struct raw *r, enum priority priority)
 
 static void pick_raws_locked(struct lane *lane, enum priority priority)
 {
-    unsigned most = priority == PRIORITY_DEMAND ? lane->depth.now : lane->depth.now - lane->depth.now / 4;
+    unsigned most = depth_for(lane, priority);
     struct raw *r;
     while ((r = TAILQ_FIRST(&lane->raws[priority])) != NULL && lane->free_pieces && lane->in_flight < most) {
         struct piece *p = lane->free_pieces;
@@ -297,7 +308,7 @@ static void piece_check(struct lane *lane, struct piece *p)
     transfer_fail(x, error, text);
 }
 
-/* ---- hints and write-back ahead ---------------------------------------- */
+/* ---- hints -------------------------------------------------------------- */
 
 void lane_hint_locked(struct terrace_tensor *t, struct tier *memory)
 {
@@ -366,45 +377,6 @@ static void follow_hints_locked(struct lane *lane)
             return;
         }
         tensor_reap_locked(t);
-    }
-}
-
-/* The copy to be written next, where nothing is foreseen. */
-static struct policy_node *dirty_on_credit(struct tier *tier)
-{
-    uint64_t ready = arena_room(&tier->arena) + tier_clean_bytes(tier);
-    if (tier->credit == 0 || ready + tier->draining >= tier->arena.limit / 4)
-        return NULL;
-    struct policy_node *n = policy_dirty(tier_policy_locked(tier));
-    return n && n->bytes <= tier->credit ? n : NULL;
-}
-
-/* Writes back what will have to leave soon. */
-static void write_ahead_locked(struct lane *lane)
-{
-    struct terrace *m = lane->tier->manager;
-    if (spill_tier(m) != lane->tier)
-        return;
-    for (unsigned i = 0; i < m->tiers; i++) {
-        struct tier *tier = &m->tier[i];
-        if (!tier_is_memory(tier) || tier_below(tier))
-            continue;
-        for (;;) {
-            bool foresees = policy_foresees(&tier->policy) && m->prefetch_limit;
-            struct policy_node *n = foresees ? prefetch_dirty_locked(tier) : dirty_on_credit(tier);
-            if (!n)
-                break;
-            struct copy *c = copy_of(n);
-            if (c->tensor->failed_at && c->tensor->failed_at == m->failures)
-                break; /* it has just failed: leave it to those in need */
-            if (stable_is_out(c)) {
-                stable_recall_locked(c);
-                continue;
-            }
-            if (transfer_writeback_locked(c, tensor_spill_tier(c->tensor), PRIORITY_WRITEBACK, false))
-                break;
-            tier->credit -= tier->credit < n->bytes ? tier->credit : n->bytes;
-        }
     }
 }
 
@@ -587,7 +559,7 @@ static int staging_open(struct lane *lane)
     if (pieces < 1)
         pieces = 1;
     lane->most = pieces < lane->tier->info.io_depth ? (unsigned)pieces : lane->tier->info.io_depth;
-    depth_init(&lane->depth, lane->most, lane->most, lane->most); /* there is staging for so many */
+    depth_init(&lane->depth, lane->most, lane->most, lane->most, chunk, 0); /* there is staging for so many */
     int r = staging_take(lane->tier, lane->most * chunk, UINT64_MAX, false, &lane->staging);
     if (r) {
         char why[ERROR_TEXT];
@@ -613,6 +585,16 @@ static int lane_start(struct lane *lane)
     return 0;
 }
 
+/* How often pieces may be halved: not where each has its seal. */
+static unsigned halved_most(const struct tier *disk)
+{
+    size_t parts = disk->info.io_chunk / disk->info.page;
+    unsigned n = 0;
+    while (!disk->manager->sealer && n < HALVED_MOST && parts >> (n + 1))
+        n++;
+    return n;
+}
+
 int lane_open(struct tier *disk)
 {
     struct lane *lane = calloc(1, sizeof *lane);
@@ -621,8 +603,9 @@ int lane_open(struct tier *disk)
     lane->tier = disk;
     unsigned depth = disk->info.io_depth;
     lane->most = disk->info.io_depth_most;
-    depth_init(&lane->depth, depth, lane->most > depth && depth >= LEAST_PART ? depth / LEAST_PART : depth,
-               lane->most);
+    bool trials = lane->most > depth;
+    depth_init(&lane->depth, depth, trials && depth >= LEAST_PART ? depth / LEAST_PART : depth, lane->most,
+               disk->info.io_chunk, trials ? halved_most(disk) : 0);
     for (int q = 0; q < PRIORITIES; q++) {
         TAILQ_INIT(&lane->queue[q]);
         TAILQ_INIT(&lane->raws[q]);

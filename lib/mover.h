@@ -62,9 +62,9 @@ struct lane {
     bool running, sleeping, stop;
     bool watching;        /* faults of stable memory, too */
     bool again;           /* kicked since it last looked for work */
-    TAILQ_HEAD(, transfer) queue[PRIORITIES];
+    TAILQ_HEAD(transfer_list, transfer) queue[PRIORITIES];
     TAILQ_HEAD(raws, raw) raws[PRIORITIES];
-    TAILQ_HEAD(, transfer) parked; /* wait for room where they go to */
+    struct transfer_list parked;   /* wait for room where they go to */
     uint64_t parked_at;   /* manager.releases when that was last looked for */
     TAILQ_HEAD(, terrace_tensor) hints;
     struct piece *pieces, *free_pieces;
@@ -157,6 +157,8 @@ void lane_hint_locked(struct terrace_tensor *t, struct tier *memory);
 void lane_unhint_locked(struct terrace_tensor *t);
 /* A copy became evictable or was used: lanes with hints or write-back to do look again. */
 void lanes_poke_locked(struct terrace *m);
+/* Starts write-backs of what will have to leave soon. */
+void write_ahead_locked(struct lane *lane);
 /* Carries out the demotion that was asked for while it could not be done. */
 void demote_pending_locked(struct terrace_tensor *t);
 /* Has the tensor leave the tiers above the goal, NULL: memory, now or as soon as

@@ -238,9 +238,11 @@ void prefetch_follow_locked(struct lane *lane)
 
 /* ---- writing ahead ------------------------------------------------------ */
 
-struct policy_node *prefetch_dirty_locked(struct tier *tier)
+/* It begins late enough to write several at once. */
+struct policy_node *prefetch_dirty_locked(struct tier *tier, bool begun)
 {
     uint64_t want = share_of(tier, tier->arena.limit / SHARE);
+    want -= begun ? 0 : want / 2;
     if (!tier->manager->absent || tier->manager->schedule.now < tier->manager->there_until)
         return NULL; /* nothing has to leave */
     uint64_t ready = arena_room(&tier->arena) + tier->draining;

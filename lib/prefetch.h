@@ -27,8 +27,8 @@ void prefetch_absent_locked(struct terrace *m);
 /* Starts the fills that are due. By a lane's thread; gives up the lock. */
 void prefetch_follow_locked(struct lane *lane);
 /* The copy to be written next, so that something can always leave at once; NULL:
- * there is enough of that, or nothing has to leave. For tiers whose policy
- * foresees. */
-struct policy_node *prefetch_dirty_locked(struct tier *tier);
+ * there is enough of that, or nothing has to leave. `begun`: others have just been
+ * started. For tiers whose policy foresees. */
+struct policy_node *prefetch_dirty_locked(struct tier *tier, bool begun);
 
 #endif

@@ -3,6 +3,7 @@
  * Space is taken when a write-back begins, never later: a full disk is an error
  * there, with the bytes still in memory. Before that, blocks go that nobody
  * needs: first contents out of date, then copies of what is in memory anyway.
+ * What is written together lies together, as far as there is room.
  *
  * What is to be written in place, while a forked child reads what is there, is
  * first copied to other blocks: by a buffer, so that it takes none of the budget.
@@ -16,7 +17,10 @@
 #include "mover.h"
 #include "rules.h"
 
-enum { PIECE = 256 << 10 };
+enum {
+    PIECE = 256 << 10,
+    ROW = 64, /* write-backs for whose neighbourhood is cared */
+};
 
 /* Frees disk blocks that are not needed: out of date, or of tensors that are
  * in memory anyway (and are dirty again by that). */
@@ -51,6 +55,18 @@ static int disk_full(const struct transfer *x)
                      bytes_text(disk->arena.used, used), variable);
 }
 
+/* Bytes that will be written right after these and need room, too. */
+static uint64_t row_locked(const struct transfer *x)
+{
+    const struct tier *disk = copy_tier(x->other);
+    const struct transfer *y = x->queued ? TAILQ_NEXT(x, link) : NULL;
+    uint64_t bytes = 0;
+    for (int i = 0; y && i < ROW; i++, y = TAILQ_NEXT(y, link))
+        if (y->writeback && y->other && copy_tier(y->other) == disk && !y->other->extent)
+            bytes += arena_round(&disk->arena, y->bytes);
+    return bytes;
+}
+
 int space_take_locked(struct transfer *x)
 {
     struct tier *disk = copy_tier(x->other);
@@ -58,7 +74,7 @@ int space_take_locked(struct transfer *x)
     if (!tensor_may(x->tensor, disk))
         return rules_forbid(x->tensor->placement, tensor_name(x->tensor), "where it would be written", disk);
     for (int attempt = 0;; attempt++) {
-        int r = arena_take(&disk->arena, x->bytes, 0, &grant);
+        int r = arena_take_row(&disk->arena, x->bytes, 0, row_locked(x), &grant);
         if (r == -TERRACE_EBUDGET)
             r = disk_full(x);
         else if (r == 0)

@@ -29,7 +29,10 @@ struct simdisk {
     unsigned queued;
     unsigned most;          /* io_depth_most to announce */
     int64_t due[SIMDISK_MOST], latency_ns; /* when each is served; how long one takes */
+    int64_t page_ns;        /* and each of its pages on top */
     bool one_by_one;        /* each after the one before, not all at once */
+    bool crowded;           /* and the longer the more lie in the queue */
+    unsigned deepest;       /* most that ever lay in the queue */
     bool woken;
     bool held;              /* nothing completes */
     bool refuse;            /* submit fails */
@@ -42,7 +45,10 @@ struct simdisk {
     unsigned reads, writes; /* pieces asked for */
     uint64_t read_bytes, written_bytes;
     char order[4096];       /* 'r' and 'w' in the order of submission */
-    const void *host[4096]; /* and the memory each was to or from */
+    const void *host[4096]; /* and the memory each was to or from, */
+    uint64_t at[4096], end[4096]; /* the blocks, */
+    unsigned call[4096];    /* and with which call it came */
+    unsigned calls;
 };
 
 static struct simdisk simdisk = {.lock = PTHREAD_MUTEX_INITIALIZER,
@@ -122,14 +128,21 @@ static int64_t simdisk_now(void)
     return t.tv_sec * INT64_C(1000000000) + t.tv_nsec;
 }
 
+static bool simdisk_takes_time(void)
+{
+    return simdisk.latency_ns || simdisk.page_ns;
+}
+
 static void simdisk_take(terrace_io *io)
 {
     unsigned i = simdisk.queued++;
-    int64_t begin = simdisk.latency_ns ? simdisk_now() : 0;
+    int64_t takes = simdisk.latency_ns + simdisk.page_ns * (int64_t)(io->bytes / 4096);
+    int64_t begin = takes ? simdisk_now() : 0;
     if (simdisk.one_by_one && i && simdisk.due[i - 1] > begin)
         begin = simdisk.due[i - 1];
     simdisk.queue[i] = io;
-    simdisk.due[i] = begin + simdisk.latency_ns;
+    simdisk.due[i] = begin + takes * (simdisk.crowded ? i + 1 : 1);
+    simdisk.deepest = simdisk.queued > simdisk.deepest ? simdisk.queued : simdisk.deepest;
 }
 
 /* Waits until the first in the queue is served, or the time is over. */
@@ -137,7 +150,7 @@ static void simdisk_serve(int64_t timeout_ns)
 {
     int64_t left;
     int64_t end = timeout_ns < 0 ? INT64_MAX : simdisk_now() + timeout_ns;
-    while (simdisk.latency_ns && !simdisk.woken && !simdisk.held && simdisk.queued &&
+    while (simdisk_takes_time() && !simdisk.woken && !simdisk.held && simdisk.queued &&
            (left = (simdisk.due[0] < end ? simdisk.due[0] : end) - simdisk_now()) > 0) {
         struct timespec until = simwait_until(left);
         simwait_sleep(&simdisk.changed, &simdisk.lock, left, &until);
@@ -146,7 +159,7 @@ static void simdisk_serve(int64_t timeout_ns)
 
 static bool simdisk_is_served(void)
 {
-    return !simdisk.held && simdisk.queued && (!simdisk.latency_ns || simdisk.due[0] <= simdisk_now());
+    return !simdisk.held && simdisk.queued && (!simdisk_takes_time() || simdisk.due[0] <= simdisk_now());
 }
 
 static int simdisk_submit(void *unit, terrace_io *const *list, unsigned n)
@@ -155,6 +168,7 @@ static int simdisk_submit(void *unit, terrace_io *const *list, unsigned n)
     unsigned i;
     pthread_mutex_lock(&simdisk.lock);
     bool refuse = simdisk.refuse;
+    simdisk.calls++;
     for (i = 0; !refuse && i < n && simdisk.queued < (simdisk.most ? simdisk.most : SIMDISK_DEPTH); i++) {
         unsigned at = simdisk.reads + simdisk.writes;
         bool read = list[i]->op == TERRACE_IO_READ;
@@ -162,6 +176,9 @@ static int simdisk_submit(void *unit, terrace_io *const *list, unsigned n)
         if (at < sizeof simdisk.order - 1) {
             simdisk.order[at] = read ? 'r' : 'w';
             simdisk.host[at] = list[i]->host;
+            simdisk.at[at] = list[i]->address;
+            simdisk.end[at] = list[i]->address + list[i]->bytes;
+            simdisk.call[at] = simdisk.calls;
         }
         simdisk.reads += read;
         simdisk.writes += !read;

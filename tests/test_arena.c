@@ -91,16 +91,21 @@ static struct arena open_arena(uint64_t limit)
     return a;
 }
 
-static int allocate(struct arena *a, uint64_t bytes, size_t alignment, struct extent **out)
+static int allocate_row(struct arena *a, uint64_t bytes, size_t alignment, uint64_t row, struct extent **out)
 {
     struct grant grant;
-    int r = arena_take(a, bytes, alignment, &grant);
+    int r = arena_take_row(a, bytes, alignment, row, &grant);
     if (r)
         return r;
     r = arena_fulfil(a, &grant);
     *out = arena_settle(a, &grant, r);
     cr_assert_eq(*out == NULL, r != 0);
     return r;
+}
+
+static int allocate(struct arena *a, uint64_t bytes, size_t alignment, struct extent **out)
+{
+    return allocate_row(a, bytes, alignment, 0, out);
 }
 
 static struct extent *get(struct arena *a, uint64_t bytes)
@@ -248,7 +253,7 @@ static void random_run(uint64_t step)
             size_t k = random_below(n);
             arena_free(&a, live[k]);
             live[k] = live[--n];
-        } else if (allocate(&a, bytes, alignment, &e) == 0) {
+        } else if (allocate_row(&a, bytes, alignment, random_below(2) ? random_size() : 0, &e) == 0) {
             cr_assert_eq(e->bytes, arena_round(&a, bytes));
             cr_assert_eq(e->address % (alignment ? alignment : 1), 0, "alignment %zu was not kept",
                          alignment);
@@ -394,6 +399,47 @@ Test(arena, a_cached_extent_serves_smaller_sizes)
     struct extent *e[2] = {get(&a, 300 * KIB), get(&a, 700 * KIB)};
     cr_assert_eq(fake.calls, calls);
     finish(&a, e, 2);
+}
+
+/* Free pieces of the very size are not what a row is to be scattered over. */
+Test(arena, a_row_lies_in_a_row)
+{
+    enum { N = 8 };
+    struct arena a = open_arena(16 * MIB);
+    struct extent *hole[2 * N], *e[2 * N], *large = get(&a, 1 * MIB);
+    for (int i = 0; i < 2 * N; i++)
+        hole[i] = get(&a, 64 * KIB);
+    arena_free(&a, large);
+    for (int i = 0; i < 2 * N; i += 2)
+        arena_free(&a, hole[i]);
+    for (int i = 0; i < N; i++) {
+        cr_assert_eq(allocate_row(&a, 64 * KIB, 0, (uint64_t)(N - 1 - i) * 64 * KIB, &e[i]), 0);
+        cr_assert(i == 0 || e[i]->address == e[i - 1]->address + 64 * KIB, "%d", i);
+    }
+    for (int i = 0; i < N; i++)
+        e[N + i] = hole[2 * i + 1];
+    struct extent *alone = get(&a, 64 * KIB);
+    cr_assert_lt(alone->address, hole[2 * N - 1]->address, "what comes alone fills a hole");
+    cr_assert_neq(alone->address, e[N - 1]->address + 64 * KIB);
+    arena_free(&a, alone);
+    finish(&a, e, 2 * N);
+}
+
+/* Where there is no room for all of a row, the largest piece takes what it can. */
+Test(arena, a_row_that_is_too_long_begins_in_the_largest_piece)
+{
+    struct arena a = open_arena(8 * MIB);
+    struct extent *e[4], *small = get(&a, 64 * KIB), *wall = get(&a, 4 * KIB), *large = get(&a, 512 * KIB);
+    e[0] = wall;
+    e[1] = get(&a, 4 * KIB);
+    uint64_t begin = large->address;
+    arena_free(&a, small);
+    arena_free(&a, large);
+    cr_assert_eq(allocate_row(&a, 64 * KIB, 0, 100 * MIB, &e[2]), 0);
+    cr_assert_eq(e[2]->address, begin);
+    cr_assert_eq(allocate_row(&a, 64 * KIB, 0, 0, &e[3]), 0);
+    cr_assert_eq(e[3]->address, begin + 64 * KIB, "the last of a row belongs to it, too");
+    finish(&a, e, 4);
 }
 
 Test(arena, a_purge_gives_back_what_is_cached_and_no_more)

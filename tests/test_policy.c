@@ -505,13 +505,13 @@ Test(foresight, the_victim_is_the_same_as_by_looking_at_all)
         }
         uint64_t most = 0, found = 0;
         for (int j = 0; j < N; j++) {
-            uint64_t d = (item[j].next - schedule.now) * (dirty[j] ? 3 : 5); /* a write costs 2, a read 3 */
+            uint64_t d = (item[j].next - schedule.now) * (dirty[j] ? 4 : 7); /* a read costs 4, a write 3 */
             most = listed[j] && d > most ? d : most;
         }
         int v = index_of(policy_victim(&sim.policy, false));
         if (v >= 0) {
             cr_assert(listed[v]);
-            found = (item[v].next - schedule.now) * (dirty[v] ? 3 : 5);
+            found = (item[v].next - schedule.now) * (dirty[v] ? 4 : 7);
         }
         cr_assert_eq(found, most, "round %d: %d is not the furthest", k, v);
     }
