@@ -197,6 +197,8 @@ static void pump_locked(struct relay *r)
         struct hop *h = &r->hop[i];
         if (h->transfer)
             continue;
+        if (!x->started)
+            x->started = clock_ns();
         h->transfer = x;
         h->at = x->next;
         h->raw.host = h->buffer;

@@ -1,6 +1,7 @@
 /* runtime_copy.c - copies between a device and the host, by a vendor's runtime.
  *
- * Each direction has a stream of our own, so that both go on at once. The copies of a
+ * Each direction has a stream of our own, so that both go on at once; copies from another
+ * device are in the one to the device. The copies of a
  * submit are a batch, with an event behind it. Who waits asks for the oldest event of
  * each stream, at first after some microseconds, then less and less often: a runtime
  * whose callbacks could be trusted in all dialects is not to be had.
@@ -105,19 +106,33 @@ static bool gather(struct runtime_unit *u)
 
 /* ---- submitting ---------------------------------------------------------- */
 
+/* Whether there is memory at both ends. */
+static bool is_there(struct runtime_unit *u, const terrace_io *io)
+{
+    return runtime_memory_holds(u, io->address, io->bytes) &&
+           (io->op != TERRACE_IO_PEER || runtime_memory_holds(io->peer, io->peer_address, io->bytes));
+}
+
+static int put(struct runtime_unit *u, const terrace_io *io, void *stream)
+{
+    void *there = (void *)(uintptr_t)io->address;
+    if (io->op == TERRACE_IO_PEER)
+        return runtime_peer_copy(u, io, stream);
+    if (io->op == TERRACE_IO_READ)
+        return u->rt->call->copy(u->rt, io->host, there, io->bytes, RUNTIME_OUT, stream);
+    return u->rt->call->copy(u->rt, there, io->host, io->bytes, RUNTIME_IN, stream);
+}
+
 /* True where it goes with the queue's batch. */
 static bool start(struct runtime_unit *u, terrace_io *io)
 {
-    bool back = io->op == TERRACE_IO_READ;
-    struct runtime_queue *q = &u->queue[back ? RUNTIME_OUT : RUNTIME_IN];
-    void *there = (void *)(uintptr_t)io->address;
+    struct runtime_queue *q = &u->queue[io->op == TERRACE_IO_READ ? RUNTIME_OUT : RUNTIME_IN];
     io->cpu_copied = 0;
-    if (!runtime_memory_holds(u, io->address, io->bytes)) {
+    if (!is_there(u, io)) {
         finish(u, io, -TERRACE_EINVAL, 0);
         return false;
     }
-    int code = u->rt->call->copy(u->rt, back ? io->host : there, back ? there : io->host, io->bytes,
-                                 back ? RUNTIME_OUT : RUNTIME_IN, q->stream);
+    int code = put(u, io, q->stream);
     if (code) {
         finish(u, io, runtime_error(u, code), code);
         return false;

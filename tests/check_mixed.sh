@@ -61,17 +61,11 @@ kept_apart() {
     python3 - "$scratch/trace.json" <<'PY'
 import json, sys
 seen = {"opencl:0": set(), "ascend:0": set()}
-tracks = {}
-events = json.load(open(sys.argv[1]))
-for e in events:
-    if e.get("name") == "thread_name":
-        tracks[e["pid"], e["tid"]] = e["args"]["name"]
-for e in events:
-    name, track = e.get("name", ""), tracks.get((e["pid"], e.get("tid")), "")
+for e in json.load(open(sys.argv[1])):
+    name, args = e.get("name", ""), e.get("args", {})
     for tier in seen:
-        if e["ph"] == "X" and tier in track and "/" in name:
-            what = "moment" if "moment_" in name else "gradient" if "gradient" in name else "weight or activation"
-            seen[tier].add(what)
+        if "/" in name and tier in (args.get("from"), args.get("to")):
+            seen[tier].add("moment" if "moment_" in name else "gradient" if "gradient" in name else "weight or activation")
 print(seen)
 assert "moment" in seen["ascend:0"] and "weight or activation" not in seen["ascend:0"]
 assert "weight or activation" in seen["opencl:0"] and "moment" not in seen["opencl:0"]
