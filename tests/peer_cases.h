@@ -1,7 +1,7 @@
 /* peer_cases.h - from one device to another of the same make, on a simulated runtime or
  * driver: straight where that works, else through the host, and never other bytes.
  *
- * A program has what runtime_tier_cases.h has,; PEER_COPY is the name of the
+ * A program has what runtime_tier_cases.h has; PEER_COPY is the name of the
  * function that copies between devices, where that is one of its own. */
 #ifndef TERRACE_TESTS_PEER_CASES_H
 #define TERRACE_TESTS_PEER_CASES_H
