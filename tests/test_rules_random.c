@@ -181,6 +181,7 @@ static void deny(const struct slot *s, unsigned tiers)
     ruled_denied[s->id] = (unsigned char)tiers;
 }
 
+/* A tensor that begins as a file. */
 static int open_file(struct slot *s, const terrace_tensor_attr *attr)
 {
     char path[80];
