@@ -184,7 +184,7 @@ static void parameter_hash(model *g, parameter *p, void *user)
         hold_add(&h, parts[i], TERRACE_READ);
         hold_acquire(&h);
         if (i < 2)
-            prefetch(g, parts[i + 1]);
+            check(terrace_prefetch(parts[i + 1], g->host.tier), "prefetch");
         *(uint64_t *)user = fnv1a(*(uint64_t *)user, hold_at(&h, 0), p->in * p->out * sizeof(float));
         hold_release(&h);
     }
