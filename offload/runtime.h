@@ -136,12 +136,14 @@ struct runtime_range {
     struct runtime_granule granule[]; /* none where it is memory */
 };
 
-/* Copies in one of a unit's own streams, in its order, by batches: those of a submit. */
+/* Copies in one of a unit's own streams, in its order, by batches: those of a submit, or
+ * as many of them as make a chunk. */
 struct runtime_queue {
     void *stream;
     void *end[RUNTIME_IO_DEPTH]; /* events: of batch N the Nth, modulo */
     terrace_io *head, *tail;
     uint64_t batch;              /* the number of the next */
+    uint64_t bytes;              /* of it, so far */
 };
 
 struct runtime_unit {

@@ -76,7 +76,7 @@ static struct {
 
 static void open_kind(const char *kind, size_t device, size_t host, const char *more)
 {
-    char conf[400], tiers[100], name[20];
+    char conf[300], tiers[100], name[20];
     snprintf(conf, sizeof conf, "limit_%s=%zu%s", kind, device, more);
     snprintf(tiers, sizeof tiers, "%s:0,%s:1,numa:0,simdisk:0", kind, kind);
     d.m = open_with(tiers, host, conf);
