@@ -130,8 +130,6 @@ static void piece_from_peer(struct piece *p, struct transfer *x)
     p->io.host = NULL;
     p->io.peer = copy_tier(x->other)->unit;
     p->io.peer_address = x->other->extent->address + x->next;
-    if (!x->started)
-        x->started = clock_ns();
 }
 
 static void piece_start_locked(struct lane *lane, struct transfer *x)
@@ -155,7 +153,7 @@ static void piece_start_locked(struct lane *lane, struct transfer *x)
     if (x->peered)
         piece_from_peer(p, x);
     if (!x->next)
-        x->began = moved_clock(m);
+        transfer_begins_locked(x);
     x->next += bytes;
     x->piece++;
     x->in_flight++;

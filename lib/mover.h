@@ -35,7 +35,7 @@ struct transfer {
     unsigned in_flight;   /* pieces */
     uint64_t taken;       /* bytes of those that the backend has taken */
     uint64_t asked, began; /* for the timeline, where there is one: queued; first piece */
-    uint64_t started;     /* between devices: clock_ns() then */
+    bool started;         /* between devices: it is on its way */
     int error;            /* first failure */
     char text[ERROR_TEXT];
 };
@@ -89,6 +89,8 @@ void lane_raw_locked(struct lane *lane, struct raw *r, enum priority priority);
 
 /* Notes the first failure of a transfer under way; the lane's thread. */
 void transfer_fail(struct transfer *x, int error, const char *text);
+/* Its first piece starts. */
+void transfer_begins_locked(struct transfer *x);
 /* Publishes the outcome and frees it; the lane's thread. Where a way straight from device
  * to device has failed, it is begun again through staging memory instead. */
 void transfer_finish_locked(struct transfer *x);

@@ -9,13 +9,12 @@
  *
  * A transfer here is in no lane's queue. Its pieces are, one after the other, in both.
  *
- * May call: core.h, moved.h, mover.h, rules.h, staging.h. */
+ * May call: core.h, mover.h, rules.h, staging.h. */
 #include "relay.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "moved.h"
 #include "staging.h"
 
 enum { HOPS = 6 }; /* buffers: as one is filled another is emptied, and none waits for a thread to wake */
@@ -198,10 +197,8 @@ static void pump_locked(struct relay *r)
         struct hop *h = &r->hop[i];
         if (h->transfer)
             continue;
-        if (!x->started) {
-            x->started = clock_ns();
-            x->began = moved_clock(x->tensor->manager);
-        }
+        if (!x->next)
+            transfer_begins_locked(x);
         h->transfer = x;
         h->at = x->next;
         h->raw.host = h->buffer;

@@ -3,7 +3,7 @@
  *
  * Devices of one make may reach each other's memory. Whether that is faster than through
  * the host depends on what is between them. So each way has its turn with the first larger
- * tensors, and their times decide.
+ * tensors, and what it does then decides.
  *
  * May call: core.h, mover.h, relay.h, the backends' tables. */
 #include "route.h"
@@ -18,11 +18,19 @@ static const uint64_t WORTH_MEASURING = 1u << 20; /* bytes */
 enum { LOOK_AGAIN = 256 /* transfers */ };
 enum { PEER_AUTO, PEER_OFF }; /* as TERRACE_PEER lists them */
 
+/* What one way does: bytes over the time in which something is on it. */
+struct rate {
+    unsigned active;        /* transfers */
+    uint64_t since;         /* while there are any: what came before is in the rest */
+    uint64_t bytes, ns;     /* of the measurement under way */
+    uint64_t is;            /* per second; 0: not known */
+};
+
 /* From one tier to another. */
 struct peer {
     bool reaches;
-    uint64_t rate[2]; /* straight, through staging memory; 0: not known */
-    uint64_t moves;   /* that were worth measuring */
+    struct rate straight, staged;
+    uint64_t chosen; /* transfers worth measuring, so far */
 };
 
 struct peers {
@@ -78,7 +86,7 @@ bool route_reaches(const struct tier *from, const struct tier *to)
 uint64_t route_rate(const struct tier *from, const struct tier *to)
 {
     const struct peer *p = peer_of(from, to);
-    return p ? p->rate[0] : 0;
+    return p ? p->straight.is : 0;
 }
 
 enum way route_faster(uint64_t peer, uint64_t relay, uint64_t nth)
@@ -91,29 +99,62 @@ enum way route_faster(uint64_t peer, uint64_t relay, uint64_t nth)
     return best;
 }
 
+static bool staged_is_faster(const struct peer *p)
+{
+    return p->straight.is && p->staged.is > p->straight.is + p->straight.is / 4;
+}
+
 enum way route_choose_locked(const struct terrace_tensor *t, const struct tier *from, const struct tier *to)
 {
-    const struct peer *p = peer_of(from, to);
+    struct peer *p = peer_of(from, to);
     bool relays = relay_leads(t, from, to);
     if (!p)
         return relays ? WAY_RELAY : WAY_NONE;
     if (!relays)
         return WAY_PEER;
-    if (t->bytes < WORTH_MEASURING) /* they tell nothing of the other way */
-        return p->rate[1] > p->rate[0] + p->rate[0] / 4 && p->rate[0] ? WAY_RELAY : WAY_PEER;
-    return route_faster(p->rate[0], p->rate[1], p->moves + 1);
+    if (t->bytes < WORTH_MEASURING) /* it would tell nothing of the other way */
+        return staged_is_faster(p) ? WAY_RELAY : WAY_PEER;
+    if (!p->staged.is && p->staged.active) /* that is being tried */
+        return WAY_PEER;
+    return route_faster(p->straight.is, p->staged.is, ++p->chosen);
 }
 
-void route_took_locked(const struct tier *from, const struct tier *to, enum way way, uint64_t bytes, uint64_t ns)
+static struct rate *rate_of(const struct tier *from, const struct tier *to, enum way way)
+{
+    struct terrace *m = to->manager;
+    struct peer *p = m->peers ? &m->peers->from[from - m->tier][to - m->tier] : NULL;
+    return !p ? NULL : way == WAY_PEER ? &p->straight : &p->staged;
+}
+
+void route_begins_locked(const struct tier *from, const struct tier *to, enum way way)
+{
+    struct rate *r = rate_of(from, to, way);
+    if (r && r->active++ == 0)
+        r->since = clock_ns();
+}
+
+void route_ends_locked(const struct tier *from, const struct tier *to, enum way way, uint64_t bytes)
+{
+    struct rate *r = rate_of(from, to, way);
+    if (!r)
+        return;
+    uint64_t now = clock_ns();
+    r->active--;
+    r->bytes += bytes;
+    r->ns += now - r->since;
+    r->since = now;
+    if (r->bytes < WORTH_MEASURING)
+        return;
+    uint64_t is = (uint64_t)((double)r->bytes * 1e9 / (double)(r->ns + 1)) + 1;
+    r->is = r->is ? (3 * r->is + is) / 4 : is;
+    r->bytes = r->ns = 0;
+}
+
+void route_fails_locked(const struct tier *from, const struct tier *to)
 {
     struct peer *p = peer_of(from, to);
-    if (p && way == WAY_NONE)
+    if (p)
         p->reaches = false;
-    if (!p || way == WAY_NONE || bytes < WORTH_MEASURING)
-        return;
-    uint64_t rate = (uint64_t)((double)bytes * 1e9 / (double)(ns + 1)) + 1, *known = &p->rate[way == WAY_RELAY];
-    *known = *known ? (3 * *known + rate) / 4 : rate;
-    p->moves++;
 }
 
 /* ---- for people ---------------------------------------------------------- */
@@ -140,7 +181,7 @@ int terrace_route(terrace *m, terrace_tier from, terrace_tier to, char *buf, siz
     const struct tier *a = &m->tier[from], *b = &m->tier[to], *host;
     manager_lock(m);
     const struct peer *p = peer_of(a, b);
-    bool slower = p && p->rate[0] && p->rate[1] > p->rate[0] + p->rate[0] / 4;
+    bool slower = p && staged_is_faster(p);
     manager_unlock(m);
     if (transfer_lane(a, b))
         snprintf(buf, len, "direct");

@@ -16,8 +16,11 @@ bool route_reaches(const struct tier *from, const struct tier *to);
 uint64_t route_rate(const struct tier *from, const struct tier *to);
 /* The way of the tensor's next transfer. */
 enum way route_choose_locked(const struct terrace_tensor *t, const struct tier *from, const struct tier *to);
-/* A transfer took so long; NONE: the way straight has failed, and is not gone again. */
-void route_took_locked(const struct tier *from, const struct tier *to, enum way way, uint64_t bytes, uint64_t ns);
+/* A transfer begins on its way, and has ended; bytes: that have come. */
+void route_begins_locked(const struct tier *from, const struct tier *to, enum way way);
+void route_ends_locked(const struct tier *from, const struct tier *to, enum way way, uint64_t bytes);
+/* The way straight has failed, and is not gone again. */
+void route_fails_locked(const struct tier *from, const struct tier *to);
 
 /* Which of two ways to go for the nth time, where they were measured to have such rates,
  * 0: not known yet. Each is tried; then the faster is taken, without a clear difference

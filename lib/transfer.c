@@ -481,12 +481,26 @@ static void writeback_finish_locked(struct transfer *x)
     moved_locked(tier, copy_tier(x->other), x->next, &move);
 }
 
-/* Between devices: what that tells of the way. */
-static void way_taken_locked(const struct transfer *x)
+static enum way way_of(const struct transfer *x)
 {
-    if ((x->peered || x->relayed) && !x->error && !x->stale && x->started)
-        route_took_locked(copy_tier(x->other), copy_tier(x->copy), x->peered ? WAY_PEER : WAY_RELAY, x->bytes,
-                          clock_ns() - x->started);
+    return x->peered ? WAY_PEER : x->relayed ? WAY_RELAY : WAY_NONE;
+}
+
+void transfer_begins_locked(struct transfer *x)
+{
+    x->began = moved_clock(x->tensor->manager);
+    if (way_of(x) == WAY_NONE)
+        return;
+    route_begins_locked(copy_tier(x->other), copy_tier(x->copy), way_of(x));
+    x->started = true;
+}
+
+/* Between devices: what that tells of the way. */
+static void way_ends_locked(struct transfer *x)
+{
+    if (x->started)
+        route_ends_locked(copy_tier(x->other), copy_tier(x->copy), way_of(x), x->error || x->stale ? 0 : x->bytes);
+    x->started = false;
 }
 
 /* Whether it goes on through staging memory, as the way straight has failed. */
@@ -499,13 +513,14 @@ static bool falls_back_locked(struct transfer *x)
     if (route_reaches(from, to))
         log_write(&m->log, TERRACE_LOG_WARN, "bytes from %s to %s go through the host from now on: %s", from->name,
                   to->name, x->text);
-    route_took_locked(from, to, WAY_NONE, 0, 0);
+    route_fails_locked(from, to);
     if (x->stale || x->copy->promised || !relay_leads(x->tensor, from, to))
         return false;
+    way_ends_locked(x);
     x->peered = false;
     x->relayed = x->queued = true;
     x->error = 0;
-    x->next = x->taken = x->started = 0;
+    x->next = x->taken = 0;
     relay_start_locked(x);
     return true;
 }
@@ -516,7 +531,7 @@ void transfer_finish_locked(struct transfer *x)
     struct terrace *m = t->manager;
     if (falls_back_locked(x))
         return;
-    way_taken_locked(x);
+    way_ends_locked(x);
     t->transfer = NULL;
     transfer_keeps_no_more_locked(x);
     if (x->writeback)
