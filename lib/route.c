@@ -15,12 +15,14 @@
 #include "relay.h"
 
 static const uint64_t WORTH_MEASURING = 1u << 20; /* bytes */
-enum { LOOK_AGAIN = 256 /* transfers */ };
+enum { LOOK_AGAIN = 256, LOOK = 8 /* transfers */ };
 enum { PEER_AUTO, PEER_OFF }; /* as TERRACE_PEER lists them */
 
-/* What one way does: bytes over the time in which something is on it. */
+/* What one way does: bytes over the time in which something is on it, and nothing on the
+ * other way, which may be in line before it. */
 struct rate {
     unsigned active;        /* transfers */
+    bool mixed;             /* there were some on the other way, too */
     uint64_t since;         /* while there are any: what came before is in the rest */
     uint64_t bytes, ns;     /* of the measurement under way */
     uint64_t is;            /* per second; 0: not known */
@@ -94,7 +96,7 @@ enum way route_faster(uint64_t peer, uint64_t relay, uint64_t nth)
     if (!peer || !relay)
         return peer ? WAY_RELAY : WAY_PEER;
     enum way best = relay > peer + peer / 4 ? WAY_RELAY : WAY_PEER;
-    if (nth % LOOK_AGAIN == 0)
+    if (nth % LOOK_AGAIN < LOOK && nth >= LOOK_AGAIN)
         return best == WAY_PEER ? WAY_RELAY : WAY_PEER;
     return best;
 }
@@ -114,40 +116,51 @@ enum way route_choose_locked(const struct terrace_tensor *t, const struct tier *
         return WAY_PEER;
     if (t->bytes < WORTH_MEASURING) /* it would tell nothing of the other way */
         return staged_is_faster(p) ? WAY_RELAY : WAY_PEER;
-    if (!p->staged.is && p->staged.active) /* that is being tried */
-        return WAY_PEER;
     return route_faster(p->straight.is, p->staged.is, ++p->chosen);
 }
 
-static struct rate *rate_of(const struct tier *from, const struct tier *to, enum way way)
+/* Both ways; NULL: there is no choice. */
+static struct peer *ways_of(const struct tier *from, const struct tier *to)
 {
     struct terrace *m = to->manager;
-    struct peer *p = m->peers ? &m->peers->from[from - m->tier][to - m->tier] : NULL;
-    return !p ? NULL : way == WAY_PEER ? &p->straight : &p->staged;
+    return m->peers ? &m->peers->from[from - m->tier][to - m->tier] : NULL;
 }
 
 void route_begins_locked(const struct tier *from, const struct tier *to, enum way way)
 {
-    struct rate *r = rate_of(from, to, way);
-    if (r && r->active++ == 0)
+    struct peer *p = ways_of(from, to);
+    if (!p)
+        return;
+    struct rate *r = way == WAY_PEER ? &p->straight : &p->staged;
+    if (r->active++ == 0)
         r->since = clock_ns();
+    if (p->straight.active && p->staged.active)
+        p->straight.mixed = p->staged.mixed = true;
 }
 
-void route_ends_locked(const struct tier *from, const struct tier *to, enum way way, uint64_t bytes)
+static void rate_learn(struct rate *r, uint64_t bytes, uint64_t ns)
 {
-    struct rate *r = rate_of(from, to, way);
-    if (!r)
-        return;
-    uint64_t now = clock_ns();
-    r->active--;
     r->bytes += bytes;
-    r->ns += now - r->since;
-    r->since = now;
+    r->ns += ns;
     if (r->bytes < WORTH_MEASURING)
         return;
     uint64_t is = (uint64_t)((double)r->bytes * 1e9 / (double)(r->ns + 1)) + 1;
     r->is = r->is ? (3 * r->is + is) / 4 : is;
     r->bytes = r->ns = 0;
+}
+
+void route_ends_locked(const struct tier *from, const struct tier *to, enum way way, uint64_t bytes)
+{
+    struct peer *p = ways_of(from, to);
+    if (!p)
+        return;
+    struct rate *r = way == WAY_PEER ? &p->straight : &p->staged;
+    uint64_t now = clock_ns();
+    r->active--;
+    if (!r->mixed)
+        rate_learn(r, bytes, now - r->since);
+    r->mixed = r->active && (r->mixed && (way == WAY_PEER ? p->staged.active : p->straight.active));
+    r->since = now;
 }
 
 void route_fails_locked(const struct tier *from, const struct tier *to)

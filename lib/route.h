@@ -24,7 +24,7 @@ void route_fails_locked(const struct tier *from, const struct tier *to);
 
 /* Which of two ways to go for the nth time, where they were measured to have such rates,
  * 0: not known yet. Each is tried; then the faster is taken, without a clear difference
- * the one straight; now and then the other one is looked at again. */
+ * the one straight; now and then the other one is looked at again, with some of them. */
 enum way route_faster(uint64_t peer, uint64_t relay, uint64_t nth);
 
 #endif
