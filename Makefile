@@ -31,7 +31,7 @@ DOCDIR = $(PREFIX)/share/doc/terrace
 LIB_SRC := $(sort $(wildcard lib/*.c)) $(sort $(wildcard offload/*.c))
 CLI_SRC := $(wildcard lib/cli/*.c)
 PRELOAD_SRC := $(wildcard lib/preload/*.c)
-EXAMPLE_SRC := $(filter-out %/backend_template.c,$(wildcard examples/*.c))
+EXAMPLE_SRC := $(filter-out %/backend_template.c %/gpt_mixed_opencl.c,$(wildcard examples/*.c))
 BENCH_SRC := $(wildcard bench/*.c)
 MODULE_SRC := $(wildcard bench/modules/*.c)
 TEST_SRC := $(wildcard tests/test_*.c)
@@ -97,10 +97,13 @@ heap_jemalloc_CFLAGS = $(if $(findstring thread,$(SANITIZE)),-DTERRACE_WITHOUT_J
 # Programs that use OpenCL themselves do so where its headers are.
 OPENCL_CFLAGS = $$(pkg-config --exists OpenCL && echo -DWITH_OPENCL -DCL_TARGET_OPENCL_VERSION=200 -DCL_USE_DEPRECATED_OPENCL_1_2_APIS)
 OPENCL_LIBS = $$(pkg-config --libs OpenCL 2>/dev/null)
-OPENCL_PROGRAMS = test_opencl_tier opencl opencl_saxpy
+OPENCL_PROGRAMS = test_opencl_tier opencl opencl_saxpy gpt_mixed_opencl
 OPENMP = -fopenmp
 gpt_CFLAGS = -O3 -march=native $(OPENMP)
 gpt_LIBS = $(OPENMP) -lm
+# Its kernels are rounded here as they are on a device.
+gpt_mixed_CFLAGS = -O3 -ffp-contract=off $(OPENMP)
+gpt_mixed_LIBS = $(OPENMP) $(OPENCL_LIBS) -lm
 
 $(foreach program,$(OPENCL_PROGRAMS),$(eval $(program)_LIBS = $$(OPENCL_LIBS)))
 $(foreach program,$(OPENCL_PROGRAMS),$(eval $(program)_CFLAGS = $$(OPENCL_CFLAGS)))
@@ -130,7 +133,7 @@ all: library $(COMMAND) $(MAN) $(EXAMPLES) $(TEMPLATE) $(BENCHES) $(BENCH_MODULE
 
 library: $(LIBRARY) $(LINKS) $(PC) $(PRELOAD)
 
-programs: all $(TESTS) $(FAULTS) $(PROGS) $(SIM_LIBRARIES) $(if $(SANITIZE),,$(BUILD)/tests/sim/gpt_cuda)
+programs: all $(TESTS) $(FAULTS) $(PROGS) $(SIM_LIBRARIES) $(if $(SANITIZE),,$(BUILD)/tests/sim/gpt_cuda $(BUILD)/tests/sim/gpt_mixed)
 
 objects: $(OBJECTS)
 
@@ -232,6 +235,15 @@ $(BUILD)/examples/gpt_cuda: $(BUILD)/obj/examples/gpt_device.o $(BUILD)/obj/exam
 	@mkdir -p $(@D)
 	$(LINK) -o $@ $(filter %.o,$^) $(WITH_LIBRARY) $(CUDART) -lm
 
+# The trainer where placement rules say: the same gpt.c again.
+MIXED_OBJ = $(patsubst %,$(BUILD)/obj/examples/%.o,gpt_mixed_main gpt_mixed gpt_mixed_opencl)
+$(BUILD)/obj/examples/gpt_mixed_main.o: examples/gpt.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(COMPILE) -O3 $(OPENMP) -DGPT_MIXED -MMD -MP -c $< -o $@
+
+$(BUILD)/obj/examples/gpt_mixed_opencl.o: examples/gpt_mixed.cl
+$(BUILD)/examples/gpt_mixed: $(MIXED_OBJ)
+
 without-nvcc:
 	@echo "examples/gpt_cuda is not built: there is no $(CUDA)/bin/nvcc (CUDA= names another folder)"
 
@@ -277,6 +289,12 @@ sim_tests = $(patsubst tests/%.c,%,$(wildcard tests/test_$(1).c tests/test_$(1)_
 $(foreach kind,$(SIM_KINDS),$(eval $(SIM_$(kind)): $(call object,tests/sim/$(kind).c)))
 $(foreach kind,$(SIM_KINDS),$(foreach test,$(call sim_tests,$(kind)),\
     $(eval $(test)_LIBS = $$(SIM_$(kind)) $$(call SIM_RPATH,$(kind)))$(eval $(BUILD)/tests/$(test): $$(SIM_$(kind)))))
+
+# The trainer with optimizer state on a simulated device.
+$(BUILD)/tests/sim/gpt_mixed: $(MIXED_OBJ) $(BUILD)/obj/tests/gpt_mixed_ascend.o $(LINKS) $(SIM_ascend)
+	@mkdir -p $(@D)
+	$(LINK) -o $@ $(filter %.o,$^) $(SIM_ascend) -L$(BUILD)/lib -lterrace $(gpt_mixed_LIBS) \
+	    -Wl,-rpath,'$$ORIGIN/ascend' -Wl,-rpath,'$$ORIGIN/../../lib'
 
 # The same for a virtual machine, which has no Criterion to run tests in a sandbox.
 $(VM_PROGS): $(BUILD)/vm/%: $(BUILD)/obj/tests/numa_vm/%.o $(BUILD)/obj/tests/plain_main.o $(LIB_OBJ) \
@@ -508,4 +526,4 @@ FORCE:
 .PHONY: all library programs objects demo check check-asan check-tsan run-tests check-preload bench-preload check-numa check-gpu gpu without-nvcc \
         bench bench-gpu docs lint tidy cppcheck install uninstall dist deps deps-build deps-check deps-lint deps-numa deps-preload deps-bench clean help FORCE
 
--include $(OBJECTS:.o=.d) $(patsubst %,$(BUILD)/obj/%.d,examples/gpt_device examples/gpt_anywhere tests/sim/gpt_cuda)
+-include $(OBJECTS:.o=.d) $(patsubst %,$(BUILD)/obj/%.d,examples/gpt_device examples/gpt_anywhere examples/gpt_mixed_main tests/sim/gpt_cuda)

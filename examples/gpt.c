@@ -17,9 +17,11 @@
  *   scratch           plain malloc: twelve numbers per token and unit of width,
  *                     and the matrix product's packing buffers
  *
- * The same trainer is two programs: gpt computes on the CPU, gpt_cuda on an
+ * The same trainer is three programs: gpt computes on the CPU, gpt_cuda on an
  * NVIDIA device, in whose memory tensors are used then, with --hbm-limit of it;
- * what does not fit lives in host memory, and below that on disk.
+ * what does not fit lives in host memory, and below that on disk. gpt_mixed
+ * computes wherever placement rules put weights and optimizer state: on devices
+ * of two vendors, unless told otherwise.
  *
  * Read gpt_input.h (arguments, data), gpt_model.h (tensors, forward, backward),
  * then this: a gradient check, progress, main. The arithmetic is behind
@@ -159,6 +161,8 @@ static void greet(const model *g)
         printf("device: %s, %s\nproducts: %s\nbudget: %.0f MiB of the device (%s)\n", device.name,
                device.location, compute_products(&g->c), (double)device.limit / MIB, device.limit_reason);
     }
+    if (APART)
+        printf("%s\n", compute_products(&g->c));
     printf("budget: %.0f MiB of host memory (%s); below it: %s %s, %s\n", (double)host.limit / MIB,
            host.limit_reason, disk.name, disk.location, disk.engine);
     fflush(stdout);
@@ -180,7 +184,7 @@ static void parameter_hash(model *g, parameter *p, void *user)
         hold_add(&h, parts[i], TERRACE_READ);
         hold_acquire(&h);
         if (i < 2)
-            prefetch(g, parts[i + 1]);
+            check(terrace_prefetch(parts[i + 1], g->host.tier), "prefetch");
         *(uint64_t *)user = fnv1a(*(uint64_t *)user, hold_at(&h, 0), p->in * p->out * sizeof(float));
         hold_release(&h);
     }
@@ -222,6 +226,12 @@ static void json_steps(FILE *f, const record *r, long steps)
     }
 }
 
+static const char *tier_name(const model *g, terrace_tier tier, char *buf, size_t len)
+{
+    check(terrace_tier_name(g->m, tier, buf, len), "a tier's name");
+    return buf;
+}
+
 /* One key a line, so that sed can read it. */
 static void json_write(const model *g, const record *r, uint64_t hash)
 {
@@ -246,6 +256,10 @@ static void json_write(const model *g, const record *r, uint64_t hash)
         json_text(f, "products", compute_products(&g->c));
         json_number(f, "device_limit_bytes", device.limit);
         json_number(f, "device_peak_bytes", device.peak);
+    }
+    if (APART) {
+        json_text(f, "weights_on", tier_name(g, g->here.tier, (char[64]){0}, 64));
+        json_text(f, "moments_on", tier_name(g, g->there.tier, (char[64]){0}, 64));
     }
     json_number(f, "host_limit_bytes", host.limit);
     json_text(f, "host_limit_reason", host.limit_reason);
@@ -281,18 +295,32 @@ static int limit_add(char *conf, size_t len, const char *class, const char *limi
 
 static void open_terrace(model *g)
 {
-    char conf[128] = "";
+    char conf[400] = "";
     if (limit_add(conf, sizeof conf, "host", g->cfg.host_limit))
         die(2, "--host-limit is '%s'; it must be a size such as 256M.", g->cfg.host_limit);
     if (limit_add(conf, sizeof conf, "device", g->cfg.hbm_limit))
         die(2, "--hbm-limit is '%s'; it must be a size such as 256M.", g->cfg.hbm_limit);
+#ifdef DEFAULT_RULES
+    if (!getenv("TERRACE_RULES"))
+        strcat(conf, "rules=" DEFAULT_RULES);
+#endif
     int rc = terrace_open(&g->m, conf);
     if (rc)
         die(rc == -TERRACE_ECONFIG ? 2 : 1, "%s", terrace_last_error());
+}
+
+static void find_places(model *g)
+{
     check(terrace_tier_find(g->m, "host", &g->host.tier), "host memory");
-    check(terrace_tier_find(g->m, COMPUTE_TIER, &g->here.tier), "where to compute");
     g->host.stream = TERRACE_HOST_SYNC;
+#ifdef GPT_MIXED
+    g->here = (place){g->c.weights.tier, g->c.weights.stream};
+    g->there = (place){g->c.moments.tier, g->c.moments.stream};
+#else
+    check(terrace_tier_find(g->m, COMPUTE_TIER, &g->here.tier), "where to compute");
     g->here.stream = g->c.stream;
+    g->there = g->here;
+#endif
 }
 
 static void trace_open(const char *path)
@@ -360,10 +388,14 @@ int main(int argc, char **argv)
     arguments_parse(&g.cfg, argc, argv);
     omp_set_num_threads((int)g.cfg.threads);
     corpus_load(&text, &g.cfg);
+    if (APART) /* what it computes with is terrace's, and where, its rules' business */
+        open_terrace(&g);
     model_open(&g);
     if (g.cfg.trace)
         trace_open(g.cfg.trace);
-    open_terrace(&g);
+    if (!APART)
+        open_terrace(&g);
+    find_places(&g);
     model_create(&g);
     model_each(&g, parameter_start, &count);
     greet(&g);

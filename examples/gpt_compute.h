@@ -1,8 +1,9 @@
 /* gpt_compute.h - the arithmetic that the trainer asks for, and who does it:
- * gpt_kernels.h on the CPU or, with GPT_CUDA, gpt_cuda.cu on an NVIDIA device.
+ * gpt_kernels.h on the CPU; with GPT_CUDA, gpt_cuda.cu on an NVIDIA device; with
+ * GPT_MIXED, gpt_mixed.c where placement rules put weights and optimizer state.
  *
- * Both have the same functions. Arrays that they are given lie in memory of
- * compute_memory() or in tensors acquired at COMPUTE_TIER on the stream that
+ * All have the same functions. Arrays that they are given lie in memory of
+ * compute_memory() or in tensors acquired where it is computed, on the stream that
  * compute_open() has made, in which all work is done in order. put() and get()
  * copy from and to memory of the program; get() waits until all is done.
  */
@@ -41,8 +42,10 @@ static inline view transposed(const float *data, size_t ld)
 static inline size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 static inline size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
-#ifdef GPT_CUDA
+#if defined(GPT_CUDA)
 #include "gpt_cuda.h"
+#elif defined(GPT_MIXED)
+#include "gpt_mixed.h"
 #else
 #include "gpt_kernels.h"
 #endif

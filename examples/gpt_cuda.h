@@ -6,7 +6,9 @@
 #define PROGRAM_WHERE "on an NVIDIA device "
 #define COMPUTE_TIER "cuda:0"
 #define COMPUTE_CLASS "device"
-enum { ON_DEVICE = 1, NO_COMPUTE = 3 /* exit status where there is no device */ };
+enum { ON_DEVICE = 1, APART = 0, NO_COMPUTE = 3 /* exit status where there is no device */ };
+
+typedef double loss_value;
 
 #ifdef __cplusplus
 extern "C" {

@@ -120,6 +120,10 @@ static void arguments_help(const config *c, const argument *list)
     }
     printf("  %-20s this text\n\nterrace's own settings are environment variables: see terrace help env.\n",
            "--help");
+#ifdef DEFAULT_RULES
+    puts("Where weights and optimizer state are, and are computed with, is up to TERRACE_RULES (see terrace help\n"
+         "rules), by default:\n  " DEFAULT_RULES);
+#endif
 }
 
 static void argument_set(const argument *a, const char *text)

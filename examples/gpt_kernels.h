@@ -22,7 +22,9 @@
 #define PROGRAM_WHERE ""
 #define COMPUTE_TIER "host"
 #define COMPUTE_CLASS "host"
-enum { ON_DEVICE = 0, NO_COMPUTE = 1 /* exit status when out of memory */ };
+enum { ON_DEVICE = 0, APART = 0, NO_COMPUTE = 1 /* exit status when out of memory */ };
+
+typedef double loss_value;
 
 /* ---- matrix product ---------------------------------------------------- */
 

@@ -81,6 +81,7 @@ typedef struct model {
     config cfg;
     terrace *m;
     place here, host; /* where it is computed; where the program itself looks at tensors */
+    place there;      /* where the moments are used; the same as here, unless APART */
     size_t tokens, width; /* of a step; of the residual stream */
     layer *layers;
     parameter token, position, norm, head;
@@ -89,9 +90,9 @@ typedef struct model {
     size_t tensor_bytes, most_bytes; /* in tensors when all are there: expected, found */
 
     int *picked;           /* the step's inputs, then targets, and each token's loss, where the */
-    double *lost;          /* program can use them; the rest is where it is computed */
+    loss_value *lost;      /* program can use them; the rest is where it is computed */
     int *inputs, *targets;
-    double *losses;
+    loss_value *losses;
     float *x, *dx;         /* the residual stream and its gradient: tokens x width */
     float *normed, *back;  /* tokens x width */
     float *wide, *dwide;   /* tokens x 4 width */
@@ -239,6 +240,9 @@ static void model_open(model *g)
     g->c = (compute){.batch = (size_t)c->batch, .context = (size_t)c->context,
                      .heads = (size_t)c->heads, .width = g->width,
                      .threads = omp_get_max_threads(), .own_products = c->own_products};
+#ifdef GPT_MIXED
+    g->c.manager = g->m;
+#endif
     const char *why = compute_open(&g->c);
     if (why)
         die(NO_COMPUTE, "%s.", why);
@@ -299,6 +303,12 @@ static void parameter_start(model *g, parameter *p, void *user)
 static void prefetch(const model *g, terrace_tensor *t)
 {
     check(terrace_prefetch(t, g->here.tier), "prefetch");
+}
+
+static void prefetch_moments(const model *g, const parameter *p)
+{
+    check(terrace_prefetch(p->first, g->there.tier), "prefetch");
+    check(terrace_prefetch(p->second, g->there.tier), "prefetch");
 }
 
 /* ---- forward ----------------------------------------------------------- */
@@ -420,21 +430,50 @@ static void forward(model *g)
 
 /* ---- backward and optimiser -------------------------------------------- */
 
-/* Adam on one parameter, whose weight and gradient are held. */
-static void update(model *g, parameter *p, float *weight, const float *gradient)
+#ifdef GPT_MIXED
+/* Adam on one parameter: the gradient goes to the moments, becomes the weight's change
+ * there, and comes back. */
+static void learn(model *g, parameter *p, hold *with)
 {
     size_t n = p->in * p->out;
-    if (g->probe) {
-        if (g->probe == p)
-            get(g->probe_gradient, gradient, n * sizeof(float));
-        return;
-    }
-    hold h = {.at = g->here};
+    hold there = {.at = g->there}, here = {.at = g->here};
+    hold_release(with);
+    hold_add(&there, p->first, TERRACE_WRITE);
+    hold_add(&there, p->second, TERRACE_WRITE);
+    hold_add(&there, p->gradient, TERRACE_WRITE);
+    hold_acquire(&there);
+    adam_moments(&g->c, hold_at(&there, 0), hold_at(&there, 1), hold_at(&there, 2), n, g->rate, g->unbias);
+    hold_release(&there);
+    hold_add(&here, p->weight, TERRACE_WRITE);
+    hold_add(&here, p->gradient, TERRACE_READ);
+    hold_acquire(&here);
+    subtract(hold_at(&here, 0), hold_at(&here, 1), n);
+    hold_release(&here);
+}
+#else
+/* Adam on one parameter, where all of it is computed. */
+static void learn(model *g, parameter *p, hold *with)
+{
+    hold h = {.at = g->there};
     hold_add(&h, p->first, TERRACE_WRITE);
     hold_add(&h, p->second, TERRACE_WRITE);
     hold_acquire(&h);
-    adam(weight, hold_at(&h, 0), hold_at(&h, 1), gradient, n, g->rate, g->unbias);
+    adam(hold_at(with, 0), hold_at(&h, 0), hold_at(&h, 1), hold_at(with, 1), p->in * p->out, g->rate, g->unbias);
     hold_release(&h);
+    hold_release(with);
+}
+#endif
+
+/* What follows a parameter's gradient, which is held after its weight, until then. */
+static void update(model *g, parameter *p, hold *with)
+{
+    if (!g->probe) {
+        learn(g, p, with);
+        return;
+    }
+    if (g->probe == p)
+        get(g->probe_gradient, hold_at(with, 1), p->in * p->out * sizeof(float));
+    hold_release(with);
 }
 
 /* Backward of y = x W: dx from dy, W's gradient, and W's update; meanwhile the
@@ -446,16 +485,14 @@ static void linear_backward(model *g, parameter *p, const float *x, const float 
     hold_add(&h, p->weight, TERRACE_WRITE);
     hold_add(&h, p->gradient, TERRACE_OVERWRITE);
     hold_acquire(&h);
-    prefetch(g, p->first);
-    prefetch(g, p->second);
+    prefetch_moments(g, p);
     if (p->next)
         prefetch(g, p->next->weight);
     product(&g->c, n, p->in, p->out, plain(dy, p->out), transposed(hold_at(&h, 0), p->out), dx,
          p->in, 0);
     product(&g->c, p->in, p->out, n, transposed(x, p->in), plain(dy, p->out), hold_at(&h, 1),
          p->out, 0);
-    update(g, p, hold_at(&h, 0), hold_at(&h, 1));
-    hold_release(&h);
+    update(g, p, &h);
 }
 
 /* Backward of a norm of x: adds to dx, makes and uses the gain's gradient. */
@@ -466,8 +503,7 @@ static void gain_backward(model *g, parameter *p, const float *x, const float *d
     hold_add(&h, p->gradient, TERRACE_OVERWRITE);
     hold_acquire(&h);
     norm_backward(dx, hold_at(&h, 1), dy, x, hold_at(&h, 0), g->statistics, g->tokens, g->width);
-    update(g, p, hold_at(&h, 0), hold_at(&h, 1));
-    hold_release(&h);
+    update(g, p, &h);
 }
 
 /* normed = norm(x), as in the forward pass. */
@@ -538,8 +574,7 @@ static void table_backward(model *g, parameter *p, const int *inputs)
     hold_add(&h, p->gradient, TERRACE_OVERWRITE);
     hold_acquire(&h);
     table_gradient(hold_at(&h, 1), p->in, g->dx, inputs, g->tokens, g->width);
-    update(g, p, hold_at(&h, 0), hold_at(&h, 1));
-    hold_release(&h);
+    update(g, p, &h);
 }
 
 static void backward(model *g)

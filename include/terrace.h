@@ -431,8 +431,8 @@ TERRACE_API int terrace_stats(terrace *m, terrace_statistics *out);
  * order of speed, until EINVAL. Does not block. Errors: EINVAL. */
 TERRACE_API int terrace_tier_stats(terrace *m, terrace_tier tier, terrace_tier_statistics *out);
 
-/* Writes by which way bytes get from one tier to another: "direct", "through staging
- * memory of numa:0" (piece by piece), or "by way of numa:0" (whole tensors). Rules that
+/* Writes by which way bytes get from one tier to another: "direct", "direct, device to
+ * device" (of one make), "through staging memory of numa:0" (piece by piece), or "by way of numa:0" (whole tensors). Rules that
  * forbid a tensor a way are not considered. Cut to len, NUL included. By any thread;
  * does not block. Errors: EINVAL, ENOTSUP (there is no way). */
 TERRACE_API int terrace_route(terrace *m, terrace_tier from, terrace_tier to, char *buf, size_t len);

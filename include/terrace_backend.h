@@ -108,7 +108,11 @@ typedef struct terrace_unit_info {
                                  * having: then it is tried now and then; 0: io_depth */
 } terrace_unit_info;
 
-enum { TERRACE_IO_READ = 1 /* tier to host memory */, TERRACE_IO_WRITE = 2 /* host memory to tier */ };
+enum {
+    TERRACE_IO_READ = 1,  /* tier to host memory */
+    TERRACE_IO_WRITE = 2, /* host memory to tier */
+    TERRACE_IO_PEER = 3   /* another unit of the backend to the tier; see peer */
+};
 
 /* As a stream of record: the copies to the tier. */
 #define TERRACE_STREAM_COPIES ((void *)-2)
@@ -117,15 +121,18 @@ enum { TERRACE_IO_READ = 1 /* tier to host memory */, TERRACE_IO_WRITE = 2 /* ho
  * returns it. */
 typedef struct terrace_io {
     uint64_t address;   /* in the tier; a multiple of `page` */
-    void *host;         /* CPU address; a multiple of `page` */
+    void *host;         /* CPU address; a multiple of `page`; NULL with TERRACE_IO_PEER */
     size_t bytes;       /* a multiple of `page`, at most io_chunk, except for the last
                          * part of an attached file, which may end anywhere */
-    int op;             /* TERRACE_IO_READ or TERRACE_IO_WRITE */
+    int op;             /* TERRACE_IO_... */
     int result;         /* out: 0 or a negative TERRACE_E... */
     int os_error;       /* out: the errno or vendor code behind result, else 0 */
     size_t cpu_copied;  /* out: bytes the CPU had to copy on the way */
     void *user;         /* the caller's own */
     uint64_t backend[6]; /* the backend's own, meaningless to the caller */
+    /* Of TERRACE_IO_PEER alone: where the bytes come from. */
+    void *peer;             /* the unit, which stays open */
+    uint64_t peer_address;  /* in its tier; a multiple of `page` */
 } terrace_io;
 
 typedef struct terrace_backend {
@@ -239,6 +246,14 @@ typedef struct terrace_backend {
      * Errors: ENOTSUP, EDEVMEM, EDEVICE; view sets the failure sentence. */
     int (*view)(void *unit, uint64_t address, uint64_t bytes, unsigned flags, void **handle);
     void (*unview)(void *unit, void *handle);
+
+    /* Readies copies straight from the memory of another open unit of this backend to
+     * this one: from then on submit takes TERRACE_IO_PEER with it. They count as copies
+     * to the tier (see TERRACE_STREAM_COPIES); the other unit's functions may be called
+     * meanwhile. One that fails is repeated by way of the host, and then all are, unless
+     * it fails with EDEVICE. May block. Sets the failure sentence. Errors: ENOTSUP (the
+     * devices do not reach each other, or not right), EDEVICE. */
+    int (*peer)(void *unit, void *from);
 } terrace_backend;
 
 /* A library that holds one backend says so with this, once, and is then named in

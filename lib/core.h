@@ -174,6 +174,7 @@ struct forks;
 struct mapped;
 struct staging;
 struct relay;
+struct peers;
 struct trace;
 struct live;
 
@@ -261,6 +262,7 @@ struct terrace {
     bool several;            /* tiers are in memory */
     struct staging *staging; /* NULL until somebody needs it */
     struct relay *relay;     /* NULL: bytes between devices go by way of a host tier */
+    struct peers *peers;     /* devices that reach each other, NULL: none do */
     char small_text[120];
     const char *small_engine; /* what serves small tensors: that text or another */
     struct sealer *sealer;   /* NULL where neither VERIFY nor ENCRYPT is on */

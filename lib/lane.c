@@ -104,19 +104,36 @@ static int transfer_prepare_locked(struct transfer *x)
     return r;
 }
 
+/* At most n, up to the next boundary. */
+static uint64_t until_boundary(uint64_t n, const terrace_unit_info *info, uint64_t address)
+{
+    uint64_t until = info->io_boundary ? info->io_boundary - address % info->io_boundary : n;
+    return n < until ? n : until;
+}
+
 static uint64_t piece_bytes(const struct transfer *x, uint64_t address)
 {
     const terrace_unit_info *info = &x->lane->tier->info;
     uint64_t n = x->bytes - x->next, chunk = info->io_chunk >> x->lane->depth.now.halved;
     n = n < chunk ? n : chunk;
-    uint64_t until = info->io_boundary && x->other ? info->io_boundary - address % info->io_boundary : n;
-    return n < until ? n : until;
+    if (x->peered)
+        n = until_boundary(n, &copy_tier(x->other)->info, x->other->extent->address + x->next);
+    return x->other ? until_boundary(n, info, address) : n;
 }
 
 /* The end of a transfer that lies in its lane's tier; NULL: the user's file. */
 static struct copy *lane_end(const struct transfer *x)
 {
     return copy_tier(x->copy) == x->lane->tier ? x->copy : x->other;
+}
+
+/* Straight from the memory of another device. */
+static void piece_from_peer(struct piece *p, struct transfer *x)
+{
+    p->io.op = TERRACE_IO_PEER;
+    p->io.host = NULL;
+    p->io.peer = copy_tier(x->other)->unit;
+    p->io.peer_address = x->other->extent->address + x->next;
 }
 
 static void piece_start_locked(struct lane *lane, struct transfer *x)
@@ -137,8 +154,10 @@ static void piece_start_locked(struct lane *lane, struct transfer *x)
     p->io = (terrace_io){.address = address, .bytes = bytes, .user = p,
                          .op = into ? TERRACE_IO_WRITE : TERRACE_IO_READ,
                          .host = into && p->staging ? p->staging : p->data};
+    if (x->peered)
+        piece_from_peer(p, x);
     if (!x->next)
-        x->began = moved_clock(m);
+        transfer_begins_locked(x);
     x->next += bytes;
     x->piece++;
     x->in_flight++;

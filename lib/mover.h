@@ -19,6 +19,7 @@ struct transfer {
     struct lane *lane;    /* that carries it */
     bool writeback;
     bool relayed;         /* from device to device: relay.c carries it, `lane` is the goal's */
+    bool peered;          /* the same, straight from the other's memory */
     enum priority priority;
     bool queued;
     bool parked;          /* in lane.parked instead */
@@ -34,6 +35,7 @@ struct transfer {
     unsigned in_flight;   /* pieces */
     uint64_t taken;       /* bytes of those that the backend has taken */
     uint64_t asked, began; /* for the timeline, where there is one: queued; first piece */
+    bool started;         /* between devices: it is on its way */
     int error;            /* first failure */
     char text[ERROR_TEXT];
 };
@@ -87,7 +89,10 @@ void lane_raw_locked(struct lane *lane, struct raw *r, enum priority priority);
 
 /* Notes the first failure of a transfer under way; the lane's thread. */
 void transfer_fail(struct transfer *x, int error, const char *text);
-/* Publishes the outcome and frees it; the lane's thread. */
+/* Its first piece starts. */
+void transfer_begins_locked(struct transfer *x);
+/* Publishes the outcome and frees it; the lane's thread. Where a way straight from device
+ * to device has failed, it is begun again through staging memory instead. */
 void transfer_finish_locked(struct transfer *x);
 /* Ends a queued transfer that will not be carried out; the lane has stopped. */
 void transfer_forget_locked(struct lane *lane, struct transfer *x);

@@ -18,7 +18,7 @@
 #include "staging.h"
 
 enum { HOPS = 6 }; /* buffers: as one is filled another is emptied, and none waits for a thread to wake */
-static const uint64_t BUFFER = 4u << 20;
+static const size_t BUFFER = 4u << 20, LEAST = 256u << 10; /* bytes; a small host tier has smaller ones */
 
 /* One buffer, and the piece in it. */
 struct hop {
@@ -67,6 +67,8 @@ void relay_open(struct terrace *m)
         return;
     r->host = host;
     r->chunk = chunk < BUFFER ? chunk : BUFFER;
+    while (r->chunk > LEAST && 2 * r->chunk > host->arena.limit / 8)
+        r->chunk /= 2;
     for (r->hops = HOPS; r->hops > 2 && r->hops * r->chunk > host->arena.limit / 16; r->hops--)
         continue;
     for (int q = 0; q < PRIORITIES; q++)
@@ -195,6 +197,8 @@ static void pump_locked(struct relay *r)
         struct hop *h = &r->hop[i];
         if (h->transfer)
             continue;
+        if (!x->next)
+            transfer_begins_locked(x);
         h->transfer = x;
         h->at = x->next;
         h->raw.host = h->buffer;

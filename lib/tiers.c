@@ -5,7 +5,7 @@
  * and copied, so that an older or shorter one reads as if its missing optional
  * functions were NULL.
  *
- * May call: core.h, mover.h, budget.h, plugin.h, relay.h, the backends' tables. */
+ * May call: core.h, mover.h, budget.h, plugin.h, relay.h, route.h, the backends' tables. */
 #include <assert.h>
 #include <ctype.h>
 #include <stdio.h>
@@ -16,6 +16,7 @@
 #include "mover.h"
 #include "plugin.h"
 #include "relay.h"
+#include "route.h"
 #include "staging.h"
 #include "view.h"
 
@@ -511,11 +512,13 @@ int tiers_open(struct terrace *m)
             r = lane_open(&m->tier[i]);
         host |= plain;
     }
-    if (r)
+    if (r) {
         tiers_close(m);
-    else
-        relay_open(m);
-    return r;
+        return r;
+    }
+    relay_open(m);
+    routes_open(m);
+    return 0;
 }
 
 void tiers_close(struct terrace *m)
@@ -525,6 +528,7 @@ void tiers_close(struct terrace *m)
     for (unsigned i = 0; i < m->tiers; i++)
         lane_close(&m->tier[i]);
     relay_close(m);
+    routes_close(m);
     staging_close(m);
     for (unsigned i = 0; i < m->tiers; i++) {
         views_end(&m->tier[i], m->tier[i].views);

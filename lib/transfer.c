@@ -6,14 +6,15 @@
  * started from as the valid one; a fill that failed leaves the lower one.
  *
  * Between two tiers bytes move directly where one's addresses are plain
- * pointers and the other has a lane; between devices through staging memory (see
- * relay.c); else by way of a host tier. What leaves a memory tier goes to the next
+ * pointers and the other has a lane; between devices straight or through staging memory
+ * (see route.c, relay.c); else by way of a host tier. What leaves a memory tier goes to the next
  * slower one that has room, else to disk; where there is no direct route to a disk, it waits for room.
  *
  * Where rules forbid a tier, no route leads to it or by way of it, be it only through
  * the staging memory of a lane.
  *
- * May call: core.h, lease.h, moved.h, mover.h, relay.h, rules.h, staging.h. */
+ * May call: core.h, lease.h, moved.h, mover.h, relay.h, route.h, rules.h,
+ * staging.h. */
 #include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,6 +23,7 @@
 #include "moved.h"
 #include "mover.h"
 #include "relay.h"
+#include "route.h"
 #include "rules.h"
 #include "staging.h"
 
@@ -37,9 +39,9 @@ struct lane *transfer_lane(const struct tier *a, const struct tier *b)
 }
 
 /* By what has been measured; without a clear difference the faster tier is taken. */
-static bool much_faster(const struct lane *a, const struct lane *b)
+static bool much_faster(uint64_t a, uint64_t b)
 {
-    return a->rate && b->rate && a->rate > b->rate + b->rate / 4;
+    return a && b && a > b + b / 4;
 }
 
 struct lane *transfer_source_locked(const struct terrace_tensor *t, const struct tier *to,
@@ -47,13 +49,18 @@ struct lane *transfer_source_locked(const struct terrace_tensor *t, const struct
 {
     struct terrace *m = t->manager;
     struct lane *best = NULL;
+    uint64_t best_rate = 0;
     *from = NULL;
     for (unsigned i = 0; i < m->tiers; i++) { /* fastest first */
-        struct lane *lane = &m->tier[i] != to ? transfer_lane(to, &m->tier[i]) : NULL;
-        if (!lane || t->copy[i].state != COPY_VALID || (best && !much_faster(lane, best)))
+        const struct tier *tier = &m->tier[i];
+        struct lane *lane = tier != to ? transfer_lane(to, tier) : NULL;
+        bool peer = !lane && route_reaches(tier, to);
+        uint64_t rate = peer ? route_rate(tier, to) : lane ? lane->rate : 0;
+        if ((!lane && !peer) || t->copy[i].state != COPY_VALID || (best && !much_faster(rate, best_rate)))
             continue;
         *from = (struct copy *)&t->copy[i];
-        best = lane;
+        best = peer ? to->lane : lane;
+        best_rate = rate;
     }
     for (unsigned i = 0; !best && i < m->tiers; i++)
         if (t->copy[i].state == COPY_VALID && relay_leads(t, &m->tier[i], to)) {
@@ -240,7 +247,10 @@ int transfer_fill_locked(struct copy *c, bool ahead)
     if (!init.lane)
         return error_set(-TERRACE_ENOTSUP, "no route to %s for the bytes of '%s'",
                          copy_tier(c)->name, tensor_name(t));
-    init.relayed = init.other && !transfer_lane(copy_tier(c), copy_tier(init.other));
+    enum way way = init.other && !transfer_lane(copy_tier(c), copy_tier(init.other))
+                       ? route_choose_locked(t, copy_tier(init.other), copy_tier(c)) : WAY_NONE;
+    init.relayed = way == WAY_RELAY;
+    init.peered = way == WAY_PEER;
     r = transfer_start_locked(init);
     if (r)
         return r;
@@ -470,10 +480,57 @@ static void writeback_finish_locked(struct transfer *x)
     moved_locked(tier, copy_tier(x->other), x->next, &move);
 }
 
+static enum way way_of(const struct transfer *x)
+{
+    return x->peered ? WAY_PEER : x->relayed ? WAY_RELAY : WAY_NONE;
+}
+
+void transfer_begins_locked(struct transfer *x)
+{
+    x->began = moved_clock(x->tensor->manager);
+    if (way_of(x) == WAY_NONE)
+        return;
+    route_begins_locked(copy_tier(x->other), copy_tier(x->copy), way_of(x));
+    x->started = true;
+}
+
+/* Between devices: what that tells of the way. */
+static void way_ends_locked(struct transfer *x)
+{
+    if (x->started)
+        route_ends_locked(copy_tier(x->other), copy_tier(x->copy), way_of(x), x->error || x->stale ? 0 : x->bytes);
+    x->started = false;
+}
+
+/* Whether it goes on through staging memory, as the way straight has failed. */
+static bool falls_back_locked(struct transfer *x)
+{
+    struct terrace *m = x->tensor->manager;
+    if (!x->peered || !x->error || x->error == -TERRACE_EDEVICE || x->error == -TERRACE_EFORK)
+        return false;
+    const struct tier *from = copy_tier(x->other), *to = copy_tier(x->copy);
+    if (route_reaches(from, to))
+        log_write(&m->log, TERRACE_LOG_WARN, "bytes from %s to %s go through the host from now on: %s", from->name,
+                  to->name, x->text);
+    route_fails_locked(from, to);
+    if (x->stale || x->copy->promised || !relay_leads(x->tensor, from, to))
+        return false;
+    way_ends_locked(x);
+    x->peered = false;
+    x->relayed = x->queued = true;
+    x->error = 0;
+    x->next = x->taken = 0;
+    relay_start_locked(x);
+    return true;
+}
+
 void transfer_finish_locked(struct transfer *x)
 {
     struct terrace_tensor *t = x->tensor;
     struct terrace *m = t->manager;
+    if (falls_back_locked(x))
+        return;
+    way_ends_locked(x);
     t->transfer = NULL;
     transfer_keeps_no_more_locked(x);
     if (x->writeback)

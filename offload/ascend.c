@@ -111,6 +111,8 @@ enum {
     OPTIONAL(stream_query, aclrtStreamQuery, acl_error, (void *, int *))                   \
     OPTIONAL(host_register, aclrtHostRegisterV2, acl_error, (void *, uint64_t, uint32_t))  \
     OPTIONAL(host_unregister, aclrtHostUnregister, acl_error, (void *))                    \
+    OPTIONAL(peer_can, aclrtDeviceCanAccessPeer, acl_error, (int32_t *, int32_t, int32_t)) \
+    OPTIONAL(peer_enable, aclrtDeviceEnablePeerAccess, acl_error, (int32_t, uint32_t))     \
     OPTIONAL(reserve, aclrtReserveMemAddress, acl_error, (void **, size_t, size_t, void *, uint64_t)) \
     OPTIONAL(unreserve, aclrtReleaseMemAddress, acl_error, (void *))                       \
     OPTIONAL(create, aclrtMallocPhysical, acl_error, (void **, size_t, const acl_property *, uint64_t)) \
@@ -152,6 +154,7 @@ static void find(struct runtime *rt, void *library)
 #undef REQUIRED
 #undef OPTIONAL
     rt->registers = acl.host_register && acl.host_unregister && kernel_registers();
+    rt->peers = acl.peer_can && acl.peer_enable;
     rt->maps = acl.reserve && acl.unreserve && acl.create && acl.destroy && acl.map && acl.unmap;
 }
 
@@ -341,6 +344,23 @@ static int fill(struct runtime *rt, void *p, int value, size_t bytes, void *stre
     return acl.fill(p, bytes, value, bytes, stream);
 }
 
+static int peer_open(struct runtime *rt, int device, int other)
+{
+    int32_t can = 0;
+    int code = acl.peer_can(&can, device, other);
+    (void)rt;
+    if (code || !can)
+        return code ? code : ACL_ERROR_RT_FEATURE_NOT_SUPPORT;
+    return acl.peer_enable(other, 0);
+}
+
+/* The runtime knows by the addresses whose memory it is. */
+static int peer_copy(struct runtime *rt, void *to, int device, const void *from, int other, size_t bytes, void *stream)
+{
+    (void)device, (void)other;
+    return copy(rt, to, from, bytes, RUNTIME_WITHIN, stream);
+}
+
 /* ---- streams and events -------------------------------------------------- */
 
 static int stream_create(struct runtime *rt, void **stream)
@@ -418,6 +438,8 @@ static const struct runtime_calls calls = {
     .unpin = unpin,
     .copy = copy,
     .fill = fill,
+    .peer_open = peer_open,
+    .peer_copy = peer_copy,
     .stream_create = stream_create,
     .stream_destroy = stream_destroy,
     .stream_synchronize = stream_synchronize,

@@ -25,6 +25,7 @@ enum { /* cnrtMemTransDir_t and others */
     CNRT_NOTIFIER_DISABLE_TIMING_ALL = 4,
     CNRT_NOT_READY = 1,
     CNRT_BUSY = 632014, /* the same, in earlier versions */
+    CNRT_NOT_SUPPORTED = 100050,
     CNRT_CAPTURE_FIRST = 100360,
     CNRT_CAPTURE_LAST = 100366
 };
@@ -48,6 +49,8 @@ enum { /* cnrtMemTransDir_t and others */
     REQUIRED(notifier_destroy, NotifierDestroy, cnrt_code, (void *))                       \
     REQUIRED(notifier_place, PlaceNotifier, cnrt_code, (void *, void *))                   \
     REQUIRED(notifier_query, QueryNotifier, cnrt_code, (void *))                           \
+    OPTIONAL(peer_can, GetPeerAccessibility, cnrt_code, (unsigned *, int, int))            \
+    OPTIONAL(peer_copy, MemcpyPeerAsync, cnrt_code, (void *, int, void *, int, size_t, void *)) \
     OPTIONAL(properties, GetDeviceProperties_V3, cnrt_code, (void *, int))                 \
     OPTIONAL(last_error, GetLastError, cnrt_code, (void))                                  \
     OPTIONAL(error_name, GetErrorName, const char *, (cnrt_code))                          \
@@ -71,6 +74,7 @@ static void find(struct runtime *rt, void *library)
 #undef OPTIONAL
     if (!f.copy)
         runtime_symbol(rt, library, "cnrt", "MemcpyAsync_V2", true, &f.copy);
+    rt->peers = f.peer_can && f.peer_copy;
 }
 
 static int error(const struct runtime *rt, int code)
@@ -90,7 +94,7 @@ static int error(const struct runtime *rt, int code)
     case 632013: /* cnrtErrorMemcpyDirectionInvalid */ return -TERRACE_EINVAL;
     case 100007: /* cnrtErrorSys */ return -TERRACE_ESYSTEM;
     case 100010: /* cnrtErrorSysNoMem */ return -TERRACE_ENOMEM;
-    case 100050: /* cnrtErrorNotSupport */ return -TERRACE_ENOTSUP;
+    case CNRT_NOT_SUPPORTED: return -TERRACE_ENOTSUP;
     case 100051: /* cnrtErrorOpsNotPermitted */ return -TERRACE_EPERM;
     case 100100: /* cnrtErrorNoMem */ return -TERRACE_EDEVMEM;
     default: return -TERRACE_EDEVICE; /* most others end the device's use */
@@ -198,6 +202,20 @@ static int fill(struct runtime *rt, void *p, int value, size_t bytes, void *queu
     return came_to(f.fill(p, value, bytes, queue));
 }
 
+static int peer_open(struct runtime *rt, int device, int other)
+{
+    unsigned can = 0;
+    int code = came_to(f.peer_can(&can, device, other));
+    (void)rt;
+    return code || can ? code : CNRT_NOT_SUPPORTED;
+}
+
+static int peer_copy(struct runtime *rt, void *to, int device, const void *from, int other, size_t bytes, void *queue)
+{
+    (void)rt;
+    return came_to(f.peer_copy(to, device, (void *)(uintptr_t)from, other, bytes, queue));
+}
+
 /* ---- queues and notifiers ------------------------------------------------ */
 
 static int queue_create(struct runtime *rt, void **queue)
@@ -268,6 +286,8 @@ static const struct runtime_calls calls = {
     .release = release,
     .copy = copy,
     .fill = fill,
+    .peer_open = peer_open,
+    .peer_copy = peer_copy,
     .stream_create = queue_create,
     .stream_destroy = queue_destroy,
     .stream_synchronize = queue_synchronize,

@@ -246,5 +246,6 @@ static const terrace_backend cuda_backend = {
     .passed = cuda_passed,
     .follow = cuda_follow,
     .forget = cuda_forget,
+    .peer = cuda_peer,
 };
 TERRACE_BACKEND_BUILTIN(cuda_backend);

@@ -157,7 +157,10 @@ static void run_start(struct cuda_unit *u, terrace_io *const *list, unsigned n)
     const terrace_io *last = list[n - 1];
     uint64_t bytes = last->address + last->bytes - first->address;
     cuda_result r = CUDA_INVALID_VALUE;
-    if (cuda_memory_holds(u, first->address, bytes))
+    if (first->op == TERRACE_IO_PEER && cuda_memory_holds(u, first->address, bytes) &&
+        cuda_memory_holds(first->peer, first->peer_address, bytes))
+        r = cuda_peer_copy(u, first, bytes, q->stream);
+    else if (first->op != TERRACE_IO_PEER && cuda_memory_holds(u, first->address, bytes))
         r = back ? cuda.copy_out(first->host, first->address, bytes, q->stream)
                  : cuda.copy_in(first->address, first->host, bytes, q->stream);
     for (unsigned i = 0; i < n; i++) {

@@ -61,6 +61,7 @@ enum {
     CUDA_OPERATING_SYSTEM = 304,
     CUDA_INVALID_HANDLE = 400,
     CUDA_NOT_READY = 600,
+    CUDA_ALREADY_PEERS = 704,
     CUDA_ALREADY_REGISTERED = 712,
     CUDA_NOT_REGISTERED = 713,
     CUDA_NOT_PERMITTED = 800,
@@ -124,6 +125,10 @@ enum {
     REQUIRED(event_record, cuEventRecord, (cuda_event, cuda_stream))                       \
     REQUIRED(event_query, cuEventQuery, (cuda_event))                                      \
     REQUIRED(event_destroy, cuEventDestroy_v2, (cuda_event))                               \
+    OPTIONAL(peer_can, cuDeviceCanAccessPeer, (int *, cuda_device, cuda_device))           \
+    OPTIONAL(peer_enable, cuCtxEnablePeerAccess, (cuda_context, unsigned))                 \
+    OPTIONAL(copy_peer, cuMemcpyPeerAsync,                                                 \
+             (cuda_address, cuda_context, cuda_address, cuda_context, size_t, cuda_stream)) \
     OPTIONAL(stream_capturing, cuStreamIsCapturing, (cuda_stream, cuda_capture *))         \
     OPTIONAL(exchange_mode, cuThreadExchangeStreamCaptureMode, (cuda_mode *))              \
     OPTIONAL(reserve, cuMemAddressReserve,                                                 \

@@ -236,6 +236,17 @@ static void empty_locked(struct cuda_unit *u, struct cuda_range *range, uint64_t
     range->granule[g] = 0;
 }
 
+/* Lets others in that are to be. Without that, copies to them are slower. */
+static cuda_result open_to_readers_locked(const struct cuda_unit *u, uint64_t address, uint64_t bytes)
+{
+    cuda_result r = CUDA_OK;
+    for (unsigned i = 0; i < u->readers && r == CUDA_OK; i++) {
+        const cuda_access access = {{CUDA_ON_DEVICE, u->reader[i]}, CUDA_READ_WRITE};
+        r = cuda.set_access(address, bytes, &access, 1);
+    }
+    return r;
+}
+
 /* Lets the device use what was placed from `g` to before `end`: those that were there
  * before are left out. */
 static cuda_result open_locked(struct cuda_unit *u, struct cuda_range *range, uint64_t g, uint64_t end)
@@ -248,6 +259,8 @@ static cuda_result open_locked(struct cuda_unit *u, struct cuda_range *range, ui
             g++;
         if (g > from)
             r = cuda.set_access(address_of(u, range, from), (g - from) * u->granule, &access, 1);
+        if (g > from && r == CUDA_OK)
+            (void)open_to_readers_locked(u, address_of(u, range, from), (g - from) * u->granule);
         while (g < end && is_there(range, g))
             g++;
     }
@@ -323,6 +336,24 @@ void cuda_decommit(void *unit, uint64_t address, uint64_t bytes)
     }
     pthread_mutex_unlock(&u->mapping);
     cuda_leave(&scope);
+}
+
+cuda_result cuda_memory_let_in(struct cuda_unit *u, cuda_device reader)
+{
+    if (!u->virtual_memory || u->readers == sizeof u->reader / sizeof *u->reader)
+        return CUDA_OK;
+    cuda_result r = CUDA_OK;
+    pthread_mutex_lock(&u->mapping);
+    pthread_mutex_lock(&u->lock);
+    struct cuda_range *range = u->ranges; /* none goes meanwhile: the unit is being opened */
+    pthread_mutex_unlock(&u->lock);
+    u->reader[u->readers++] = reader;
+    for (; range; range = range->next)
+        for (uint64_t g = 0; g < granules_of(u, range) && r == CUDA_OK; g++)
+            if (is_there(range, g))
+                r = open_to_readers_locked(u, address_of(u, range, g), u->granule);
+    pthread_mutex_unlock(&u->mapping);
+    return r;
 }
 
 /* ---- the end of ranges --------------------------------------------------- */

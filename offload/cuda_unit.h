@@ -2,7 +2,8 @@
  *
  * cuda.c is the backend, and says how it works; cuda_memory.c has its memory,
  * cuda_pin.c the host memory that the driver knows, cuda_copy.c the copies,
- * cuda_stream.c the users' streams, cuda_driver.c the driver.
+ * cuda_peer.c those between devices, cuda_stream.c the users' streams, cuda_driver.c the
+ * driver.
  * May call: cuda_driver.h, terrace_backend.h, libc. */
 #ifndef TERRACE_OFFLOAD_CUDA_UNIT_H
 #define TERRACE_OFFLOAD_CUDA_UNIT_H
@@ -65,6 +66,8 @@ struct cuda_unit {
     pthread_mutex_t lock;   /* for ranges and events; may be taken under mapping; nothing is
                              * called under it */
     struct cuda_range *ranges;
+    cuda_device reader[16]; /* other devices that are let in; under mapping */
+    unsigned readers;
     cuda_event spare[CUDA_SPARE_EVENTS];
     unsigned spares;
     /* copies; by the one thread that submits and waits */
@@ -92,6 +95,15 @@ void cuda_release(void *unit, uint64_t base, uint64_t bytes);
 int  cuda_commit(void *unit, uint64_t address, uint64_t bytes);
 void cuda_decommit(void *unit, uint64_t address, uint64_t bytes);
 int  cuda_available(void *unit, uint64_t *bytes);
+
+/* Lets another device into what is mapped, now and later. */
+cuda_result cuda_memory_let_in(struct cuda_unit *u, cuda_device reader);
+
+/* ---- cuda_peer.c ---- */
+
+int  cuda_peer(void *unit, void *from);
+/* Puts a copy from another device into the stream, inside a visit. */
+cuda_result cuda_peer_copy(const struct cuda_unit *u, const terrace_io *io, uint64_t bytes, cuda_stream stream);
 
 /* ---- cuda_pin.c ---- */
 

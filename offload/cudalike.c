@@ -2,8 +2,8 @@
  * AMD and Hygon (HIP), Moore Threads (MUSA), MetaX (MACA), Iluvatar (CoreX).
  *
  * Where a vendor's function may be missing in some version, the tier does without it:
- * registered host memory, the device's name and place, texts of errors, and what is
- * known of captures. After a call that failed the thread's last error is taken back,
+ * registered host memory, copies between devices, the device's name and place, texts of
+ * errors, and what is known of captures. After a call that failed the thread's last error is taken back,
  * so that no framework finds it and takes it for one of its own.
  *
  * May call: cudalike.h, runtime.h, libc. */
@@ -28,6 +28,7 @@ static void find(struct runtime *rt, void *library)
 #undef REQUIRED
 #undef OPTIONAL
     rt->registers = c->f.host_register && c->f.host_unregister;
+    rt->peers = c->f.peer_can && c->f.peer_enable && c->f.peer_copy;
 }
 
 /* ---- errors -------------------------------------------------------------- */
@@ -49,7 +50,8 @@ static int error(const struct runtime *rt, int code)
         return -TERRACE_EAGAIN;
     if (code == is->not_permitted)
         return -TERRACE_EPERM;
-    if (code == is->already_registered || code == is->not_registered || code == is->not_supported)
+    if (code == is->already_registered || code == is->not_registered || code == is->already_peers ||
+        code == is->not_supported)
         return -TERRACE_ENOTSUP;
     return -TERRACE_EDEVICE; /* most others end the device's use */
 }
@@ -170,6 +172,23 @@ static int fill(struct runtime *rt, void *p, int value, size_t bytes, void *stre
     return came_to(rt, of(rt)->f.fill(p, value, bytes, stream));
 }
 
+/* Access once given stays, as others may have asked for it, too. */
+static int peer_open(struct runtime *rt, int device, int other)
+{
+    const struct cudalike *c = of(rt);
+    int can = 0;
+    int code = came_to(rt, c->f.peer_can(&can, device, other));
+    if (code || !can)
+        return code ? code : c->is.not_supported;
+    code = came_to(rt, c->f.peer_enable(other, 0));
+    return code == c->is.already_peers ? 0 : code;
+}
+
+static int peer_copy(struct runtime *rt, void *to, int device, const void *from, int other, size_t bytes, void *stream)
+{
+    return came_to(rt, of(rt)->f.peer_copy(to, device, from, other, bytes, stream));
+}
+
 /* ---- streams and events -------------------------------------------------- */
 
 static int stream_create(struct runtime *rt, void **stream)
@@ -240,6 +259,8 @@ static const struct runtime_calls calls = {
     .unpin = unpin,
     .copy = copy,
     .fill = fill,
+    .peer_open = peer_open,
+    .peer_copy = peer_copy,
     .stream_create = stream_create,
     .stream_destroy = stream_destroy,
     .stream_synchronize = stream_synchronize,

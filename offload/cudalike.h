@@ -36,6 +36,10 @@ typedef void *cudalike_stream, *cudalike_event, *cudalike_properties;
     REQUIRED(event_query, EventQuery, cudalike_code, (cudalike_event))                     \
     OPTIONAL(host_register, HostRegister, cudalike_code, (void *, size_t, unsigned))       \
     OPTIONAL(host_unregister, HostUnregister, cudalike_code, (void *))                     \
+    OPTIONAL(peer_can, DeviceCanAccessPeer, cudalike_code, (int *, int, int))              \
+    OPTIONAL(peer_enable, DeviceEnablePeerAccess, cudalike_code, (int, unsigned))          \
+    OPTIONAL(peer_copy, MemcpyPeerAsync, cudalike_code,                                    \
+             (void *, int, const void *, int, size_t, cudalike_stream))                    \
     OPTIONAL(properties, GetDeviceProperties, cudalike_code, (cudalike_properties, int))   \
     OPTIONAL(bus, DeviceGetPCIBusId, cudalike_code, (char *, int, int))                    \
     OPTIONAL(last_error, GetLastError, cudalike_code, (void))                              \
@@ -53,7 +57,7 @@ struct cudalike_functions {
 /* What a vendor calls by numbers. */
 struct cudalike_values {
     cudalike_code invalid_value, out_of_memory, no_device, invalid_device, invalid_handle, not_ready;
-    cudalike_code already_registered, not_registered, not_supported;
+    cudalike_code already_registered, not_registered, not_supported, already_peers;
     cudalike_code capture_first, capture_last; /* what captures forbid */
     cudalike_kind kind[RUNTIME_WAYS];
     unsigned stream_non_blocking, event_without_time, register_portable;
@@ -76,6 +80,7 @@ struct cudalike_values {
     VALUE(not_ready, 600, hipErrorNotReady)                                                \
     VALUE(already_registered, 712, hipErrorHostMemoryAlreadyRegistered)                    \
     VALUE(not_registered, 713, hipErrorHostMemoryNotRegistered)                            \
+    VALUE(already_peers, 704, hipErrorPeerAccessAlreadyEnabled)                            \
     VALUE(not_supported, 801, hipErrorNotSupported)                                        \
     VALUE(capture_first, 900, hipErrorStreamCaptureUnsupported)                            \
     VALUE(capture_last, 908, hipErrorStreamCaptureWrongThread)                             \
@@ -100,6 +105,7 @@ struct cudalike_values {
     VALUE(already_registered, 712, musaErrorHostMemoryAlreadyRegistered)                   \
     VALUE(not_registered, 713, musaErrorHostMemoryNotRegistered)                           \
     VALUE(not_permitted, 800, musaErrorNotPermitted)                                       \
+    VALUE(already_peers, 704, musaErrorPeerAccessAlreadyEnabled)                           \
     VALUE(not_supported, 801, musaErrorNotSupported)                                       \
     VALUE(capture_first, 900, musaErrorStreamCaptureUnsupported)                           \
     VALUE(capture_last, 908, musaErrorStreamCaptureWrongThread)                            \
@@ -126,6 +132,7 @@ struct cudalike_values {
     VALUE(already_registered, 712, mcErrorHostMemoryAlreadyRegistered)                     \
     VALUE(not_registered, 713, mcErrorHostMemoryNotRegistered)                             \
     VALUE(not_permitted, 800, mcErrorNotPermitted)                                         \
+    VALUE(already_peers, 704, mcErrorPeerAccessAlreadyEnabled)                             \
     VALUE(not_supported, 801, mcErrorNotSupported)                                         \
     VALUE(capture_first, 900, mcErrorStreamCaptureUnsupported)                             \
     VALUE(capture_last, 908, mcErrorStreamCaptureWrongThread)                              \
@@ -148,6 +155,7 @@ struct cudalike_values {
     VALUE(already_registered, 712, cudaErrorHostMemoryAlreadyRegistered)                   \
     VALUE(not_registered, 713, cudaErrorHostMemoryNotRegistered)                           \
     VALUE(not_permitted, 800, cudaErrorNotPermitted)                                       \
+    VALUE(already_peers, 704, cudaErrorPeerAccessAlreadyEnabled)                           \
     VALUE(not_supported, 801, cudaErrorNotSupported)                                       \
     VALUE(capture_first, 900, cudaErrorStreamCaptureUnsupported)                           \
     VALUE(capture_last, 908, cudaErrorStreamCaptureWrongThread)                            \

@@ -6,7 +6,8 @@
  * and events. A dialect (cudalike.c) knows its functions' names, the order of their
  * arguments, and the values of its enumerations; everything else is done once, in
  * runtime.c (loading, devices), runtime_test.c (a device is tried out when it is
- * opened), runtime_memory.c, runtime_pages.c, runtime_copy.c and runtime_stream.c.
+ * opened), runtime_memory.c, runtime_pages.c, runtime_copy.c, runtime_peer.c and
+ * runtime_stream.c.
  *
  * What is called `code` is a value of the vendor's; 0 is success with all of them.
  * May call: terrace_backend.h, libc. */
@@ -29,7 +30,7 @@ enum {
     RUNTIME_SPARE_EVENTS = 64 /* kept for the next */
 };
 
-/* Where a copy goes, and which of a unit's streams it is put into. */
+/* Where a copy goes; the first two: which of a unit's streams it is put into. */
 enum { RUNTIME_IN, RUNTIME_OUT, RUNTIME_WITHIN, RUNTIME_WAYS };
 
 struct runtime;
@@ -67,6 +68,11 @@ struct runtime_calls {
     int (*unmap)(struct runtime *rt, void *p, void *memory);
     int (*copy)(struct runtime *rt, void *to, const void *from, size_t bytes, int way, void *stream);
     int (*fill)(struct runtime *rt, void *p, int value, size_t bytes, void *stream);
+    /* Between devices; only where find() has set `peers`. Lets `device`, which is
+     * current, use the other's memory; gives a code of the vendor's where it cannot. */
+    int (*peer_open)(struct runtime *rt, int device, int other);
+    int (*peer_copy)(struct runtime *rt, void *to, int device, const void *from, int other, size_t bytes,
+                     void *stream);
 
     int (*stream_create)(struct runtime *rt, void **stream);
     int (*stream_destroy)(struct runtime *rt, void *stream);
@@ -109,6 +115,7 @@ struct runtime {
     char loaded[160];        /* the library's name */
     bool registers;          /* it registers host memory; set by find() */
     bool maps;               /* it has virtual memory management; the same */
+    bool peers;              /* it copies from device to device; the same */
     char missing[64];        /* the function that it has not */
     pthread_mutex_t pinning; /* held while the runtime registers; protects the list */
     struct runtime_pin *pins;
@@ -129,12 +136,14 @@ struct runtime_range {
     struct runtime_granule granule[]; /* none where it is memory */
 };
 
-/* Copies in one of a unit's own streams, in its order, by batches: those of a submit. */
+/* Copies in one of a unit's own streams, in its order, by batches: those of a submit, or
+ * as many of them as make a chunk. */
 struct runtime_queue {
     void *stream;
     void *end[RUNTIME_IO_DEPTH]; /* events: of batch N the Nth, modulo */
     terrace_io *head, *tail;
     uint64_t batch;              /* the number of the next */
+    uint64_t bytes;              /* of it, so far */
 };
 
 struct runtime_unit {
@@ -196,6 +205,12 @@ void runtime_close(void *unit);
 /* Inside a visit: whether memory, fills and copies of the device do what they should,
  * and whether virtual memory does. 0, or a TERRACE_E... code with the failure sentence. */
 int  runtime_test(struct runtime_unit *u);
+
+/* ---- runtime_peer.c ---- */
+
+int  runtime_peer(void *unit, void *from);
+/* Puts a copy from another device's memory into the stream, inside a visit: a code. */
+int  runtime_peer_copy(struct runtime_unit *u, const terrace_io *io, void *stream);
 
 /* ---- runtime_pages.c ---- */
 
@@ -269,6 +284,7 @@ void runtime_forget(void *unit, void *event);
         .passed = runtime_passed,                                                          \
         .follow = runtime_follow,                                                          \
         .forget = runtime_forget,                                                          \
+        .peer = runtime_peer,                                                              \
     };                                                                                     \
     TERRACE_BACKEND_BUILTIN(backend_kind##_backend)
 

@@ -1,9 +1,11 @@
 /* runtime_copy.c - copies between a device and the host, by a vendor's runtime.
  *
- * Each direction has a stream of our own, so that both go on at once. The copies of a
- * submit are a batch, with an event behind it. Who waits asks for the oldest event of
- * each stream, at first after some microseconds, then less and less often: a runtime
- * whose callbacks could be trusted in all dialects is not to be had.
+ * Each direction has a stream of our own, so that both go on at once; copies from another
+ * device are in the one to the device. The copies of a submit are a batch, with an event
+ * behind it, or several, where they are more than a chunk, so that the first can be used
+ * before the last is there. Who waits asks for the oldest event of each stream, at first
+ * after some microseconds, then less and less often: a runtime whose callbacks could be
+ * trusted in all dialects is not to be had.
  *
  * Memory that is not registered is copied, too, but slower, and submit may then wait
  * for it.
@@ -105,22 +107,45 @@ static bool gather(struct runtime_unit *u)
 
 /* ---- submitting ---------------------------------------------------------- */
 
-/* True where it goes with the queue's batch. */
-static bool start(struct runtime_unit *u, terrace_io *io)
+/* Whether there is memory at both ends. */
+static bool is_there(struct runtime_unit *u, const terrace_io *io)
 {
-    bool back = io->op == TERRACE_IO_READ;
-    struct runtime_queue *q = &u->queue[back ? RUNTIME_OUT : RUNTIME_IN];
+    return runtime_memory_holds(u, io->address, io->bytes) &&
+           (io->op != TERRACE_IO_PEER || runtime_memory_holds(io->peer, io->peer_address, io->bytes));
+}
+
+static int enqueue(struct runtime_unit *u, const terrace_io *io, void *stream)
+{
     void *there = (void *)(uintptr_t)io->address;
+    if (io->op == TERRACE_IO_PEER)
+        return runtime_peer_copy(u, io, stream);
+    if (io->op == TERRACE_IO_READ)
+        return u->rt->call->copy(u->rt, io->host, there, io->bytes, RUNTIME_OUT, stream);
+    return u->rt->call->copy(u->rt, there, io->host, io->bytes, RUNTIME_IN, stream);
+}
+
+static void batch_close(struct runtime_unit *u, struct runtime_queue *q)
+{
+    if (!q->bytes)
+        return;
+    if (u->rt->call->event_record(u->rt, q->end[q->batch % RUNTIME_IO_DEPTH], q->stream))
+        drain(u, q);
+    q->batch++;
+    q->bytes = 0;
+}
+
+static void start(struct runtime_unit *u, terrace_io *io)
+{
+    struct runtime_queue *q = &u->queue[io->op == TERRACE_IO_READ ? RUNTIME_OUT : RUNTIME_IN];
     io->cpu_copied = 0;
-    if (!runtime_memory_holds(u, io->address, io->bytes)) {
+    if (!is_there(u, io)) {
         finish(u, io, -TERRACE_EINVAL, 0);
-        return false;
+        return;
     }
-    int code = u->rt->call->copy(u->rt, back ? io->host : there, back ? there : io->host, io->bytes,
-                                 back ? RUNTIME_OUT : RUNTIME_IN, q->stream);
+    int code = enqueue(u, io, q->stream);
     if (code) {
         finish(u, io, runtime_error(u, code), code);
-        return false;
+        return;
     }
     *op_of(io) = (struct op){NULL, q->batch};
     if (q->head)
@@ -128,14 +153,15 @@ static bool start(struct runtime_unit *u, terrace_io *io)
     else
         q->head = io;
     q->tail = io;
-    return true;
+    q->bytes += io->bytes;
+    if (q->bytes >= RUNTIME_IO_CHUNK)
+        batch_close(u, q);
 }
 
 int runtime_submit(void *unit, terrace_io *const *list, unsigned n)
 {
     struct runtime_unit *u = unit;
     struct runtime_scope scope;
-    bool put[2] = {false, false};
     unsigned room = RUNTIME_IO_DEPTH - u->in_flight;
     if (n > room)
         n = room;
@@ -145,13 +171,9 @@ int runtime_submit(void *unit, terrace_io *const *list, unsigned n)
     if (code)
         return runtime_error(u, code);
     for (unsigned i = 0; i < n; i++)
-        put[list[i]->op == TERRACE_IO_READ ? RUNTIME_OUT : RUNTIME_IN] |= start(u, list[i]);
-    for (unsigned way = RUNTIME_IN; way <= RUNTIME_OUT; way++) {
-        struct runtime_queue *q = &u->queue[way];
-        if (put[way] && u->rt->call->event_record(u->rt, q->end[q->batch % RUNTIME_IO_DEPTH], q->stream))
-            drain(u, q);
-        q->batch += put[way];
-    }
+        start(u, list[i]);
+    for (unsigned way = RUNTIME_IN; way <= RUNTIME_OUT; way++)
+        batch_close(u, &u->queue[way]);
     runtime_leave(u, &scope);
     u->in_flight += n;
     u->pause = SOON;

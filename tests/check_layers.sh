@@ -38,7 +38,7 @@ no_hardware_named() {
 
 vendor_headers() {
     ! grep -En '^ *# *include *[<"](liburing|numa|numaif|cuda|cuda_runtime|cuda_runtime_api|hip/.*|CL/cl)\.h' \
-        $(find lib include examples bench -name '*.[ch]' ! -path bench/disk.c ! -path 'bench/loop/*' ! -name 'opencl*.c')
+        $(find lib include examples bench -name '*.[ch]' ! -path bench/disk.c ! -path 'bench/loop/*' ! -name '*opencl*.c')
 }
 
 # shellcheck disable=SC2046  # file names have no blanks here

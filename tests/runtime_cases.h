@@ -189,6 +189,22 @@ Test(runtime_memory, is_taken_once)
     end();
 }
 
+/* ---- between devices ------------------------------------------------------ */
+
+Test(runtime_peers, of_two_devices)
+{
+    sim_set("DEVICES", 2);
+    prepare();
+    t.b = backend_named(KIND);
+    for (int i = 0; i < 2; i++) {
+        conform_begin(i);
+        conform_peers();
+        cr_assert_null(t.skipped, "%s", t.skipped);
+        conform_end();
+    }
+    nothing_left();
+}
+
 #ifndef NO_PINS
 /* ---- registered host memory ---------------------------------------------- */
 

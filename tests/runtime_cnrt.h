@@ -16,6 +16,7 @@ enum { NO_MEMORY = 100100, UNKNOWN = 999991, INVALID = 100006, LOST = 100132 };
 #define ALLOCATE "cnrtMalloc"
 #define FILL "cnrtMemsetAsync"
 #define COUNT "cnrtGetDeviceCount"
+#define PEER_COPY "cnrtMemcpyPeerAsync"
 
 __attribute__((unused)) static const char *const symbols[] = {
     "cnrtGetDeviceCount", "cnrtSetDevice", "cnrtGetDevice", "cnrtMemGetInfo", "cnrtMalloc", "cnrtFree",

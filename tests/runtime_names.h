@@ -12,6 +12,7 @@ enum { NO_MEMORY = 2, UNKNOWN = 999, INVALID = 1, LOST = 700 };
 #define ALLOCATE S(Malloc)
 #define FILL S(MemsetAsync)
 #define COUNT S(GetDeviceCount)
+#define PEER_COPY S(MemcpyPeerAsync)
 
 __attribute__((unused)) static const char *const symbols[] = {
     S(GetDeviceCount), S(SetDevice), S(GetDevice), S(MemGetInfo), S(Malloc), S(Free), S(MemcpyAsync), S(MemsetAsync),

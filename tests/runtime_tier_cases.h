@@ -306,4 +306,8 @@ Test(runtime_told, that_is_not_wanted_is_not_asked_for, .timeout = 60)
     terrace_close(m);
 }
 
+/* ---- two devices --------------------------------------------------------- */
+
+#include "peer_cases.h"
+
 #endif

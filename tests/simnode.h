@@ -34,8 +34,10 @@ struct simnode {
     bool woken;
     bool held;                        /* nothing completes */
     bool fail;                        /* copies to the node do */
+    bool peers_fail;                  /* copies from its like do */
     unsigned submitted, copied;       /* to the node */
     uint64_t read_bytes, written_bytes; /* from the node, to it */
+    uint64_t peer_bytes;              /* from its like */
     uint64_t room;                    /* bytes that it commits at most; 0: no end */
     uint64_t committed;
     uint64_t steals;                  /* bytes that others take of what is decommitted next */
@@ -188,10 +190,11 @@ static int simnode_wait(void *unit, terrace_io **done, unsigned max, int64_t tim
     while (!d->held && d->queued && n < max) {
         terrace_io *io = d->queue[0];
         void *tier = simnode_at(d, io->address);
-        bool into = io->op == TERRACE_IO_WRITE;
-        simnode_copy(into ? tier : io->host, into ? io->host : tier, io->bytes);
-        *(into ? &d->written_bytes : &d->read_bytes) += io->bytes;
-        io->result = d->fail && into ? -TERRACE_EIO : 0;
+        bool peer = io->op == TERRACE_IO_PEER, into = io->op != TERRACE_IO_READ;
+        const void *from = peer ? simnode_at(io->peer, io->peer_address) : into ? io->host : tier;
+        simnode_copy(into ? tier : io->host, from, io->bytes);
+        *(peer ? &d->peer_bytes : into ? &d->written_bytes : &d->read_bytes) += io->bytes;
+        io->result = (peer ? d->peers_fail : d->fail && into) ? -TERRACE_EIO : 0;
         d->copied += into;
         done[n++] = io;
         memmove(d->queue, d->queue + 1, --d->queued * sizeof d->queue[0]);

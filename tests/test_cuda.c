@@ -10,6 +10,32 @@ static void without_virtual_memory(void)
 CONFORMANCE(cuda, .backend = "cuda", .engine = "CUDA driver API")
 CONFORMANCE(cuda_whole, .backend = "cuda", .engine = "CUDA driver API", .prepare = without_virtual_memory)
 
+/* ---- between devices ------------------------------------------------------ */
+
+static void peers(void)
+{
+    sim_set("DEVICES", 2);
+    t.b = backend_named("cuda");
+    for (int i = 0; i < 2; i++) {
+        conform_begin(i);
+        conform_peers();
+        cr_assert_null(t.skipped, "%s", t.skipped);
+        conform_end();
+    }
+    nothing_left();
+}
+
+Test(cuda_peers, of_two_devices)
+{
+    peers();
+}
+
+Test(cuda_peers, of_two_devices_whose_memory_is_not_mapped)
+{
+    without_virtual_memory();
+    peers();
+}
+
 /* ---- what there is ------------------------------------------------------- */
 
 Test(cuda_info, says_what_it_is)

@@ -1,6 +1,9 @@
 /* test_cuda_tier.c - tensors on the NVIDIA tier, through the public API, on a
  * simulated driver: they spill to the host and the disk and come back whole,
  * whatever memory the device has; and what people are told of it. */
+#include <stdatomic.h>
+
+#include "../offload/cuda_driver.h"
 #include "manager.h"
 #include "sim_books.h"
 #include "simdisk.h"
@@ -269,4 +272,35 @@ Test(cuda_tier, that_is_not_wanted_is_not_asked_for, .timeout = 60)
     cr_assert_str_eq(stats_of(m).absent, "");
     cr_assert_str_eq(terrace_last_error(), before);
     terrace_close(m);
+}
+
+/* ---- two devices --------------------------------------------------------- */
+
+#define KIND "cuda"
+#define PEER_COPY "cuMemcpyPeerAsync"
+enum { INVALID = CUDA_INVALID_VALUE };
+
+static void prepare_kind(void)
+{
+}
+
+/* The tier has the context, too. */
+static void device_set(int index)
+{
+    cuda_device device;
+    cuda_context context;
+    cr_assert_eq(cuda.device_get(&device, index), CUDA_OK);
+    cr_assert_eq(cuda.context_retain(&context, device), CUDA_OK);
+    cr_assert_eq(cuda.context_set(context), CUDA_OK);
+    cr_assert_eq(cuda.context_release(device), CUDA_OK);
+}
+
+#include "peer_cases.h"
+
+Test(peers, memory_that_is_not_mapped, .timeout = 60)
+{
+    sim_set("VMM", 0);
+    open_two("");
+    goes(true);
+    close_device();
 }

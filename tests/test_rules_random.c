@@ -44,7 +44,6 @@ struct slot {
     unsigned label;
     int role;
     unsigned denied;
-    char path[80];        /* it began as this file */
 };
 
 static struct world {
@@ -182,15 +181,20 @@ static void deny(const struct slot *s, unsigned tiers)
     ruled_denied[s->id] = (unsigned char)tiers;
 }
 
-static void write_file(struct slot *s)
+/* A tensor that begins as a file. */
+static int open_file(struct slot *s, const terrace_tensor_attr *attr)
 {
-    snprintf(s->path, sizeof s->path, "/var/tmp/terrace-ruled.%d.%u", (int)getpid(), (unsigned)(s - w.slot));
+    char path[80];
+    snprintf(path, sizeof path, "/var/tmp/terrace-ruled.%d", (int)getpid());
     char *p = calloc(1, s->bytes);
     ruled_fill(p, s->bytes, s->id, s->version = 1);
-    int fd = open(s->path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
     cr_assert(fd >= 0 && write(fd, p, s->bytes) == (ssize_t)s->bytes);
     close(fd);
     free(p);
+    int r = terrace_tensor_open(w.m, path, 0, s->bytes, attr, &s->tensor);
+    unlink(path); /* the tier has read it */
+    return r;
 }
 
 static void create(struct slot *s)
@@ -207,9 +211,7 @@ static void create(struct slot *s)
         snprintf(label, sizeof label, "l%u/%u", s->label, s->id);
         terrace_tensor_attr attr = {.size = sizeof attr, .label = label, .role = s->role};
         bool file = w.files && draw(5) == 0 && s->bytes % RULED_PAGE == 0;
-        if (file)
-            write_file(s);
-        int r = file ? terrace_tensor_open(w.m, s->path, 0, s->bytes, &attr, &s->tensor)
+        int r = file ? open_file(s, &attr)
                      : terrace_tensor_create(w.m, s->bytes, &attr, &s->tensor);
         unsigned memory = (1u << w.tiers) - 1;
         bool nowhere = (s->denied & memory) == memory;
@@ -217,16 +219,12 @@ static void create(struct slot *s)
         if (!nowhere)
             return;
         w.nowhere++;
-        if (file)
-            unlink(s->path);
     }
 }
 
 static void destroy(struct slot *s)
 {
     terrace_tensor_destroy(s->tensor);
-    if (*s->path)
-        unlink(s->path);
     deny(s, 0);
 }
 

@@ -622,6 +622,47 @@ STUB void conform_streams(void)
     munmap(host, SIZE);
 }
 
+/* Copies straight from another unit, to which nothing is done meanwhile. */
+STUB void conform_peers(void)
+{
+    enum { SIZE = 65536 };
+    int index = t.index == 0;
+    terrace_unit_info info = {.size = sizeof info, .node = -1};
+    void *other = NULL;
+    uint64_t source = 0;
+    if (!t.b->peer || t.b->count(&stub_host) < 2) {
+        conform_skip(t.b->peer ? "there is one device" : "its devices do not copy from each other: it has no peer");
+        return;
+    }
+    CHECK_EQ(t.b->open(&stub_host, index, &info, &other), 0, "%s", stub.sentence);
+    CHECK_EQ(t.b->reserve(other, info.granule, 0, &source), 0, "%s", stub.sentence);
+    CHECK_EQ(t.b->commit(other, source, info.granule), 0, "%s", stub.sentence);
+    int r = t.b->peer(t.unit, other);
+    CHECK(r == 0 || (r == -TERRACE_ENOTSUP && stub.sentence[0]), "peer gave %d", r);
+    char *host = pages(SIZE);
+    uint64_t base = conform_range(t.info.granule);
+    for (uint64_t seed = 1; r == 0 && seed < 5; seed++) {
+        pattern_fill(host, SIZE, seed);
+        terrace_io io = conform_io(TERRACE_IO_WRITE, source + seed * SIZE, host, SIZE);
+        CHECK_EQ(copy_now(t.b, other, &io), 0);
+        io = conform_io(TERRACE_IO_PEER, base + seed * SIZE, NULL, SIZE);
+        io.peer = other;
+        io.peer_address = source + seed * SIZE;
+        CHECK_EQ(copy_now(t.b, t.unit, &io), 0, "code %d", io.os_error);
+        memset(host, 0, SIZE);
+        CHECK_EQ(conform_copy(TERRACE_IO_READ, base + seed * SIZE, host, SIZE), 0);
+        CHECK(pattern_is(host, SIZE, seed), "other bytes came than the device has");
+        io = conform_io(TERRACE_IO_PEER, base, NULL, SIZE);
+        io.peer = other;
+        io.peer_address = UINT64_C(1) << 60;
+        CHECK_EQ(copy_now(t.b, t.unit, &io), -TERRACE_EINVAL);
+    }
+    t.b->release(t.unit, base, t.info.granule);
+    t.b->release(other, source, info.granule);
+    t.b->close(other);
+    munmap(host, SIZE);
+}
+
 /* ---- all of them ---------------------------------------------------------- */
 
 struct conform_check {
@@ -645,6 +686,7 @@ struct conform_check {
     CHECK_NAMED(pins, "host memory that is made known")                                      \
     CHECK_NAMED(views, "handles in place of addresses")                                      \
     CHECK_NAMED(streams, "marks in streams, and what waits for them")                        \
+    CHECK_NAMED(peers, "copies from one device to another")                                  \
     CHECK_NAMED(attach, "users' files")                                                      \
     CHECK_NAMED(attach_shares, "many ranges of one file")                                    \
     CHECK_NAMED(attach_changed, "a file that has changed is not read")                       \

@@ -41,8 +41,10 @@ static int find(terrace *m, struct routes *r, bool measured)
 /* The way in a word, and the rate. */
 static void cell(const struct route *x, char buf[CELL + 8])
 {
-    const char *how = strncmp(x->how, "through", 7) == 0 ? "staged" : strncmp(x->how, "by way", 6) == 0 ? "via host"
-                                                                                                     : x->how;
+    const char *how = strncmp(x->how, "through", 7) == 0   ? "staged"
+                      : strncmp(x->how, "by way", 6) == 0  ? "via host"
+                      : strncmp(x->how, "direct,", 7) == 0 ? "peer"
+                                                           : x->how;
     if (x->is.write > 0)
         snprintf(buf, CELL + 8, "%s %.2f", how, x->is.write / 1e9);
     else
@@ -64,8 +66,8 @@ static void show_text(const struct routes *r, bool measured)
         }
         putchar('\n');
     }
-    puts("\ndirect: one copy; staged: piece by piece through pinned memory, both sides at once;\n"
-         "via host: whole tensors through a host tier");
+    puts("\ndirect: one copy; peer: the same, from one device to another of its make; staged: piece by\n"
+         "piece through pinned memory, both sides at once; via host: whole tensors through a host tier");
     if (measured)
         puts("GB/s (10^9) of tensors of 8 MiB, bookkeeping included; ?: too little room to measure");
 }

@@ -298,9 +298,31 @@ int aclrtMemcpyAsync(void *to, size_t room, const void *from, size_t bytes, int 
         return MISUSED("a kind of copy that there is not");
     copy.to_side = kind == ACL_MEMCPY_DEVICE_TO_HOST ? SIDE_HOST : SIDE_DEVICE;
     copy.from_side = kind == ACL_MEMCPY_HOST_TO_DEVICE ? SIDE_HOST : SIDE_DEVICE;
+    int device;
+    if (copy.from_side == SIDE_DEVICE && memory_kind(copy.from, &device) == MEMORY_DEVICE && !is_reached(from, device))
+        return MISUSED("memory of a device that was not let access");
     if ((copy.to_side == SIDE_DEVICE && copy.to % ALIGNMENT) || (copy.from_side == SIDE_DEVICE && copy.from % ALIGNMENT))
         return MISUSED("memory of the device that is not aligned");
     return leave(copy_put(context_current(), number(stream), &copy));
+}
+
+SIM_EXPORT int aclrtDeviceCanAccessPeer(int32_t *can, int32_t device, int32_t other);
+int aclrtDeviceCanAccessPeer(int32_t *can, int32_t device, int32_t other)
+{
+    ENTER(0);
+    bool does = false;
+    int r = can ? can_reach(device, other, &does) : SIM_EINVAL;
+    if (!r)
+        *can = does;
+    return leave(r);
+}
+
+SIM_EXPORT int aclrtDeviceEnablePeerAccess(int32_t other, uint32_t flags);
+int aclrtDeviceEnablePeerAccess(int32_t other, uint32_t flags)
+{
+    ENTER(ENTRY_CONTEXT);
+    int r = flags ? SIM_EINVAL : reach(other);
+    return leave(r == SIM_EPEERS ? SIM_OK : r);
 }
 
 SIM_EXPORT int aclrtMemsetAsync(void *p, size_t room, int32_t value, size_t bytes, void *stream);

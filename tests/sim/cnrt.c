@@ -159,6 +159,32 @@ int cnrtMemcpyAsync_V3(void *to, void *from, size_t bytes, void *queue, int dire
     return leave(copy_put(context_current(), STREAM(queue), &copy));
 }
 
+/* They reach each other from the start. */
+SIM_EXPORT int cnrtGetPeerAccessibility(unsigned *can, int device, int other);
+int cnrtGetPeerAccessibility(unsigned *can, int device, int other)
+{
+    ENTER(0);
+    bool does = false;
+    int r = can ? can_reach(device, other, &does) : SIM_EINVAL;
+    if (!r) {
+        *can = does;
+        if (does && context_current() && context_current()->device->id == device)
+            (void)reach(other);
+    }
+    return leave(r);
+}
+
+SIM_EXPORT int cnrtMemcpyPeerAsync(void *to, int device, void *from, int other, size_t bytes, void *queue);
+int cnrtMemcpyPeerAsync(void *to, int device, void *from, int other, size_t bytes, void *queue)
+{
+    ENTER(ENTRY_CONTEXT);
+    struct copy copy = {.to = number(to), .from = number(from), .bytes = bytes, .to_side = SIDE_DEVICE,
+                        .from_side = SIDE_DEVICE};
+    if (!is_reached(to, device) || !is_reached(from, other))
+        return MISUSED("an address is not of that device");
+    return leave(copy_put(context_current(), STREAM(queue), &copy));
+}
+
 SIM_EXPORT int cnrtMemsetAsync(void *p, int value, size_t bytes, void *queue);
 int cnrtMemsetAsync(void *p, int value, size_t bytes, void *queue)
 {

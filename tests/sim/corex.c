@@ -15,6 +15,8 @@
     X(cudaErrorNotReady, 600)                         \
     X(cudaErrorIllegalAddress, 700)                   \
     X(cudaErrorContextIsDestroyed, 709)               \
+    X(cudaErrorPeerAccessUnsupported, 217)            \
+    X(cudaErrorPeerAccessAlreadyEnabled, 704)         \
     X(cudaErrorHostMemoryAlreadyRegistered, 712)      \
     X(cudaErrorHostMemoryNotRegistered, 713)          \
     X(cudaErrorNotPermitted, 800)                     \
@@ -41,6 +43,8 @@
         [SIM_EHANDLE] = cudaErrorInvalidResourceHandle,                        \
         [SIM_ENOTREADY] = cudaErrorNotReady,                                   \
         [SIM_EILLEGAL] = cudaErrorIllegalAddress,                              \
+        [SIM_EPEERLESS] = cudaErrorPeerAccessUnsupported,                      \
+        [SIM_EPEERS] = cudaErrorPeerAccessAlreadyEnabled,                      \
         [SIM_EREGISTERED] = cudaErrorHostMemoryAlreadyRegistered,              \
         [SIM_ENOTREGISTERED] = cudaErrorHostMemoryNotRegistered,               \
         [SIM_ENOTPERMITTED] = cudaErrorNotPermitted,                           \

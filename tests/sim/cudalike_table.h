@@ -169,6 +169,37 @@ int F(MemsetAsync)(void *p, int value, size_t bytes, void *stream)
     return leave(fill_put(context_current(), number(stream), number(p), (unsigned char)value, 1, bytes, false));
 }
 
+/* ---- between devices ------------------------------------------------------------- */
+
+SIM_EXPORT int F(DeviceCanAccessPeer)(int *can, int device, int other);
+int F(DeviceCanAccessPeer)(int *can, int device, int other)
+{
+    ENTER(0);
+    bool does = false;
+    int r = can ? can_reach(device, other, &does) : SIM_EINVAL;
+    if (!r)
+        *can = does;
+    return leave(r);
+}
+
+SIM_EXPORT int F(DeviceEnablePeerAccess)(int other, unsigned flags);
+int F(DeviceEnablePeerAccess)(int other, unsigned flags)
+{
+    ENTER(ENTRY_CONTEXT);
+    return flags ? MISUSED("flags") : leave(reach(other));
+}
+
+SIM_EXPORT int F(MemcpyPeerAsync)(void *to, int device, const void *from, int other, size_t bytes, void *stream);
+int F(MemcpyPeerAsync)(void *to, int device, const void *from, int other, size_t bytes, void *stream)
+{
+    ENTER(ENTRY_CONTEXT);
+    struct copy copy = {.to = number(to), .from = number(from), .bytes = bytes, .to_side = SIDE_DEVICE,
+                        .from_side = SIDE_DEVICE};
+    if (!is_reached(to, device) || !is_reached(from, other))
+        return MISUSED("an address is not of that device, or goes through the host as access was not enabled");
+    return leave(copy_put(context_current(), number(stream), &copy));
+}
+
 /* ---- streams --------------------------------------------------------------------- */
 
 SIM_EXPORT int F(StreamCreateWithFlags)(void **stream, unsigned flags);

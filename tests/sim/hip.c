@@ -14,6 +14,8 @@
     X(hipErrorNotReady, 600)                         \
     X(hipErrorIllegalAddress, 700)                   \
     X(hipErrorContextIsDestroyed, 709)               \
+    X(hipErrorPeerAccessUnsupported, 217)            \
+    X(hipErrorPeerAccessAlreadyEnabled, 704)         \
     X(hipErrorHostMemoryAlreadyRegistered, 712)      \
     X(hipErrorHostMemoryNotRegistered, 713)          \
     X(hipErrorNotSupported, 801)                     \
@@ -39,6 +41,8 @@
         [SIM_EHANDLE] = hipErrorInvalidHandle,                                 \
         [SIM_ENOTREADY] = hipErrorNotReady,                                    \
         [SIM_EILLEGAL] = hipErrorIllegalAddress,                               \
+        [SIM_EPEERLESS] = hipErrorPeerAccessUnsupported,                       \
+        [SIM_EPEERS] = hipErrorPeerAccessAlreadyEnabled,                       \
         [SIM_EREGISTERED] = hipErrorHostMemoryAlreadyRegistered,               \
         [SIM_ENOTREGISTERED] = hipErrorHostMemoryNotRegistered,                \
         [SIM_ENOTPERMITTED] = hipErrorNotSupported,                            \

@@ -16,6 +16,8 @@
     X(mcErrorNotReady, 600)                         \
     X(mcErrorIllegalAddress, 700)                   \
     X(mcErrorContextIsDestroyed, 709)               \
+    X(mcErrorPeerAccessUnsupported, 217)            \
+    X(mcErrorPeerAccessAlreadyEnabled, 704)         \
     X(mcErrorHostMemoryAlreadyRegistered, 712)      \
     X(mcErrorHostMemoryNotRegistered, 713)          \
     X(mcErrorNotPermitted, 800)                     \
@@ -43,6 +45,8 @@
         [SIM_EHANDLE] = mcErrorInvalidResourceHandle,                          \
         [SIM_ENOTREADY] = mcErrorNotReady,                                     \
         [SIM_EILLEGAL] = mcErrorIllegalAddress,                                \
+        [SIM_EPEERLESS] = mcErrorPeerAccessUnsupported,                        \
+        [SIM_EPEERS] = mcErrorPeerAccessAlreadyEnabled,                        \
         [SIM_EREGISTERED] = mcErrorHostMemoryAlreadyRegistered,                \
         [SIM_ENOTREGISTERED] = mcErrorHostMemoryNotRegistered,                 \
         [SIM_ENOTPERMITTED] = mcErrorNotPermitted,                             \

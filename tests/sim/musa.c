@@ -15,6 +15,8 @@
     X(musaErrorNotReady, 600)                         \
     X(musaErrorIllegalAddress, 700)                   \
     X(musaErrorContextIsDestroyed, 709)               \
+    X(musaErrorPeerAccessUnsupported, 217)            \
+    X(musaErrorPeerAccessAlreadyEnabled, 704)         \
     X(musaErrorHostMemoryAlreadyRegistered, 712)      \
     X(musaErrorHostMemoryNotRegistered, 713)          \
     X(musaErrorNotPermitted, 800)                     \
@@ -41,6 +43,8 @@
         [SIM_EHANDLE] = musaErrorInvalidResourceHandle,                        \
         [SIM_ENOTREADY] = musaErrorNotReady,                                   \
         [SIM_EILLEGAL] = musaErrorIllegalAddress,                              \
+        [SIM_EPEERLESS] = musaErrorPeerAccessUnsupported,                      \
+        [SIM_EPEERS] = musaErrorPeerAccessAlreadyEnabled,                      \
         [SIM_EREGISTERED] = musaErrorHostMemoryAlreadyRegistered,              \
         [SIM_ENOTREGISTERED] = musaErrorHostMemoryNotRegistered,               \
         [SIM_ENOTPERMITTED] = musaErrorNotPermitted,                           \

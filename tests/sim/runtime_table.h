@@ -126,3 +126,32 @@ static int allocate(void **p, size_t bytes)
         *p = (void *)(uintptr_t)at;
     return leave(r);
 }
+
+/* ---- between devices ------------------------------------------------------------- */
+
+/* Whether one of these could use the other's memory. */
+static int can_reach(int device, int other, bool *can)
+{
+    struct device *found;
+    int r = devices_get(device, &found);
+    if (!r && !(r = devices_get(other, &found)))
+        *can = device != other && sim_get("PEER");
+    return r;
+}
+
+/* Lets the current device use the other's memory. */
+static int reach(int other)
+{
+    struct device *found;
+    int r = devices_get(other, &found);
+    return r ? r : context_enable_peer(context_current(), &found->context, true);
+}
+
+/* Whether the memory is that device's, and the current one may use it. */
+static bool is_reached(const void *p, int device)
+{
+    int is;
+    const struct context *current = context_current();
+    return memory_kind(number(p), &is) == MEMORY_DEVICE && is == device &&
+           (device == current->device->id || current->peers[device]);
+}

@@ -49,7 +49,7 @@ extern "C" {
     X(ASYNC_ENGINES, async_engines, 2, "copy engines of each device, as it says")                  \
     X(ALLOCATION, allocation, 0, "bytes of memory that can be allocated at once; 0: no end")       \
     X(LOST, lost, 0, "a code with which device 0 is lost from the start; 0: it is not")            \
-    X(CORRUPT, corrupt, 0, "1: the last byte of each copy from a device is another")               \
+    X(CORRUPT, corrupt, 0, "the last byte of each copy is another: 1: from a device, 2: between devices")               \
     X(VERBOSE, verbose, 0, "1: misuses are printed as they happen")                                \
     X(REPORT, report, 0, "1: misuses and leaks are printed at exit")
 

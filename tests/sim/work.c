@@ -128,6 +128,23 @@ static void count_copy_locked(const struct work *work)
     }
 }
 
+static const struct device *device_at_locked(uint64_t address)
+{
+    const struct area *area = area_at_locked(address);
+    unsigned i = area && area->kind == AREA_RESERVED ? area_map_after(area, address) : 0;
+    if (area && area->kind == AREA_RESERVED && i < area->n_maps && area->maps[i].physical->place == PLACE_DEVICE)
+        return &engine.devices[area->maps[i].physical->id];
+    return area ? area->device : NULL;
+}
+
+static bool spoilt_locked(const struct work *work)
+{
+    int64_t which = engine.settings.corrupt;
+    if (which == 2)
+        return work->copy.direction == SIM_DTOD && device_at_locked(work->copy.to) != device_at_locked(work->copy.from);
+    return which && work->copy.direction == SIM_DTOH;
+}
+
 /* The bytes, in two halves, without the lock. */
 static void copy_bytes_locked(const struct work *work, char *to, const char *from)
 {
@@ -144,7 +161,7 @@ static void copy_bytes_locked(const struct work *work, char *to, const char *fro
     engine_unlock();
     move_bytes(to + half, from + half, bytes - half, direction);
     engine_lock();
-    if (engine.settings.corrupt && direction == SIM_DTOH && bytes)
+    if (bytes && spoilt_locked(work))
         to[bytes - 1] ^= 1;
     work->stream->context->device->moving--;
 }
