@@ -158,6 +158,7 @@ typedef struct terrace_statistics {
     const char *absent;        /* kinds of tiers that are not here: a line for each, "cuda: why";
                                 * the manager's; "" where none is missing */
     uint64_t stalls;           /* how often somebody waited; see stall_ns */
+    uint64_t stream_waits;     /* how often a stream waited for bytes in the host's place */
 } terrace_statistics;
 
 /* One tier. Strings are owned by the manager and valid until terrace_close(). */

@@ -113,6 +113,12 @@ enum { TERRACE_IO_READ = 1 /* tier to host memory */, TERRACE_IO_WRITE = 2 /* ho
 /* As a stream of record: the copies to the tier. */
 #define TERRACE_STREAM_COPIES ((void *)-2)
 
+/* How a gate is opened. */
+enum {
+    TERRACE_GATE_NOW = 0,
+    TERRACE_GATE_AFTER_COPIES = 1 /* by the device, behind the copies to it that submit has taken */
+};
+
 /* One copy. The caller owns it and leaves it alone from submit until wait
  * returns it. */
 typedef struct terrace_io {
@@ -239,6 +245,26 @@ typedef struct terrace_backend {
      * Errors: ENOTSUP, EDEVMEM, EDEVICE; view sets the failure sentence. */
     int (*view)(void *unit, uint64_t address, uint64_t bytes, unsigned flags, void **handle);
     void (*unview)(void *unit, void *handle);
+
+    /* ---- gates: what a stream waits for before the copies that it needs have been
+     * submitted; all four or none, and only with streams. By any thread. While one that
+     * a stream follows is shut, the core asks no unit that has gates for reserve, commit,
+     * decommit, pin or unpin, nor for release before it has opened them all. ---- */
+
+    /* Makes one, shut. It is the core's until gate_forget. Errors: EAGAIN (there are too
+     * many), ENOMEM; sets the failure sentence. */
+    int (*gate)(void *unit, void **gate);
+    /* What is put into the stream from now on waits until the gate is open. May take a
+     * moment to find out whether that stream would hold up the unit's own copies, which
+     * is EAGAIN: it has not been told to wait then. Other errors, and the sentence: as
+     * record. */
+    int (*gate_follow)(void *unit, void *stream, void *gate);
+    /* Opens it, once, in a way that is one of TERRACE_GATE_...; NOW also where the
+     * other was asked for before. Never blocks, and NOW never fails, as streams could be
+     * left waiting. */
+    int (*gate_open)(void *unit, void *gate, int how);
+    /* Opened, and of no more use, though streams may not have got so far. */
+    void (*gate_forget)(void *unit, void *gate);
 } terrace_backend;
 
 /* A library that holds one backend says so with this, once, and is then named in

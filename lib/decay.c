@@ -5,8 +5,9 @@
  * peak is over shrinks. There is no thread for this: the calls that end a step or
  * destroy a tensor look at the clock, and once in a period one of them does it.
  *
- * May call: core.h, live.h, small.h. */
+ * May call: core.h, gate.h, live.h, small.h. */
 #include "core.h"
+#include "gate.h"
 #include "live.h"
 #include "small.h"
 
@@ -17,8 +18,10 @@ static void tier_decay(struct tier *tier)
     struct grant grant;
     struct extent *none;
     manager_lock(tier->manager);
-    arena_decay(&tier->arena, &grant);
-    grant_fulfil_locked(tier, &grant, &none);
+    if (!gates_bar_locked(tier)) { /* else the next time, as nobody is to wait for this */
+        arena_decay(&tier->arena, &grant);
+        grant_fulfil_locked(tier, &grant, &none);
+    }
     manager_unlock(tier->manager);
 }
 

@@ -31,6 +31,7 @@ static const struct figure counts[] = {
     COUNTS(acquires, "acquires_total", COUNTER, "Successful acquires."),
     COUNTS(hits, "hits_total", COUNTER, "Acquires that waited for nothing."),
     COUNTS(stalls, "stalls_total", COUNTER, "How often somebody waited for bytes or room."),
+    COUNTS(stream_waits, "stream_waits_total", COUNTER, "How often a stream waited for bytes in the host's place."),
     COUNTS(stall_ns, "stall_seconds_total", TIME, "Time that somebody waited for bytes or room."),
     COUNTS(prefetches, "prefetches_total", COUNTER, "Migrations started ahead of use."),
     COUNTS(prefetch_hits, "prefetch_hits_total", COUNTER, "Those that had ended when they were used."),

@@ -11,7 +11,7 @@
  * most of all by RLIMIT_MEMLOCK: then the memory is used as it is, the reason is
  * logged once, and terrace_tier_stats() tells it.
  *
- * May call: core.h, the backends' tables. */
+ * May call: core.h, gate.h, the backends' tables. */
 #include "staging.h"
 
 #include <errno.h>
@@ -20,6 +20,8 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+
+#include "gate.h"
 
 struct piece {
     TAILQ_ENTRY(piece) order; /* by block, and by address in it */
@@ -152,9 +154,13 @@ static int grow_locked(struct staging *s, struct tier *host, uint64_t bytes, str
     p->bytes = b->extent->bytes;
     p->used = true;
     host->staging += b->extent->bytes;
+    for (unsigned i = 0; i < m->tiers; i++)
+        gates_change_begins_locked(&m->tier[i]);
     manager_unlock(m);
     block_pin(b, state, sizeof state);
     manager_lock(m);
+    for (unsigned i = 0; i < m->tiers; i++)
+        gates_change_ended_locked(&m->tier[i]);
     LIST_INSERT_HEAD(&s->blocks, b, all);
     TAILQ_INSERT_TAIL(&s->pieces, p, order);
     bool told = *s->state[host - m->tier] != '\0';

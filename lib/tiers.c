@@ -139,6 +139,8 @@ int backend_copy(const terrace_backend *from, terrace_backend *to)
         to->record = NULL;
     if (!to->unview)
         to->view = NULL;
+    if (!to->record || !to->gate_follow || !to->gate_open || !to->gate_forget)
+        to->gate = NULL;
     if (!complete || to->tier_class <= 0 || to->tier_class >= CLASSES)
         return error_set(-TERRACE_EINVAL, "backend '%.40s' lacks a required function, has no class, or a name that is "
                          "not of lower-case letters and digits", to->name ? to->name : "(unnamed)");

@@ -52,8 +52,7 @@ void cuda_forget(void *unit, void *event)
 
 /* ---- streams ------------------------------------------------------------- */
 
-/* Whether a stream can be used, inside a visit. */
-static cuda_result check(cuda_stream stream)
+cuda_result cuda_stream_check(cuda_stream stream)
 {
     cuda_capture capture = CUDA_NOT_CAPTURED;
     cuda_result r;
@@ -65,7 +64,7 @@ static cuda_result check(cuda_stream stream)
     return r ? r : capture == CUDA_NOT_CAPTURED ? CUDA_OK : CUDA_CAPTURE_FIRST;
 }
 
-static int stream_fail(const struct cuda_unit *u, cuda_result r, const char *what)
+int cuda_stream_fail(const struct cuda_unit *u, cuda_result r, const char *what)
 {
     if (cuda_error(r) == -TERRACE_EBUSY)
         return u->host->fail(u->host->context, -TERRACE_EBUSY, "cuda:%d: the stream is being captured into a "
@@ -75,13 +74,23 @@ static int stream_fail(const struct cuda_unit *u, cuda_result r, const char *wha
     return cuda_fail(u, r, "%s a stream, which has to be one of the device's primary context", what);
 }
 
-/* Marks the end of our own copies to the device. Two streams have them: the one
- * waits for the other. */
-static cuda_result mark_copies(struct cuda_unit *u, cuda_event mark)
+cuda_result cuda_copies_join(struct cuda_unit *u)
 {
-    cuda_result r = cuda.event_record(mark, u->queue[1].stream);
+    cuda_event mark;
+    cuda_result r = event_take(u, &mark);
+    if (r)
+        return r;
+    r = cuda.event_record(mark, u->queue[1].stream);
     if (r == CUDA_OK)
         r = cuda.stream_wait(u->queue[0].stream, mark, 0);
+    cuda_forget(u, mark);
+    return r;
+}
+
+/* Marks the end of our own copies to the device. */
+static cuda_result mark_copies(struct cuda_unit *u, cuda_event mark)
+{
+    cuda_result r = cuda_copies_join(u);
     return r ? r : cuda.event_record(mark, u->queue[0].stream);
 }
 
@@ -92,9 +101,9 @@ int cuda_record(void *unit, void *stream, void **event)
     cuda_event mark = NULL;
     cuda_result r = cuda_enter(u->context, &scope);
     if (r)
-        return stream_fail(u, r, "looking at");
+        return cuda_stream_fail(u, r, "looking at");
     bool copies = stream == TERRACE_STREAM_COPIES;
-    r = copies ? CUDA_OK : check(stream);
+    r = copies ? CUDA_OK : cuda_stream_check(stream);
     if (r == CUDA_OK)
         r = event_take(u, &mark);
     if (r == CUDA_OK)
@@ -103,7 +112,7 @@ int cuda_record(void *unit, void *stream, void **event)
     if (r && mark)
         cuda_forget(u, mark);
     if (r)
-        return stream_fail(u, r, "marking the end of");
+        return cuda_stream_fail(u, r, "marking the end of");
     *event = mark;
     return 0;
 }
@@ -126,10 +135,10 @@ int cuda_follow(void *unit, void *stream, void *event)
     struct cuda_scope scope;
     cuda_result r = cuda_enter(u->context, &scope);
     if (r == CUDA_OK) {
-        r = check(stream);
+        r = cuda_stream_check(stream);
         if (r == CUDA_OK && event)
             r = cuda.stream_wait(stream, event, 0);
         cuda_leave(&scope);
     }
-    return r ? stream_fail(u, r, "adding to") : 0;
+    return r ? cuda_stream_fail(u, r, "adding to") : 0;
 }

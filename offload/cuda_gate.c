@@ -1,0 +1,324 @@
+/* cuda_gate.c - gates: words in memory that streams wait for.
+ *
+ * A gate is a word of page-locked memory and the number that it is to reach. A stream
+ * waits for that by itself (cuStreamWaitValue64). The word is written by our copies'
+ * stream, behind the last of them, or by the host. The numbers of a word only grow, so
+ * that it can serve the next gate while a stream has not yet looked at the last one's;
+ * but not before the device has written what it was told to.
+ *
+ * Streams may share a queue of the hardware, in which all that is behind a wait stands
+ * still. A stream that shares one with ours would wait for ever for copies that stand
+ * behind it. So before it is told to wait for a gate it waits for another word, while
+ * each of our streams is told to write one: if all come through, it is in nobody's way;
+ * if not, the host lets it go on, and does the waiting itself. A stream is known again
+ * by the number that the driver gives it for life, where the driver has such numbers. */
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/types.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "cuda_unit.h"
+
+enum {
+    GATES = 64,
+    APART = 64,   /* bytes from word to word: a cache line */
+    KNOWN = 32,   /* streams that are remembered */
+    TRIES = 1000, /* looks at words that do not come, a millisecond apart */
+    QUICK = 200   /* looks before that */
+};
+
+struct gate {
+    _Atomic uint64_t *word;
+    cuda_address at;  /* of the word, for the device */
+    uint64_t number;  /* what it is to reach */
+    bool used;
+    bool sent;        /* the device was told to write it */
+    bool lost;        /* but did not before the host had to: never used again */
+};
+
+struct known {
+    unsigned long long id;
+    bool apart; /* it shares no queue with ours */
+};
+
+struct cuda_gates {
+    pthread_mutex_t lock;    /* for what follows */
+    struct gate gate[GATES];
+    struct known known[KNOWN];
+    unsigned next_known;
+    bool said;               /* that streams share queues */
+    pthread_mutex_t trying;  /* one stream at a time; before `lock` */
+    void *words;
+};
+
+/* ---- words --------------------------------------------------------------- */
+
+static bool reached(const struct gate *g)
+{
+    return (int64_t)(atomic_load_explicit(g->word, memory_order_acquire) - g->number) >= 0;
+}
+
+static struct gate *take(struct cuda_gates *gates)
+{
+    struct gate *found = NULL;
+    pthread_mutex_lock(&gates->lock);
+    for (unsigned i = 0; i < GATES && !found; i++)
+        if (!gates->gate[i].used && (!gates->gate[i].sent || reached(&gates->gate[i])))
+            found = &gates->gate[i];
+    if (found) {
+        found->used = true;
+        found->sent = false;
+        found->number++;
+    }
+    pthread_mutex_unlock(&gates->lock);
+    return found;
+}
+
+static void give(struct cuda_gates *gates, struct gate *g)
+{
+    pthread_mutex_lock(&gates->lock);
+    g->used = g->lost;
+    pthread_mutex_unlock(&gates->lock);
+}
+
+static void set_sent(struct cuda_gates *gates, struct gate *g, bool sent)
+{
+    pthread_mutex_lock(&gates->lock);
+    g->sent = sent;
+    pthread_mutex_unlock(&gates->lock);
+}
+
+/* By the host. */
+static void open_now(struct cuda_gates *gates, struct gate *g)
+{
+    pthread_mutex_lock(&gates->lock);
+    g->lost = g->sent && !reached(g);
+    if (!reached(g))
+        atomic_store_explicit(g->word, g->number, memory_order_release);
+    pthread_mutex_unlock(&gates->lock);
+}
+
+/* By a stream, when it gets there; inside a visit. */
+static cuda_result open_in(struct cuda_gates *gates, struct gate *g, cuda_stream stream)
+{
+    set_sent(gates, g, true);
+    cuda_result r = cuda.write_value(stream, g->at, g->number, 0);
+    if (r)
+        set_sent(gates, g, false);
+    return r;
+}
+
+/* ---- whom a waiting stream would hold up --------------------------------- */
+
+/* Whether the stream is known to share a queue with ours, or not to; *id is its number
+ * for life, 0: it has none. */
+static bool is_known(struct cuda_gates *gates, cuda_stream stream, unsigned long long *id, bool *apart)
+{
+    bool found = false;
+    *id = 0;
+    if (!cuda.stream_id || cuda.stream_id(stream, id))
+        *id = 0;
+    pthread_mutex_lock(&gates->lock);
+    for (unsigned i = 0; *id && i < KNOWN && !found; i++) {
+        found = gates->known[i].id == *id;
+        *apart = gates->known[i].apart;
+    }
+    pthread_mutex_unlock(&gates->lock);
+    return found;
+}
+
+static void remember(struct cuda_unit *u, unsigned long long id, bool apart)
+{
+    struct cuda_gates *gates = u->gates;
+    pthread_mutex_lock(&gates->lock);
+    if (id)
+        gates->known[gates->next_known++ % KNOWN] = (struct known){id, apart};
+    bool says = !apart && !gates->said;
+    gates->said |= says;
+    pthread_mutex_unlock(&gates->lock);
+    if (says)
+        u->host->log(u->host->context, TERRACE_LOG_INFO, "cuda:%d: a stream shares a queue of the hardware with copies, "
+                     "so the host waits for bytes from disks in its place; CUDA_DEVICE_MAX_CONNECTIONS=32 gives "
+                     "streams more queues", u->index);
+}
+
+/* Waits until all words have been written, a second at least: that many looks, so
+ * that a program which is not given time to run has not used it up. */
+static bool all_reached(struct gate *const *g, unsigned n)
+{
+    unsigned i = 0;
+    for (unsigned look = 0; i < n && look < QUICK + TRIES; look++) {
+        while (i < n && reached(g[i]))
+            i++;
+        if (i < n && look < QUICK)
+            sched_yield();
+        else if (i < n)
+            nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+    return i == n;
+}
+
+/* Has the stream wait while each of ours writes a word; inside a visit, by one thread
+ * at a time. */
+static cuda_result try(struct cuda_unit *u, cuda_stream stream, bool *apart)
+{
+    struct cuda_gates *gates = u->gates;
+    struct gate *held = take(gates), *seen[CUDA_QUEUES];
+    unsigned n = 0;
+    cuda_result r = held ? cuda.wait_value(stream, held->at, held->number, CUDA_WAIT_REACHED) : CUDA_NOT_READY;
+    while (r == CUDA_OK && n < CUDA_QUEUES) {
+        seen[n] = take(gates);
+        r = seen[n] ? open_in(gates, seen[n], u->queue[n].stream) : CUDA_NOT_READY;
+        n += seen[n] != NULL;
+    }
+    *apart = r == CUDA_OK && all_reached(seen, n);
+    if (held)
+        open_now(gates, held);
+    while (n)
+        give(gates, seen[--n]);
+    if (held)
+        give(gates, held);
+    return r;
+}
+
+/* The same where it is not known already. */
+static cuda_result stands_apart(struct cuda_unit *u, cuda_stream stream, bool *apart)
+{
+    unsigned long long id;
+    cuda_result r = CUDA_OK;
+    pthread_mutex_lock(&u->gates->trying);
+    if (!is_known(u->gates, stream, &id, apart)) {
+        r = try(u, stream, apart);
+        if (r == CUDA_OK)
+            remember(u, id, *apart);
+    }
+    pthread_mutex_unlock(&u->gates->trying);
+    return r;
+}
+
+/* ---- the backend's functions --------------------------------------------- */
+
+static int not_now(const struct cuda_unit *u, const char *why)
+{
+    return u->host->fail(u->host->context, -TERRACE_EAGAIN, "cuda:%d: the stream cannot wait for bytes from a disk: %s",
+                         u->index, why);
+}
+
+int cuda_gate(void *unit, void **gate)
+{
+    struct cuda_unit *u = unit;
+    struct gate *g = u->gates ? take(u->gates) : NULL;
+    if (!g)
+        return not_now(u, u->gates ? "too many others do" : "device or driver cannot wait for values in memory");
+    *gate = g;
+    return 0;
+}
+
+int cuda_gate_follow(void *unit, void *stream, void *gate)
+{
+    struct cuda_unit *u = unit;
+    struct gate *g = gate;
+    struct cuda_scope scope;
+    bool apart = false;
+    cuda_result r = cuda_enter(u->context, &scope);
+    if (r)
+        return cuda_stream_fail(u, r, "looking at");
+    r = cuda_stream_check(stream);
+    if (r == CUDA_OK)
+        r = stands_apart(u, stream, &apart);
+    if (r == CUDA_OK && apart)
+        r = cuda.wait_value(stream, g->at, g->number, CUDA_WAIT_REACHED);
+    cuda_leave(&scope);
+    if (r == CUDA_NOT_READY)
+        return not_now(u, "too many others do");
+    if (r)
+        return cuda_stream_fail(u, r, "adding to");
+    return apart ? 0 : not_now(u, "it shares a queue of the hardware with copies");
+}
+
+int cuda_gate_open(void *unit, void *gate, int how)
+{
+    struct cuda_unit *u = unit;
+    struct cuda_scope scope;
+    if (how == TERRACE_GATE_NOW) {
+        open_now(u->gates, gate);
+        return 0;
+    }
+    cuda_result r = cuda_enter(u->context, &scope);
+    if (r == CUDA_OK) {
+        r = cuda_copies_join(u);
+        if (r == CUDA_OK)
+            r = open_in(u->gates, gate, u->queue[0].stream);
+        cuda_leave(&scope);
+    }
+    return r ? cuda_fail(u, r, "having a stream go on") : 0;
+}
+
+void cuda_gate_forget(void *unit, void *gate)
+{
+    struct cuda_unit *u = unit;
+    give(u->gates, gate);
+}
+
+/* ---- opening and closing ------------------------------------------------- */
+
+static const char *lacks(const struct cuda_unit *u)
+{
+    int can = 0;
+    if (!cuda.wait_value || !cuda.write_value || !cuda.host_alloc || !cuda.host_free || !cuda.host_address)
+        return "the driver is too old";
+    if (cuda.device_attribute(&can, CUDA_HAS_VALUES, u->device) || can <= 0)
+        return "the device cannot";
+    return NULL;
+}
+
+static bool words_open(struct cuda_gates *gates)
+{
+    cuda_address at = 0;
+    if (cuda.host_alloc(&gates->words, GATES * APART, CUDA_HOST_PORTABLE | CUDA_HOST_MAPPED)) {
+        gates->words = NULL;
+        return false;
+    }
+    if (cuda.host_address(&at, gates->words, 0)) {
+        (void)CUDA_UNDO(cuda.host_free(gates->words));
+        return false;
+    }
+    for (unsigned i = 0; i < GATES; i++) {
+        gates->gate[i].word = (_Atomic uint64_t *)((char *)gates->words + (size_t)i * APART);
+        gates->gate[i].at = at + (uint64_t)i * APART;
+        atomic_init(gates->gate[i].word, 0);
+    }
+    return true;
+}
+
+void cuda_gates_open(struct cuda_unit *u, char *reason, size_t len)
+{
+    const char *no = lacks(u);
+    struct cuda_gates *gates = no ? NULL : calloc(1, sizeof *gates);
+    if (gates && !words_open(gates)) {
+        free(gates);
+        gates = NULL;
+    }
+    u->gates = gates;
+    if (!gates) {
+        snprintf(reason, len, "the host waits for disks (%s)", no ? no : "no page-locked memory");
+        return;
+    }
+    pthread_mutex_init(&gates->lock, NULL);
+    pthread_mutex_init(&gates->trying, NULL);
+    snprintf(reason, len, "streams wait for disks");
+}
+
+void cuda_gates_close(struct cuda_unit *u)
+{
+    if (!u->gates)
+        return;
+    if (u->pid == getpid())
+        (void)CUDA_UNDO(cuda.host_free(u->gates->words));
+    pthread_mutex_destroy(&u->gates->trying);
+    pthread_mutex_destroy(&u->gates->lock);
+    free(u->gates);
+    u->gates = NULL;
+}
