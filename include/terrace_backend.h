@@ -74,8 +74,11 @@ typedef struct terrace_host {
 enum {
     TERRACE_UNIT_FIXED = 1, /* its pages cannot be moved to other addresses: no
                              * address-stable memory from it */
-    TERRACE_UNIT_WHOLE = 2  /* reserve takes memory, not addresses: it is asked for the
+    TERRACE_UNIT_WHOLE = 2, /* reserve takes memory, not addresses: it is asked for the
                              * budget once, and no more */
+    TERRACE_UNIT_RANGES = 4 /* it wants to be told by pin of memory that is copied often: the
+                             * host side of a copy may lie in several such ranges, or in
+                             * part outside of them */
 };
 
 /* What a unit is, filled in by open (zeroed before, but `size` set by the core

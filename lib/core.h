@@ -170,6 +170,7 @@ struct lane;
 struct transfer;
 struct use;
 struct gate;
+struct registered;
 struct view;
 struct lease_log;
 struct stable;
@@ -197,6 +198,7 @@ struct tier {
     bool uses_sought;          /* somebody waits for one to end */
     bool uses_more;            /* all that were asked for had ended: others may have, too */
     struct gate *gates_over;   /* to be opened and forgotten */
+    struct registered *registered; /* what drivers know of a host tier's memory, or NULL */
     TAILQ_HEAD(, copy) open;   /* those that are acquired without the lock */
     uint64_t opened;           /* how many these are */
     uint64_t open_bytes[2];    /* clean, dirty */

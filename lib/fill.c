@@ -4,11 +4,12 @@
  * rules forbid these somewhere that the copy may go to, they are cleared first, unless
  * all that will ever be moved is about to be filled.
  *
- * May call: core.h, gate.h, mover.h. */
+ * May call: core.h, gate.h, mover.h, registered.h. */
 #include <string.h>
 
 #include "gate.h"
 #include "mover.h"
+#include "registered.h"
 
 /* Commits the grant's memory without the lock; hands over the extent. */
 int grant_fulfil_locked(struct tier *tier, struct grant *grant, struct extent **out)
@@ -17,12 +18,15 @@ int grant_fulfil_locked(struct tier *tier, struct grant *grant, struct extent **
     int r = 0;
     uint64_t start = 0;
     if (grant->commit || grant->give) {
-        gates_change_begins_locked(tier);
+        bool begun = gates_change_begins_locked(tier);
+        registered_leaves_locked(tier, grant->give);
         manager_unlock(tier->manager);
         start = clock_ns();
         r = arena_fulfil(&tier->arena, grant);
         manager_lock(tier->manager);
-        gates_change_ended_locked(tier);
+        gates_change_ended_locked(tier->manager, begun);
+        if (r == 0 && commits) /* in memory, nothing is committed for later */
+            registered_grows_locked(tier, grant->extent);
     }
     *out = arena_settle(&tier->arena, grant, r);
     if (commits) { /* what was told to ask again, as this was under way, does so */

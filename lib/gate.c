@@ -54,18 +54,19 @@ void gates_settle_locked(struct terrace *m)
         manager_wait(m);
 }
 
-void gates_change_begins_locked(struct tier *tier)
+bool gates_change_begins_locked(struct tier *tier)
 {
-    if (!tier->backend->gate)
-        return;
+    if (!gates_concern(tier))
+        return false;
     tier->manager->changes++;
     gates_settle_locked(tier->manager);
+    return true;
 }
 
-void gates_change_ended_locked(struct tier *tier)
+void gates_change_ended_locked(struct terrace *m, bool begun)
 {
-    if (tier->backend->gate && --tier->manager->changes == 0)
-        manager_changed_locked(tier->manager);
+    if (begun && --m->changes == 0)
+        manager_changed_locked(m);
 }
 
 /* ---- one gate ------------------------------------------------------------ */

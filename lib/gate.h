@@ -1,10 +1,11 @@
 /* gate.h - streams that wait for bytes whose last copy has not even begun.
- * May call: core.h, the backend's table. */
+ * May call: core.h, registered.h, the backend's table. */
 #ifndef TERRACE_LIB_GATE_H
 #define TERRACE_LIB_GATE_H
 
 #include "core.h"
 #include "mover.h"
+#include "registered.h"
 
 /* Whether the stream can be told to wait for what is on its way to the copy. */
 bool gate_serves_locked(const struct copy *c, const void *stream);
@@ -19,16 +20,22 @@ void gate_over_locked(struct copy *c, bool broken);
 /* Sees to it; by the thread of the tier's lane, or when that has ended. Gives up the lock. */
 void gates_end_locked(struct tier *tier);
 
-/* Whether streams wait just now, so that the tier's driver may not be asked to allocate,
- * map, free or register anything: it might wait for one of them. */
+/* Whether a driver with streams that wait learns of a change of the tier's memory: that
+ * it is allocated, mapped, freed, or not registered any more. */
+static inline bool gates_concern(const struct tier *tier)
+{
+    return tier->backend->gate || registered_bytes(tier);
+}
+/* Whether there is such a stream, for which the driver might wait. */
 static inline bool gates_bar_locked(const struct tier *tier)
 {
-    return tier->backend->gate && tier->manager->gates;
+    return tier->manager->gates && gates_concern(tier);
 }
-/* Such calls go between these: none is made while a stream waits, and none begins to
- * wait meanwhile. By no lane's thread, as streams wait for those. Gives up the lock. */
-void gates_change_begins_locked(struct tier *tier);
-void gates_change_ended_locked(struct tier *tier);
+/* Changes of the memory of a tier go between these: none is made while a stream waits,
+ * and none begins to wait meanwhile. By no lane's thread, as streams wait for those. Gives
+ * up the lock. What the former returns is for the latter. */
+bool gates_change_begins_locked(struct tier *tier);
+void gates_change_ended_locked(struct terrace *m, bool begun);
 /* Until no stream waits any more. */
 void gates_settle_locked(struct terrace *m);
 

@@ -16,7 +16,7 @@
  * The thread holds the lock except while it seals, submits, waits, commits disk
  * space and asks what streams have done.
  *
- * May call: core.h, forked.h, gate.h, lease.h, live.h, moved.h, seal.h, stream.h, view.h,
+ * May call: core.h, forked.h, gate.h, lease.h, live.h, moved.h, registered.h, seal.h, stream.h, view.h,
  * the backend's table. */
 #include "mover.h"
 
@@ -32,6 +32,7 @@
 #include "live.h"
 #include "moved.h"
 #include "prefetch.h"
+#include "registered.h"
 #include "seal.h"
 #include "stable.h"
 #include "staging.h"
@@ -528,6 +529,7 @@ static void lane_turn_locked(struct lane *lane)
         write_ahead_locked(lane);
         unpark_locked(lane);
         pick_locked(lane);
+        no_longer_than(lane, registered_renew_locked(lane));
     }
     if (lane->in_flight && !busy)
         lane->busy_since = clock_ns();

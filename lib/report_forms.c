@@ -55,6 +55,7 @@ static const struct figure of_tier[] = {
     TIER(dirty, "dirty_bytes", GAUGE, "Bytes whose only valid copy is here."),
     TIER(cached, "cached_bytes", GAUGE, "Bytes held that are free."),
     TIER(staging, "staging_bytes", GAUGE, "Bytes held that others pass through."),
+    TIER(registered, "registered_bytes", GAUGE, "Bytes held that drivers copy at full speed."),
     TIER(tensors, "tensors", GAUGE, "Tensors with a valid copy here."),
     TIER(in_bytes, "in_bytes_total", COUNTER, "Bytes moved into the tier."),
     TIER(out_bytes, "out_bytes_total", COUNTER, "Bytes moved out of the tier."),

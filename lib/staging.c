@@ -154,13 +154,12 @@ static int grow_locked(struct staging *s, struct tier *host, uint64_t bytes, str
     p->bytes = b->extent->bytes;
     p->used = true;
     host->staging += b->extent->bytes;
-    for (unsigned i = 0; i < m->tiers; i++)
-        gates_change_begins_locked(&m->tier[i]);
+    m->changes++; /* none is made while a stream waits at a gate */
+    gates_settle_locked(m);
     manager_unlock(m);
     block_pin(b, state, sizeof state);
     manager_lock(m);
-    for (unsigned i = 0; i < m->tiers; i++)
-        gates_change_ended_locked(&m->tier[i]);
+    gates_change_ended_locked(m, true);
     LIST_INSERT_HEAD(&s->blocks, b, all);
     TAILQ_INSERT_TAIL(&s->pieces, p, order);
     bool told = *s->state[host - m->tier] != '\0';
@@ -252,6 +251,17 @@ void staging_give(struct terrace *m, void *address)
         manager_changed_locked(m);
     }
     manager_unlock(m);
+}
+
+uint64_t staging_registered_locked(const struct tier *host)
+{
+    const struct staging *s = host->manager->staging;
+    const struct block *b;
+    uint64_t bytes = 0;
+    if (s)
+        LIST_FOREACH(b, &s->blocks, all)
+            bytes += b->tier == host && b->pinned ? b->extent->bytes : 0;
+    return bytes;
 }
 
 const char *staging_state_locked(const struct tier *host)

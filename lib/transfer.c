@@ -13,7 +13,8 @@
  * Where rules forbid a tier, no route leads to it or by way of it, be it only through
  * the staging memory of a lane.
  *
- * May call: core.h, gate.h, lease.h, moved.h, mover.h, relay.h, rules.h, staging.h. */
+ * May call: core.h, gate.h, lease.h, moved.h, mover.h, registered.h,
+ * relay.h, rules.h, staging.h. */
 #include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,6 +23,7 @@
 #include "lease.h"
 #include "moved.h"
 #include "mover.h"
+#include "registered.h"
 #include "relay.h"
 #include "rules.h"
 #include "staging.h"
@@ -506,8 +508,11 @@ void transfer_finish_locked(struct transfer *x)
 {
     struct terrace_tensor *t = x->tensor;
     struct terrace *m = t->manager;
+    const struct copy *host = copy_tier(x->copy) == x->lane->tier ? x->other : x->copy;
     t->transfer = NULL;
     transfer_keeps_no_more_locked(x);
+    if (host && !x->relayed && !x->error && !x->stale && registered_gains(x->lane->tier))
+        registered_used_locked(host);
     if (x->writeback)
         writeback_finish_locked(x);
     else

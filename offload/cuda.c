@@ -118,8 +118,7 @@ static cuda_result describe(struct cuda_unit *u, terrace_unit_info *info)
     info->io_depth = CUDA_IO_DEPTH;
     info->node = u->node;
     snprintf(info->vendor, sizeof info->vendor, "nvidia");
-    if (!u->virtual_memory)
-        info->flags = TERRACE_UNIT_WHOLE;
+    info->flags = TERRACE_UNIT_RANGES | (u->virtual_memory ? 0 : TERRACE_UNIT_WHOLE);
     snprintf(info->engine, sizeof info->engine, "CUDA driver API");
     cuda_gates_open(u, gates, sizeof gates);
     snprintf(info->engine_reason, sizeof info->engine_reason, "%.120s; disks are reached through the host, libcufile is %s; "

@@ -98,8 +98,11 @@ int  cuda_available(void *unit, uint64_t *bytes);
 
 /* ---- cuda_pin.c ---- */
 
-/* Tells ranges that are registered apart: a number, 0 for memory that is not. */
-uint64_t cuda_pinned(const void *address, uint64_t bytes);
+/* Keeps what is registered as it is meanwhile; until it is let go. */
+void cuda_pins_hold(void);
+void cuda_pins_let_go(void);
+/* How many of the bytes from there on lie in one registration, or outside of all. */
+uint64_t cuda_pins_run(const void *address, uint64_t bytes);
 int  cuda_pin(void *unit, void *address, uint64_t bytes);
 void cuda_unpin(void *unit, void *address, uint64_t bytes);
 
