@@ -262,9 +262,9 @@ typedef struct terrace_backend {
      * is EAGAIN: it has not been told to wait then. Other errors, and the sentence: as
      * record. */
     int (*gate_follow)(void *unit, void *stream, void *gate);
-    /* Opens it, once, in a way that is one of TERRACE_GATE_...; NOW also where the
-     * other was asked for before. Never blocks, and NOW never fails, as streams could be
-     * left waiting. */
+    /* Opens it, in a way that is one of TERRACE_GATE_...: NOW in any case, once, and
+     * before that perhaps the other. Never blocks, and NOW never fails, as streams could
+     * be left waiting. */
     int (*gate_open)(void *unit, void *gate, int how);
     /* Opened, and of no more use, though streams may not have got so far. */
     void (*gate_forget)(void *unit, void *gate);

@@ -94,7 +94,7 @@ void copy_drop_locked(struct copy *c)
     c->wrote = false;
     c->hollow = 0;
     c->promised = c->will_write = false;
-    gate_over_locked(c, true);
+    gate_over_locked(c);
     view_drop_locked(c);
     if (c->extent && c->tensor->placement)
         tier->tainted |= c->tensor->placement->denied;

@@ -3,7 +3,7 @@
  * Bytes that come from a disk pass through memory of the host, and only then does the
  * backend learn of the copy that a stream could be told to wait for. So the stream is
  * told to wait for a gate, a word in memory that somebody will write: the device
- * itself, behind the last copy, or the host, where that could not be arranged or where
+ * itself, behind the last copy, and the host, once it knows of the copy's end, or that
  * the bytes will never come. The acquire returns meanwhile.
  *
  * While a stream waits so, the driver knows of no reason why: calls that allocate, map,
@@ -32,9 +32,8 @@ struct gate {
     struct tier *tier;
     void *handle;   /* the backend's */
     unsigned held;  /* by calls that use it without the lock */
-    bool told;      /* the device opens it */
-    bool over;      /* in that list, */
-    bool broken;    /* as the bytes will not come */
+    bool told;      /* the device opens it, too */
+    bool over;      /* in that list */
 };
 
 /* ---- how many there are -------------------------------------------------- */
@@ -86,9 +85,8 @@ static void tell_locked(struct gate *g)
     g->told = true;
     g->held++;
     manager_unlock(m);
-    int r = g->tier->backend->gate_open(g->tier->unit, g->handle, TERRACE_GATE_AFTER_COPIES);
+    (void)g->tier->backend->gate_open(g->tier->unit, g->handle, TERRACE_GATE_AFTER_COPIES);
     manager_lock(m);
-    g->told = r == 0;
     drop_locked(g);
 }
 
@@ -114,7 +112,9 @@ static struct gate *gate_of_locked(struct copy *c, int *error)
         return NULL;
     }
     g->tier = tier;
-    m->gates++;
+    if (m->gates++ == 0)
+        for (unsigned i = 0; i < m->tiers; i++)
+            manager_kick_locked(m, &m->tier[i]); /* to keep watch */
     manager_unlock(m);
     *error = tier->backend->gate(tier->unit, &g->handle);
     manager_lock(m);
@@ -162,14 +162,13 @@ void gate_taken_locked(struct transfer *x)
 
 /* ---- its end ------------------------------------------------------------- */
 
-void gate_over_locked(struct copy *c, bool broken)
+void gate_over_locked(struct copy *c)
 {
     struct gate *g = c->gate;
     if (!g)
         return;
     c->gate = NULL;
     g->over = true;
-    g->broken = broken;
     g->next = g->tier->gates_over;
     g->tier->gates_over = g;
     manager_kick_locked(g->tier->manager, g->tier);
@@ -193,8 +192,7 @@ void gates_end_locked(struct tier *tier)
     struct gate *g;
     while ((g = next_over_locked(tier)) != NULL) {
         manager_unlock(m);
-        if (!g->told || g->broken)
-            (void)tier->backend->gate_open(tier->unit, g->handle, TERRACE_GATE_NOW);
+        (void)tier->backend->gate_open(tier->unit, g->handle, TERRACE_GATE_NOW);
         gate_free(g);
         manager_lock(m);
         fewer_locked(m);
@@ -203,30 +201,44 @@ void gates_end_locked(struct tier *tier)
 
 /* ---- copies that do not move --------------------------------------------- */
 
-static void break_locked(struct transfer *x)
+/* The thread that would see to it may itself be stuck, in a call to the driver. */
+static void break_locked(struct tier *tier)
 {
-    char text[ERROR_TEXT];
-    snprintf(text, sizeof text, "'%.80s': the copies to %s have not moved for %llu s while a stream waited for them: "
-             "the work of streams that wait for that one may stand before them in a queue of the hardware; have more "
-             "of these queues, or acquire with TERRACE_HOST_SYNC", tensor_name(x->tensor), copy_tier(x->copy)->name,
-             (unsigned long long)(gate_patience_ns / 1000000000));
-    transfer_fail(x, -TERRACE_EIO, text);
-    gate_over_locked(x->copy, true);
+    struct terrace_tensor *t;
+    LIST_FOREACH(t, &tier->manager->all, all) {
+        struct transfer *x = t->transfer;
+        if (x && !x->writeback && copy_tier(x->copy) == tier && x->copy->gate && x->in_flight) {
+            x->stuck = true;
+            gate_over_locked(x->copy);
+        }
+    }
+    gates_end_locked(tier);
 }
 
-int64_t gates_watch_locked(struct lane *lane)
+void gate_stuck_locked(struct transfer *x)
 {
-    struct terrace *m = lane->tier->manager;
-    struct terrace_tensor *t;
-    if (!lane->tier->backend->gate || m->gates == 0 || lane->in_flight == 0)
-        return -1;
-    uint64_t still = clock_ns() - lane->busy_since;
-    if (still < gate_patience_ns)
-        return (int64_t)(gate_patience_ns - still);
-    LIST_FOREACH(t, &m->all, all) {
-        struct transfer *x = t->transfer;
-        if (x && !x->writeback && copy_tier(x->copy) == lane->tier && x->copy->gate && x->in_flight)
-            break_locked(x);
+    char text[ERROR_TEXT];
+    if (!x->stuck)
+        return;
+    snprintf(text, sizeof text, "'%.80s': the copies to %s have not moved for %.1f s while a stream waited for them: "
+             "the work of streams that wait for that one may stand before them in a queue of the hardware; have more "
+             "of these queues, or acquire with TERRACE_HOST_SYNC", tensor_name(x->tensor), copy_tier(x->copy)->name,
+             (double)gate_patience_ns * 1e-9);
+    transfer_fail(x, -TERRACE_EIO, text);
+}
+
+int64_t gates_watch_locked(struct terrace *m)
+{
+    int64_t look = -1;
+    for (unsigned i = 0; m->gates && i < m->tiers; i++) {
+        const struct lane *lane = m->tier[i].lane;
+        if (!m->tier[i].backend->gate || !lane)
+            continue;
+        uint64_t still = lane->in_flight ? clock_ns() - lane->busy_since : 0;
+        if (still >= gate_patience_ns)
+            break_locked(&m->tier[i]);
+        else if (look < 0 || (int64_t)(gate_patience_ns - still) < look)
+            look = (int64_t)(gate_patience_ns - still);
     }
-    return -1;
+    return look;
 }

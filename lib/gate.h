@@ -16,7 +16,7 @@ int  gate_follow_locked(struct copy *c, void *stream);
  * up the lock. */
 void gate_taken_locked(struct transfer *x);
 /* What the copy's streams wait for has come, or will never: they are to go on. */
-void gate_over_locked(struct copy *c, bool broken);
+void gate_over_locked(struct copy *c);
 /* Sees to it; by the thread of the tier's lane, or when that has ended. Gives up the lock. */
 void gates_end_locked(struct tier *tier);
 
@@ -39,9 +39,12 @@ void gates_change_ended_locked(struct terrace *m, bool begun);
 /* Until no stream waits any more. */
 void gates_settle_locked(struct terrace *m);
 
-/* Breaks the gates of a tier whose copies have not moved for too long: see gate.c. In
- * how many nanoseconds it is to be looked at again, -1: it need not be. */
-int64_t gates_watch_locked(struct lane *lane);
+/* Breaks the gates of tiers whose copies have not moved for too long: see gate.c. By the
+ * thread of any lane; gives up the lock. In how many nanoseconds it is to be looked at
+ * again, -1: it need not be. */
+int64_t gates_watch_locked(struct terrace *m);
+/* The fill has ended; if its gate was broken, that is its failure. */
+void gate_stuck_locked(struct transfer *x);
 extern uint64_t gate_patience_ns; /* too long; tests shorten it */
 
 #endif

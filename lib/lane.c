@@ -523,6 +523,7 @@ static void lane_turn_locked(struct lane *lane)
     lane->again = false;
     lane->patience = -1;
     gates_end_locked(disk);
+    no_longer_than(lane, gates_watch_locked(m));
     if (!lane->stop) {
         follow_hints_locked(lane);
         prefetch_follow_locked(lane);
@@ -540,7 +541,6 @@ static void lane_turn_locked(struct lane *lane)
     int64_t look = stream_poll_locked(disk, &poll);
     no_longer_than(lane, look);
     no_longer_than(lane, live_patience_locked(disk));
-    no_longer_than(lane, gates_watch_locked(lane));
     rest &= look < 0;
     struct view *views = views_dropped_locked(disk);
     int64_t patience = lane->again ? 0 : lane->patience; /* work may have come while the lock was given up */

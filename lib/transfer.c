@@ -383,7 +383,7 @@ static void fill_broken_locked(struct copy *c, int error)
         return;
     }
     copy_set_locked(c, COPY_STALE); /* a stream may be at work on it */
-    gate_over_locked(c, true);
+    gate_over_locked(c);
     copy_stale_locked(c);
 }
 
@@ -392,6 +392,7 @@ static void fill_finish_locked(struct transfer *x)
     struct copy *c = x->copy;
     struct tier *tier = copy_tier(c);
     terrace_statistics *stats = &tier->manager->stats;
+    gate_stuck_locked(x);
     if (x->error) {
         tensor_failed_locked(x->tensor, x->error, x->text);
         x->tensor->unfilled = true;
@@ -405,7 +406,7 @@ static void fill_finish_locked(struct transfer *x)
         return;
     }
     copy_set_locked(c, COPY_VALID);
-    gate_over_locked(c, false);
+    gate_over_locked(c);
     c->promised = c->wrote = c->will_write = false;
     policy_arrived(&tier->policy, &c->node, c->node.ahead);
     if (wrote)

@@ -1,10 +1,11 @@
 /* cuda_gate.c - gates: words in memory that streams wait for.
  *
  * A gate is a word of page-locked memory and the number that it is to reach. A stream
- * waits for that by itself (cuStreamWaitValue64). The word is written by our copies'
- * stream, behind the last of them, or by the host. The numbers of a word only grow, so
+ * waits for that by itself (cuStreamWaitValue64). The word is written by a stream of our
+ * own that waits for the copies, and by the host. The numbers of a word only grow, so
  * that it can serve the next gate while a stream has not yet looked at the last one's;
- * but not before the device has written what it was told to.
+ * but not before the device has written what it was told to, which could be late: for
+ * that our stream counts, in a word more.
  *
  * Streams may share a queue of the hardware, in which all that is behind a wait stands
  * still. A stream that shares one with ours would wait for ever for copies that stand
@@ -23,6 +24,7 @@
 
 enum {
     GATES = 64,
+    OWN = CUDA_QUEUES + 1, /* streams of ours that must not be held up */
     APART = 64,   /* bytes from word to word: a cache line */
     KNOWN = 32,   /* streams that are remembered */
     TRIES = 1000, /* looks at words that do not come, a millisecond apart */
@@ -35,7 +37,7 @@ struct gate {
     uint64_t number;  /* what it is to reach */
     bool used;
     bool sent;        /* the device was told to write it */
-    bool lost;        /* but did not before the host had to: never used again */
+    uint64_t count;   /* and then has counted so far; 0: nobody else writes it */
 };
 
 struct known {
@@ -46,11 +48,13 @@ struct known {
 struct cuda_gates {
     pthread_mutex_t lock;    /* for what follows */
     struct gate gate[GATES];
+    struct gate counter;     /* of the gates that our stream has opened */
     struct known known[KNOWN];
     unsigned next_known;
     bool said;               /* that streams share queues */
     pthread_mutex_t trying;  /* one stream at a time; before `lock` */
     void *words;
+    cuda_stream stream;      /* opens gates behind copies: theirs have calls to the host behind them */
 };
 
 /* ---- words --------------------------------------------------------------- */
@@ -60,16 +64,25 @@ static bool reached(const struct gate *g)
     return (int64_t)(atomic_load_explicit(g->word, memory_order_acquire) - g->number) >= 0;
 }
 
+/* The device has nothing to do with it any more. */
+static bool is_free(const struct cuda_gates *gates, const struct gate *g)
+{
+    if (g->used || !g->sent || !g->count)
+        return !g->used && (!g->sent || reached(g));
+    return atomic_load_explicit(gates->counter.word, memory_order_acquire) >= g->count;
+}
+
 static struct gate *take(struct cuda_gates *gates)
 {
     struct gate *found = NULL;
     pthread_mutex_lock(&gates->lock);
     for (unsigned i = 0; i < GATES && !found; i++)
-        if (!gates->gate[i].used && (!gates->gate[i].sent || reached(&gates->gate[i])))
+        if (is_free(gates, &gates->gate[i]))
             found = &gates->gate[i];
     if (found) {
         found->used = true;
         found->sent = false;
+        found->count = 0;
         found->number++;
     }
     pthread_mutex_unlock(&gates->lock);
@@ -79,7 +92,7 @@ static struct gate *take(struct cuda_gates *gates)
 static void give(struct cuda_gates *gates, struct gate *g)
 {
     pthread_mutex_lock(&gates->lock);
-    g->used = g->lost;
+    g->used = false;
     pthread_mutex_unlock(&gates->lock);
 }
 
@@ -91,13 +104,9 @@ static void set_sent(struct cuda_gates *gates, struct gate *g, bool sent)
 }
 
 /* By the host. */
-static void open_now(struct cuda_gates *gates, struct gate *g)
+static void open_now(struct gate *g)
 {
-    pthread_mutex_lock(&gates->lock);
-    g->lost = g->sent && !reached(g);
-    if (!reached(g))
-        atomic_store_explicit(g->word, g->number, memory_order_release);
-    pthread_mutex_unlock(&gates->lock);
+    atomic_store_explicit(g->word, g->number, memory_order_release);
 }
 
 /* By a stream, when it gets there; inside a visit. */
@@ -165,17 +174,17 @@ static bool all_reached(struct gate *const *g, unsigned n)
 static cuda_result try(struct cuda_unit *u, cuda_stream stream, bool *apart)
 {
     struct cuda_gates *gates = u->gates;
-    struct gate *held = take(gates), *seen[CUDA_QUEUES];
+    struct gate *held = take(gates), *seen[OWN];
     unsigned n = 0;
     cuda_result r = held ? cuda.wait_value(stream, held->at, held->number, CUDA_WAIT_REACHED) : CUDA_NOT_READY;
-    while (r == CUDA_OK && n < CUDA_QUEUES) {
+    while (r == CUDA_OK && n < OWN) {
         seen[n] = take(gates);
-        r = seen[n] ? open_in(gates, seen[n], u->queue[n].stream) : CUDA_NOT_READY;
+        r = seen[n] ? open_in(gates, seen[n], n < CUDA_QUEUES ? u->queue[n].stream : gates->stream) : CUDA_NOT_READY;
         n += seen[n] != NULL;
     }
     *apart = r == CUDA_OK && all_reached(seen, n);
     if (held)
-        open_now(gates, held);
+        open_now(held);
     while (n)
         give(gates, seen[--n]);
     if (held)
@@ -238,19 +247,35 @@ int cuda_gate_follow(void *unit, void *stream, void *gate)
     return apart ? 0 : not_now(u, "it shares a queue of the hardware with copies");
 }
 
+/* By our stream, behind the copies to the device; inside a visit. */
+static cuda_result open_behind(struct cuda_unit *u, struct gate *g)
+{
+    struct cuda_gates *gates = u->gates;
+    cuda_result r = CUDA_OK;
+    for (unsigned i = 0; r == CUDA_OK && i < CUDA_QUEUES / 2; i++)
+        r = cuda.stream_wait(gates->stream, u->queue[i].end, 0);
+    if (r)
+        return r;
+    pthread_mutex_lock(&gates->lock); /* the count is in the order of the stream */
+    g->sent = true;
+    g->count = ++gates->counter.number;
+    r = cuda.write_value(gates->stream, g->at, g->number, 0);
+    cuda_result counts = cuda.write_value(gates->stream, gates->counter.at, gates->counter.number, 0);
+    pthread_mutex_unlock(&gates->lock);
+    return r ? r : counts;
+}
+
 int cuda_gate_open(void *unit, void *gate, int how)
 {
     struct cuda_unit *u = unit;
     struct cuda_scope scope;
     if (how == TERRACE_GATE_NOW) {
-        open_now(u->gates, gate);
+        open_now(gate);
         return 0;
     }
     cuda_result r = cuda_enter(u->context, &scope);
     if (r == CUDA_OK) {
-        r = cuda_copies_join(u);
-        if (r == CUDA_OK)
-            r = open_in(u->gates, gate, u->queue[0].stream);
+        r = open_behind(u, gate);
         cuda_leave(&scope);
     }
     return r ? cuda_fail(u, r, "having a stream go on") : 0;
@@ -277,7 +302,7 @@ static const char *lacks(const struct cuda_unit *u)
 static bool words_open(struct cuda_gates *gates)
 {
     cuda_address at = 0;
-    if (cuda.host_alloc(&gates->words, GATES * APART, CUDA_HOST_PORTABLE | CUDA_HOST_MAPPED)) {
+    if (cuda.host_alloc(&gates->words, (GATES + 1) * APART, CUDA_HOST_PORTABLE | CUDA_HOST_MAPPED)) {
         gates->words = NULL;
         return false;
     }
@@ -285,10 +310,11 @@ static bool words_open(struct cuda_gates *gates)
         (void)CUDA_UNDO(cuda.host_free(gates->words));
         return false;
     }
-    for (unsigned i = 0; i < GATES; i++) {
-        gates->gate[i].word = (_Atomic uint64_t *)((char *)gates->words + (size_t)i * APART);
-        gates->gate[i].at = at + (uint64_t)i * APART;
-        atomic_init(gates->gate[i].word, 0);
+    for (unsigned i = 0; i <= GATES; i++) {
+        struct gate *g = i < GATES ? &gates->gate[i] : &gates->counter;
+        g->word = (_Atomic uint64_t *)((char *)gates->words + (size_t)i * APART);
+        g->at = at + (uint64_t)i * APART;
+        atomic_init(g->word, 0);
     }
     return true;
 }
@@ -297,13 +323,18 @@ void cuda_gates_open(struct cuda_unit *u, char *reason, size_t len)
 {
     const char *no = lacks(u);
     struct cuda_gates *gates = no ? NULL : calloc(1, sizeof *gates);
+    if (gates && cuda.stream_create(&gates->stream, CUDA_STREAM_NON_BLOCKING)) {
+        free(gates);
+        gates = NULL;
+    }
     if (gates && !words_open(gates)) {
+        (void)CUDA_UNDO(cuda.stream_destroy(gates->stream));
         free(gates);
         gates = NULL;
     }
     u->gates = gates;
     if (!gates) {
-        snprintf(reason, len, "the host waits for disks (%s)", no ? no : "no page-locked memory");
+        snprintf(reason, len, "the host waits for disks (%s)", no ? no : "no stream or page-locked memory for that");
         return;
     }
     pthread_mutex_init(&gates->lock, NULL);
@@ -315,8 +346,11 @@ void cuda_gates_close(struct cuda_unit *u)
 {
     if (!u->gates)
         return;
-    if (u->pid == getpid())
+    if (u->pid == getpid()) {
+        (void)CUDA_UNDO(cuda.stream_synchronize(u->gates->stream));
+        (void)CUDA_UNDO(cuda.stream_destroy(u->gates->stream));
         (void)CUDA_UNDO(cuda.host_free(u->gates->words));
+    }
     pthread_mutex_destroy(&u->gates->trying);
     pthread_mutex_destroy(&u->gates->lock);
     free(u->gates);

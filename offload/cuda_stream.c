@@ -74,23 +74,13 @@ int cuda_stream_fail(const struct cuda_unit *u, cuda_result r, const char *what)
     return cuda_fail(u, r, "%s a stream, which has to be one of the device's primary context", what);
 }
 
-cuda_result cuda_copies_join(struct cuda_unit *u)
-{
-    cuda_event mark;
-    cuda_result r = event_take(u, &mark);
-    if (r)
-        return r;
-    r = cuda.event_record(mark, u->queue[1].stream);
-    if (r == CUDA_OK)
-        r = cuda.stream_wait(u->queue[0].stream, mark, 0);
-    cuda_forget(u, mark);
-    return r;
-}
-
-/* Marks the end of our own copies to the device. */
+/* Marks the end of our own copies to the device. Two streams have them: the one
+ * waits for the other. */
 static cuda_result mark_copies(struct cuda_unit *u, cuda_event mark)
 {
-    cuda_result r = cuda_copies_join(u);
+    cuda_result r = cuda.event_record(mark, u->queue[1].stream);
+    if (r == CUDA_OK)
+        r = cuda.stream_wait(u->queue[0].stream, mark, 0);
     return r ? r : cuda.event_record(mark, u->queue[0].stream);
 }
 

@@ -126,9 +126,6 @@ void cuda_forget(void *unit, void *event);
 cuda_result cuda_stream_check(cuda_stream stream);
 /* How that failed, in words. */
 int  cuda_stream_fail(const struct cuda_unit *u, cuda_result r, const char *what);
-/* Has the first of the two streams with copies to the device wait for the other's; inside
- * a visit. */
-cuda_result cuda_copies_join(struct cuda_unit *u);
 
 /* ---- cuda_gate.c ---- */
 

@@ -112,6 +112,17 @@ static terrace_tensor *on_disk(const char *label, uint64_t seed)
     return t;
 }
 
+/* Memory of the device that is there for what comes next: while a stream waits, none is
+ * taken. */
+static void warm(size_t bytes)
+{
+    terrace_tensor *t = tensor_of(d.m, bytes, "warm");
+    void *p;
+    assert_ok(terrace_acquire(t, d.dev, TERRACE_OVERWRITE, TERRACE_HOST_SYNC, &p, NULL));
+    assert_ok(terrace_release(t, p, TERRACE_HOST_SYNC));
+    terrace_tensor_destroy(t);
+}
+
 /* ---- acquires by another thread -------------------------------------------- */
 
 struct other {
@@ -198,7 +209,7 @@ Test(cuda_gates, the_device_opens_it, .timeout = 60)
     cr_assert(stands(k));
     simdisk_let_go();
     ends_right(k);
-    cr_assert_geq(sim_calls("cuStreamWriteValue64_v2"), 5, "four to find out, and one to open it");
+    cr_assert_geq(sim_calls("cuStreamWriteValue64_v2"), 6, "one in each of ours to find out, and one to open it");
     sim_let_go();
     close_device();
 }
@@ -285,6 +296,7 @@ Test(cuda_gates, a_device_that_is_lost_meanwhile, .timeout = 60)
 {
     open_device(8 * MIB, 16 * MIB, NULL);
     terrace_tensor *t = on_disk("t", 9), *u = on_disk("u", 10);
+    warm(3 * MIB);
     simdisk_hold();
     struct kernel *k = begin(t, d.stream, 0, 11);
     launch(u, d.second, 10, 12);
@@ -372,13 +384,14 @@ Test(cuda_gates, one_queue_for_all, .timeout = 60)
     close_device();
 }
 
-/* Ours have four of five; the first stream has the fifth for itself, the second not. */
+/* Ours have five of six; the first stream has the sixth for itself, the second not. */
 Test(cuda_gates, some_streams_share_a_queue_with_copies, .timeout = 60)
 {
-    sim_set("QUEUES", 5);
+    sim_set("QUEUES", 6);
     open_device(8 * MIB, 16 * MIB, NULL);
     struct other o;
     terrace_tensor *t = on_disk("t", 18), *u = on_disk("u", 19);
+    warm(3 * MIB);
     simdisk_hold();
     struct kernel *k = launch(t, d.stream, 18, 0);
     other_starts(&o, u, d.second);
@@ -390,25 +403,54 @@ Test(cuda_gates, some_streams_share_a_queue_with_copies, .timeout = 60)
     close_device();
 }
 
-/* Work of another stream that waits for ours stands before our copies in its queue. */
+/* Work of other streams that wait for ours stands before our copies in both of their
+ * queues: streams get these by turns, and there are six. */
 Test(cuda_gates, copies_behind_work_that_waits_for_the_stream, .timeout = 60)
 {
-    sim_set("QUEUES", 5);
+    sim_set("QUEUES", 6);
     gate_patience_ns = 200 * 1000000;
     open_device(8 * MIB, 16 * MIB, NULL);
     cuda_event event;
+    cuda_stream behind[2] = {stream_new(), stream_new()};
     terrace_tensor *t = on_disk("t", 20);
     cr_assert_eq(cuda.event_create(&event, CUDA_EVENT_WITHOUT_TIME), 0);
     simdisk_hold();
     struct kernel *k = begin(t, d.stream, 0, 21);
     cr_assert_eq(cuda.event_record(event, d.stream), 0);
-    cr_assert_eq(cuda.stream_wait(d.second, event, 0), 0);
+    for (int i = 0; i < 2; i++)
+        cr_assert_eq(cuda.stream_wait(behind[i], event, 0), 0);
     cr_assert(stands(k));
     simdisk_let_go();
     eventually(atomic_load(&k->ran));
-    eventually(terrace_wait(t) == -TERRACE_EIO);
+    cr_assert_eq(terrace_wait(t), -TERRACE_EIO);
+    cr_assert_not_null(strstr(terrace_last_error(), "have not moved"), "%s", terrace_last_error());
     cr_assert_eq(terrace_release(t, (void *)(uintptr_t)k->at, d.stream), -TERRACE_EIO);
     expect_pattern(t, d.host, SIZE, 20);
+    cr_assert_eq(cuda.event_destroy(event), 0);
+    for (int i = 0; i < 2; i++) {
+        cr_assert_eq(cuda.stream_synchronize(behind[i]), 0);
+        cr_assert_eq(cuda.stream_destroy(behind[i]), 0);
+    }
+    close_device();
+}
+
+/* The same before nothing but the stream that is to open the gate. */
+Test(cuda_gates, what_is_to_open_it_is_held_up, .timeout = 60)
+{
+    sim_set("QUEUES", 6);
+    open_device(8 * MIB, 16 * MIB, NULL);
+    cuda_event event;
+    terrace_tensor *t = on_disk("t", 30);
+    cr_assert_eq(cuda.event_create(&event, CUDA_EVENT_WITHOUT_TIME), 0);
+    simdisk_hold();
+    struct kernel *k = begin(t, d.stream, 30, 31);
+    cr_assert_eq(cuda.event_record(event, d.stream), 0);
+    cr_assert_eq(cuda.stream_wait(d.second, event, 0), 0);
+    simdisk_let_go();
+    ends_right(k);
+    assert_ok(terrace_release(t, (void *)(uintptr_t)k->at, d.stream));
+    for (uint64_t i = 31; i < 200; i++) /* words are used again and again */
+        ends_right(launch(t, d.stream, i, i + 1));
     cr_assert_eq(cuda.event_destroy(event), 0);
     close_device();
 }
@@ -439,7 +481,7 @@ Test(cuda_gates, a_device_that_does_not_wait_for_values, .timeout = 60)
 Test(cuda_gates, no_memory_for_words, .timeout = 60)
 {
     sim_fail("cuMemHostAlloc", 1, 0, 2);
-    without("the host waits for disks (no page-locked memory)");
+    without("the host waits for disks (no stream or page-locked memory for that)");
 }
 
 Test(cuda_gates, what_people_are_told, .timeout = 60)

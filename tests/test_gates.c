@@ -242,11 +242,18 @@ Test(gates, a_list_of_them, .timeout = 60)
     close_device();
 }
 
+/* Once they are used on the device. */
 Test(gates, small_tensors_wait_for_their_group, .timeout = 60)
 {
     enum { FEW = 8 * KIB };
     open_device(16 * MIB, 16 * MIB, NULL);
-    terrace_tensor *t = on_disk(FEW, "small", 7);
+    terrace_tensor *t = tensor_of(d.m, FEW, "small");
+    struct kernel *w = begin(t, FEW, &one, TERRACE_OVERWRITE, 7);
+    w->seed = 7;
+    run_all(&one);
+    assert_ok(terrace_release(t, w->at, &one));
+    push_down(t, d.m);
+    eventually(tier_stats_of(d.m, 0).tensors + tier_stats_of(d.m, 1).tensors == 0);
     simdisk_hold();
     struct kernel *k = begin(t, FEW, &one, TERRACE_READ, 7);
     assert_ok(terrace_release(t, k->at, &one));
@@ -388,7 +395,7 @@ Test(gates, a_device_that_fails_the_second_half, .timeout = 60)
     simnode_hold(&simdev, false);
     simdisk_let_go();
     run_all(&one);
-    eventually(terrace_wait(t) == -TERRACE_EIO);
+    cr_assert_eq(terrace_wait(t), -TERRACE_EIO);
     simdev.fail = false;
     cr_assert_eq(terrace_release(t, k->at, &one), -TERRACE_EIO);
     run_all(&one);
@@ -443,7 +450,7 @@ Test(gates, copies_that_do_not_move, .timeout = 60)
     simdisk_let_go();
     run_all(&one); /* now what was in the way is not any more */
     simnode_hold(&simdev, false);
-    eventually(terrace_wait(t) == -TERRACE_EIO);
+    cr_assert_eq(terrace_wait(t), -TERRACE_EIO);
     cr_assert_not_null(strstr(terrace_last_error(), "have not moved"), "%s", terrace_last_error());
     cr_assert_eq(terrace_release(t, k->at, &one), -TERRACE_EIO);
     run_all(&one);
