@@ -448,7 +448,7 @@ void arena_undo(struct arena *a, struct grant *grant)
 {
     struct extent *e, *give = grant->give;
     grant->give = NULL;
-    (void)arena_settle(a, grant, -TERRACE_EAGAIN);
+    (void)arena_settle(a, grant, grant->extent ? -TERRACE_EAGAIN : 0);
     while ((e = give) != NULL) {
         give = e->next;
         commit_by(a, e->bytes, 0);

@@ -466,6 +466,8 @@ static inline bool no_memory(int r)
 
 /* ---- fill.c ---- */
 
+/* Whether carrying it out would have to wait for streams or copies. */
+bool grant_waits_locked(const struct tier *tier, const struct grant *grant);
 /* Carries out a grant, giving up the lock where there is something to do. */
 int grant_fulfil_locked(struct tier *tier, struct grant *grant, struct extent **out);
 /* Gives all of the tier's free memory, or blocks, back to the system. Gives up the lock. */

@@ -5,9 +5,8 @@
  * peak is over shrinks. There is no thread for this: the calls that end a step or
  * destroy a tensor look at the clock, and once in a period one of them does it.
  *
- * May call: core.h, gate.h, live.h, small.h. */
+ * May call: core.h, live.h, small.h. */
 #include "core.h"
-#include "gate.h"
 #include "live.h"
 #include "small.h"
 
@@ -18,10 +17,11 @@ static void tier_decay(struct tier *tier)
     struct grant grant;
     struct extent *none;
     manager_lock(tier->manager);
-    if (!gates_bar_locked(tier)) { /* else the next time, as nobody is to wait for this */
-        arena_decay(&tier->arena, &grant);
+    arena_decay(&tier->arena, &grant);
+    if (grant_waits_locked(tier, &grant)) /* the next time, as nobody is to wait for this */
+        arena_undo(&tier->arena, &grant);
+    else
         grant_fulfil_locked(tier, &grant, &none);
-    }
     manager_unlock(tier->manager);
 }
 

@@ -11,6 +11,11 @@
 #include "mover.h"
 #include "registered.h"
 
+bool grant_waits_locked(const struct tier *tier, const struct grant *grant)
+{
+    return ((grant->commit || grant->give) && gates_bar_locked(tier)) || registered_waits_locked(tier, grant->give);
+}
+
 /* Commits the grant's memory without the lock; hands over the extent. */
 int grant_fulfil_locked(struct tier *tier, struct grant *grant, struct extent **out)
 {

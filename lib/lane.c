@@ -135,8 +135,12 @@ static void piece_start_locked(struct lane *lane, struct transfer *x)
     p->io = (terrace_io){.address = address, .bytes = bytes, .user = p,
                          .op = into ? TERRACE_IO_WRITE : TERRACE_IO_READ,
                          .host = into && p->staging ? p->staging : p->data};
-    if (!x->next)
+    if (!x->next) {
         x->began = moved_clock(m);
+        x->copies = registered_gains(lane->tier) ? end == x->copy ? x->other : x->copy : NULL;
+        if (x->copies)
+            registered_copies_locked(x->copies);
+    }
     x->next += bytes;
     x->piece++;
     x->in_flight++;

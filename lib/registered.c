@@ -10,7 +10,8 @@
  *
  * Only whole granules are made known that have memory behind all of them, each once, to
  * every backend whose copies may lie in several such ranges (TERRACE_UNIT_RANGES).
- * Neither is done while a stream waits at a gate.
+ * A granule may be shared by several tensors, so it is not forgotten before the copies of
+ * all of them have ended. Neither is done while a stream waits at a gate.
  *
  * Stable memory has its pages moved, which is refused for such memory: once there is
  * some, nothing is made known any more, and what was is not.
@@ -34,6 +35,7 @@ enum state { COLD, WARM, HOT /* to be made known */, BUSY /* just being so */, K
 struct granule {
     uint32_t committed; /* bytes of it */
     uint16_t by;        /* bit per tier whose backend knows it */
+    uint16_t copies;    /* under way, to or from any part of it */
     unsigned char state;
     bool locked;
 };
@@ -86,15 +88,24 @@ static void set_locked(struct registered *r, struct granule *g, enum state state
     g->state = (unsigned char)state;
 }
 
-void registered_used_locked(const struct copy *host)
+void registered_copies_locked(const struct copy *host)
+{
+    struct tier *tier = copy_tier(host);
+    size_t g, end;
+    for (end = tier->registered ? span(tier, host->extent, &g) : 0; end && g < end; g++)
+        tier->registered->granule[host->extent->zone][g].copies++;
+}
+
+void registered_copied_locked(const struct copy *host)
 {
     struct tier *tier = copy_tier(host);
     struct registered *r = tier->registered;
     size_t g, end;
-    if (!r || host->tensor->region || host->tensor->slab)
-        return;
-    for (end = span(tier, host->extent, &g); g < end; g++) {
+    for (end = r ? span(tier, host->extent, &g) : 0; end && g < end; g++) {
         struct granule *x = &r->granule[host->extent->zone][g];
+        x->copies--;
+        if (host->tensor->region || host->tensor->slab)
+            continue;
         if (x->state == COLD || (x->state == WARM && x->committed == size_of(tier)))
             set_locked(r, x, (enum state)(x->state + 1));
     }
@@ -187,13 +198,13 @@ static void renew_locked(struct tier *tier, unsigned zone, size_t i)
     manager_changed_locked(m);
 }
 
-/* A hot granule, of which there is one. */
+/* A hot granule that nobody copies just now; false: there is none. */
 static bool find_locked(struct registered *r, unsigned *zone, size_t *g)
 {
     for (*zone = 0; *zone < ZONES; ++*zone)
         for (size_t n = 0; n < r->granules[*zone]; n++) {
             *g = r->at[*zone]++ % r->granules[*zone];
-            if (r->granule[*zone][*g].state == HOT)
+            if (r->granule[*zone][*g].state == HOT && r->granule[*zone][*g].copies == 0)
                 return true;
         }
     return false;
@@ -231,11 +242,28 @@ int64_t registered_renew_locked(struct lane *lane)
 
 /* ---- making them unknown ------------------------------------------------- */
 
+/* It is neither to be changed while it becomes known, nor while that is made use of. */
+static bool must_wait(const struct granule *g)
+{
+    return g->state == BUSY || (g->state == KNOWN && g->copies);
+}
+
+bool registered_waits_locked(const struct tier *tier, const struct extent *list)
+{
+    const struct registered *r = tier->registered;
+    size_t g, end;
+    for (const struct extent *e = r ? list : NULL; e; e = e->next)
+        for (end = span(tier, e, &g); g < end; g++)
+            if (must_wait(&r->granule[e->zone][g]))
+                return true;
+    return false;
+}
+
 static void forget_locked(struct tier *tier, unsigned zone, size_t i)
 {
     struct registered *r = tier->registered;
     struct granule *g = &r->granule[zone][i], was;
-    while (g->state == BUSY)
+    while (must_wait(g))
         manager_wait(tier->manager);
     was = *g;
     set_locked(r, g, COLD);

@@ -17,12 +17,15 @@ static inline bool registered_gains(const struct tier *tier)
 {
     return tier_is_memory(tier) && tier->info.flags & TERRACE_UNIT_RANGES && tier->backend->pin && tier->backend->unpin;
 }
-/* A device has copied to or from that memory. */
-void registered_used_locked(const struct copy *host);
+/* A device begins to copy to or from that memory, and has ended. Meanwhile it stays as it
+ * is. */
+void registered_copies_locked(const struct copy *host);
+void registered_copied_locked(const struct copy *host);
 /* Memory has been committed. */
 void registered_grows_locked(struct tier *tier, const struct extent *e);
-/* Memory, a list of it, is about to be decommitted: who knows of it forgets it. Gives up
- * the lock. */
+/* Whether that would have to wait for a copy: memory, a list of it, is about to be
+ * decommitted, and who knows of it forgets it. Gives up the lock. */
+bool registered_waits_locked(const struct tier *tier, const struct extent *list);
 void registered_leaves_locked(struct tier *tier, const struct extent *list);
 
 /* By the thread of a device's lane: makes one granule known, if this is the time for it.

@@ -204,7 +204,7 @@ static int make_locked(struct tier *tier, struct room *want, struct grant *grant
         }
         if (!keep && mapped_yield_locked(tier, bytes))
             continue;
-        if (!keep && arena_scattered(&tier->arena, bytes) && (want->wait || !gates_bar_locked(tier))) {
+        if (!keep && arena_scattered(&tier->arena, bytes) && (want->wait || !gates_concern(tier))) {
             tier_purge_locked(tier); /* what is cached joins what is empty */
             continue;
         }
@@ -319,7 +319,7 @@ int room_take_locked(struct tier *tier, struct room *want, struct extent **out)
         }
         if (r)
             break;
-        if (!want->wait && (grant.commit || grant.give) && gates_bar_locked(tier)) {
+        if (!want->wait && grant_waits_locked(tier, &grant)) {
             arena_undo(&tier->arena, &grant);
             r = -TERRACE_EAGAIN;
             break;

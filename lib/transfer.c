@@ -509,11 +509,10 @@ void transfer_finish_locked(struct transfer *x)
 {
     struct terrace_tensor *t = x->tensor;
     struct terrace *m = t->manager;
-    const struct copy *host = copy_tier(x->copy) == x->lane->tier ? x->other : x->copy;
     t->transfer = NULL;
     transfer_keeps_no_more_locked(x);
-    if (host && !x->relayed && !x->error && !x->stale && registered_gains(x->lane->tier))
-        registered_used_locked(host);
+    if (x->copies)
+        registered_copied_locked(x->copies);
     if (x->writeback)
         writeback_finish_locked(x);
     else
