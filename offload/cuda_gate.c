@@ -12,7 +12,11 @@
  * behind it. So before it is told to wait for a gate it waits for another word, while
  * each of our streams is told to write one: if all come through, it is in nobody's way;
  * if not, the host lets it go on, and does the waiting itself. A stream is known again
- * by the number that the driver gives it for life, where the driver has such numbers. */
+ * by the number that the driver gives it for life, where the driver has such numbers;
+ * then that is found out when it is first met, unless copies are under way.
+ *
+ * A stream may come to its wait long after that has been over. Until the last one has,
+ * the words stay where they are: a mark behind each wait tells. */
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,7 +31,8 @@ enum {
     OWN = CUDA_QUEUES + 1, /* streams of ours that must not be held up */
     APART = 64,   /* bytes from word to word: a cache line */
     KNOWN = 32,   /* streams that are remembered */
-    TRIES = 1000, /* looks at words that do not come, a millisecond apart */
+    TRIES = 1000, /* looks at words that do not come, a millisecond apart; */
+    FEW = 300,    /* fewer, where nothing depends on that yet */
     QUICK = 200   /* looks before that */
 };
 
@@ -45,8 +50,16 @@ struct known {
     bool apart; /* it shares no queue with ours */
 };
 
+/* A stream that has been told to wait. */
+struct follower {
+    struct follower *next;
+    cuda_event behind;
+};
+
 struct cuda_gates {
     pthread_mutex_t lock;    /* for what follows */
+    struct follower *first, **last;
+    bool unmarked;           /* there is one that cannot tell when it has passed */
     struct gate gate[GATES];
     struct gate counter;     /* of the gates that our stream has opened */
     struct known known[KNOWN];
@@ -119,6 +132,53 @@ static cuda_result open_in(struct cuda_gates *gates, struct gate *g, cuda_stream
     return r;
 }
 
+/* ---- streams that have not passed ---------------------------------------- */
+
+/* Drops those who have; false: some have not. Inside a visit. */
+static bool all_passed(struct cuda_unit *u)
+{
+    struct cuda_gates *gates = u->gates;
+    bool passed = true;
+    pthread_mutex_lock(&gates->lock);
+    struct follower *f;
+    while ((f = gates->first) != NULL && (passed = cuda.event_query(f->behind) != CUDA_NOT_READY)) {
+        gates->first = f->next;
+        if (!gates->first)
+            gates->last = &gates->first;
+        cuda_forget(u, f->behind);
+        free(f);
+    }
+    passed &= !gates->unmarked;
+    pthread_mutex_unlock(&gates->lock);
+    return passed;
+}
+
+/* Has the stream wait, and notes that; inside a visit. */
+static cuda_result wait_in(struct cuda_unit *u, const struct gate *g, cuda_stream stream)
+{
+    struct cuda_gates *gates = u->gates;
+    cuda_result r = cuda.wait_value(stream, g->at, g->number, CUDA_WAIT_REACHED);
+    if (r)
+        return r;
+    struct follower *f = calloc(1, sizeof *f);
+    bool marked = f && CUDA_UNDO(cuda_event_take(u, &f->behind));
+    if (marked && !CUDA_UNDO(cuda.event_record(f->behind, stream))) {
+        cuda_forget(u, f->behind);
+        marked = false;
+    }
+    pthread_mutex_lock(&gates->lock);
+    if (marked) {
+        *gates->last = f;
+        gates->last = &f->next;
+    }
+    gates->unmarked |= !marked;
+    pthread_mutex_unlock(&gates->lock);
+    if (!marked)
+        free(f);
+    (void)all_passed(u);
+    return CUDA_OK;
+}
+
 /* ---- whom a waiting stream would hold up --------------------------------- */
 
 /* Whether the stream is known to share a queue with ours, or not to; *id is its number
@@ -153,12 +213,12 @@ static void remember(struct cuda_unit *u, unsigned long long id, bool apart)
                      "streams more queues", u->index);
 }
 
-/* Waits until all words have been written, a second at least: that many looks, so
+/* Waits until all words have been written, so many ms at least: that many looks, so
  * that a program which is not given time to run has not used it up. */
-static bool all_reached(struct gate *const *g, unsigned n)
+static bool all_reached(struct gate *const *g, unsigned n, unsigned looks)
 {
     unsigned i = 0;
-    for (unsigned look = 0; i < n && look < QUICK + TRIES; look++) {
+    for (unsigned look = 0; i < n && look < QUICK + looks; look++) {
         while (i < n && reached(g[i]))
             i++;
         if (i < n && look < QUICK)
@@ -171,18 +231,18 @@ static bool all_reached(struct gate *const *g, unsigned n)
 
 /* Has the stream wait while each of ours writes a word; inside a visit, by one thread
  * at a time. */
-static cuda_result try(struct cuda_unit *u, cuda_stream stream, bool *apart)
+static cuda_result try(struct cuda_unit *u, cuda_stream stream, unsigned looks, bool *apart)
 {
     struct cuda_gates *gates = u->gates;
     struct gate *held = take(gates), *seen[OWN];
     unsigned n = 0;
-    cuda_result r = held ? cuda.wait_value(stream, held->at, held->number, CUDA_WAIT_REACHED) : CUDA_NOT_READY;
+    cuda_result r = held ? wait_in(u, held, stream) : CUDA_NOT_READY;
     while (r == CUDA_OK && n < OWN) {
         seen[n] = take(gates);
         r = seen[n] ? open_in(gates, seen[n], n < CUDA_QUEUES ? u->queue[n].stream : gates->stream) : CUDA_NOT_READY;
         n += seen[n] != NULL;
     }
-    *apart = r == CUDA_OK && all_reached(seen, n);
+    *apart = r == CUDA_OK && all_reached(seen, n, looks);
     if (held)
         open_now(held);
     while (n)
@@ -193,18 +253,30 @@ static cuda_result try(struct cuda_unit *u, cuda_stream stream, bool *apart)
 }
 
 /* The same where it is not known already. */
-static cuda_result stands_apart(struct cuda_unit *u, cuda_stream stream, bool *apart)
+static cuda_result stands_apart(struct cuda_unit *u, cuda_stream stream, unsigned looks, bool *apart)
 {
     unsigned long long id;
     cuda_result r = CUDA_OK;
     pthread_mutex_lock(&u->gates->trying);
     if (!is_known(u->gates, stream, &id, apart)) {
-        r = try(u, stream, apart);
+        r = try(u, stream, looks, apart);
         if (r == CUDA_OK)
             remember(u, id, *apart);
     }
     pthread_mutex_unlock(&u->gates->trying);
     return r;
+}
+
+void cuda_gates_meet(struct cuda_unit *u, cuda_stream stream)
+{
+    unsigned long long id;
+    bool apart;
+    if (!u->gates || is_known(u->gates, stream, &id, &apart) || id == 0)
+        return;
+    for (unsigned i = 0; i < CUDA_QUEUES; i++)
+        if (cuda.event_query(u->queue[i].end))
+            return; /* what does not come through might stand behind copies */
+    (void)stands_apart(u, stream, FEW, &apart);
 }
 
 /* ---- the backend's functions --------------------------------------------- */
@@ -236,9 +308,9 @@ int cuda_gate_follow(void *unit, void *stream, void *gate)
         return cuda_stream_fail(u, r, "looking at");
     r = cuda_stream_check(stream);
     if (r == CUDA_OK)
-        r = stands_apart(u, stream, &apart);
+        r = stands_apart(u, stream, TRIES, &apart);
     if (r == CUDA_OK && apart)
-        r = cuda.wait_value(stream, g->at, g->number, CUDA_WAIT_REACHED);
+        r = wait_in(u, g, stream);
     cuda_leave(&scope);
     if (r == CUDA_NOT_READY)
         return not_now(u, "too many others do");
@@ -337,9 +409,25 @@ void cuda_gates_open(struct cuda_unit *u, char *reason, size_t len)
         snprintf(reason, len, "the host waits for disks (%s)", no ? no : "no stream or page-locked memory for that");
         return;
     }
+    gates->last = &gates->first;
     pthread_mutex_init(&gates->lock, NULL);
     pthread_mutex_init(&gates->trying, NULL);
     snprintf(reason, len, "streams wait for disks");
+}
+
+/* Waits a second, at least, for streams that have not got to their waits: the words stay
+ * with those that have not even then. */
+static void words_close(struct cuda_unit *u)
+{
+    bool passed = all_passed(u);
+    for (unsigned look = 0; !passed && look < TRIES; look++) {
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+        passed = all_passed(u);
+    }
+    if (passed)
+        (void)CUDA_UNDO(cuda.host_free(u->gates->words));
+    else
+        u->host->log(u->host->context, TERRACE_LOG_DEBUG, "cuda:%d keeps some words that streams wait for", u->index);
 }
 
 void cuda_gates_close(struct cuda_unit *u)
@@ -349,7 +437,12 @@ void cuda_gates_close(struct cuda_unit *u)
     if (u->pid == getpid()) {
         (void)CUDA_UNDO(cuda.stream_synchronize(u->gates->stream));
         (void)CUDA_UNDO(cuda.stream_destroy(u->gates->stream));
-        (void)CUDA_UNDO(cuda.host_free(u->gates->words));
+        words_close(u);
+    }
+    while (u->gates->first) { /* their events go with the context */
+        struct follower *f = u->gates->first;
+        u->gates->first = f->next;
+        free(f);
     }
     pthread_mutex_destroy(&u->gates->trying);
     pthread_mutex_destroy(&u->gates->lock);

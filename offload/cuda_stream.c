@@ -11,7 +11,7 @@
 
 /* ---- events -------------------------------------------------------------- */
 
-static cuda_result event_take(struct cuda_unit *u, cuda_event *event)
+cuda_result cuda_event_take(struct cuda_unit *u, cuda_event *event)
 {
     *event = NULL;
     pthread_mutex_lock(&u->lock);
@@ -95,7 +95,7 @@ int cuda_record(void *unit, void *stream, void **event)
     bool copies = stream == TERRACE_STREAM_COPIES;
     r = copies ? CUDA_OK : cuda_stream_check(stream);
     if (r == CUDA_OK)
-        r = event_take(u, &mark);
+        r = cuda_event_take(u, &mark);
     if (r == CUDA_OK)
         r = copies ? mark_copies(u, mark) : cuda.event_record(mark, stream);
     cuda_leave(&scope);
@@ -128,6 +128,8 @@ int cuda_follow(void *unit, void *stream, void *event)
         r = cuda_stream_check(stream);
         if (r == CUDA_OK && event)
             r = cuda.stream_wait(stream, event, 0);
+        else if (r == CUDA_OK)
+            cuda_gates_meet(u, stream);
         cuda_leave(&scope);
     }
     return r ? cuda_stream_fail(u, r, "adding to") : 0;

@@ -122,6 +122,8 @@ int  cuda_record(void *unit, void *stream, void **event);
 int  cuda_passed(void *unit, void *event);
 int  cuda_follow(void *unit, void *stream, void *event);
 void cuda_forget(void *unit, void *event);
+/* An event for a mark; back by cuda_forget(). Inside a visit. */
+cuda_result cuda_event_take(struct cuda_unit *u, cuda_event *event);
 /* Whether a stream can be used, inside a visit. */
 cuda_result cuda_stream_check(cuda_stream stream);
 /* How that failed, in words. */
@@ -132,6 +134,8 @@ int  cuda_stream_fail(const struct cuda_unit *u, cuda_result r, const char *what
 /* Inside a visit; says for people whether streams wait. */
 void cuda_gates_open(struct cuda_unit *u, char *reason, size_t len);
 void cuda_gates_close(struct cuda_unit *u); /* as cuda_memory_close() */
+/* A stream that will be used, perhaps for the first time; inside a visit. */
+void cuda_gates_meet(struct cuda_unit *u, cuda_stream stream);
 int  cuda_gate(void *unit, void **gate);
 int  cuda_gate_follow(void *unit, void *stream, void *gate);
 int  cuda_gate_open(void *unit, void *gate, int how);
