@@ -471,6 +471,14 @@ static inline void simdev_lose(void)
     pthread_mutex_unlock(&simstream_lock);
 }
 
+static inline unsigned simgates_now(void)
+{
+    pthread_mutex_lock(&simstream_lock);
+    unsigned n = simgates_kept;
+    pthread_mutex_unlock(&simstream_lock);
+    return n;
+}
+
 static inline unsigned simstream_events_now(void)
 {
     pthread_mutex_lock(&simstream_lock);

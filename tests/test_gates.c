@@ -433,7 +433,7 @@ Test(gates, a_device_that_is_lost_meanwhile, .timeout = 60)
     simdev.fail = true;
     simnode_hold(&simdev, false);
     simdisk_let_go();
-    eventually(simgates_kept == 0);
+    eventually(simgates_now() == 0);
     cr_assert_lt(terrace_release(t, k->at, &one), 0);
     expect_pattern(t, d.host, SIZE, 27);
     close_device();
