@@ -158,6 +158,7 @@ typedef struct terrace_statistics {
     const char *absent;        /* kinds of tiers that are not here: a line for each, "cuda: why";
                                 * the manager's; "" where none is missing */
     uint64_t stalls;           /* how often somebody waited; see stall_ns */
+    uint64_t stream_waits;     /* how often a stream waited for bytes in the host's place */
 } terrace_statistics;
 
 /* One tier. Strings are owned by the manager and valid until terrace_close(). */
@@ -200,6 +201,9 @@ typedef struct terrace_tier_statistics {
     const char *staging_state; /* whether it is pinned and registered, or why not; NULL: none */
     const char *vendor;        /* whose hardware it is, or its kind */
     uint64_t byte_seconds;     /* bytes held (`used`), times the seconds they were */
+    uint64_t registered;       /* host tiers, of used: staging and memory in frequent use that the
+                                * drivers of devices, or a ring, know and copy at full speed */
+    const char *registered_refused; /* why not more of it; NULL: nothing was refused */
 } terrace_tier_statistics;
 
 /* ---- the manager ------------------------------------------------------- */
@@ -285,11 +289,13 @@ TERRACE_API void terrace_tensor_destroy(terrace_tensor *t);
  * With a stream of the tier's (a CUstream, a cl_command_queue), what is put into it
  * after acquire comes after whatever else the bytes are waiting for there: other
  * streams that write them, or that read what is to be written, and the end of a copy
- * to the tier that the device already has in its queue. Nothing else is waited for by
- * streams: acquire itself waits for bytes that are on a disk, and for work in streams
- * where the bytes are wanted on another tier. On OpenCL the address is a cl_mem.
+ * to the tier that the device already has in its queue. Where streams can wait for a
+ * value in memory (NVIDIA) they also wait for bytes that are still on a disk; elsewhere,
+ * and for work in streams where the bytes are wanted on another tier, acquire itself
+ * waits. On OpenCL the address is a cl_mem.
  *
- * Blocks while room is made (evictions) and the bytes arrive, unless NOWAIT.
+ * Blocks while room is made (evictions) and, unless a stream waits for them, the bytes
+ * arrive; not with NOWAIT.
  * Without WAIT it waits for I/O but never for another user's release; WAIT
  * never waits when the calling thread's own pins alone exceed the budget.
  * `where` may be NULL.

@@ -74,8 +74,11 @@ typedef struct terrace_host {
 enum {
     TERRACE_UNIT_FIXED = 1, /* its pages cannot be moved to other addresses: no
                              * address-stable memory from it */
-    TERRACE_UNIT_WHOLE = 2  /* reserve takes memory, not addresses: it is asked for the
+    TERRACE_UNIT_WHOLE = 2, /* reserve takes memory, not addresses: it is asked for the
                              * budget once, and no more */
+    TERRACE_UNIT_RANGES = 4 /* it wants to be told by pin of memory that is copied often: the
+                             * host side of a copy may lie in several such ranges, or in
+                             * part outside of them */
 };
 
 /* What a unit is, filled in by open (zeroed before, but `size` set by the core
@@ -116,6 +119,12 @@ enum {
 
 /* As a stream of record: the copies to the tier. */
 #define TERRACE_STREAM_COPIES ((void *)-2)
+
+/* How a gate is opened. */
+enum {
+    TERRACE_GATE_NOW = 0,
+    TERRACE_GATE_AFTER_COPIES = 1 /* by the device, behind the copies to it that submit has taken */
+};
 
 /* One copy. The caller owns it and leaves it alone from submit until wait
  * returns it. */
@@ -254,6 +263,26 @@ typedef struct terrace_backend {
      * it fails with EDEVICE. May block. Sets the failure sentence. Errors: ENOTSUP (the
      * devices do not reach each other, or not right), EDEVICE. */
     int (*peer)(void *unit, void *from);
+
+    /* ---- gates: what a stream waits for before the copies that it needs have been
+     * submitted; all four or none, and only with streams. By any thread. While one that
+     * a stream follows is shut, the core asks no unit that has gates for reserve, commit,
+     * decommit, pin or unpin, nor for release before it has opened them all. ---- */
+
+    /* Makes one, shut. It is the core's until gate_forget. Errors: EAGAIN (there are too
+     * many), ENOMEM; sets the failure sentence. */
+    int (*gate)(void *unit, void **gate);
+    /* What is put into the stream from now on waits until the gate is open. May take a
+     * moment to find out whether that stream would hold up the unit's own copies, which
+     * is EAGAIN: it has not been told to wait then. Other errors, and the sentence: as
+     * record. */
+    int (*gate_follow)(void *unit, void *stream, void *gate);
+    /* Opens it, in a way that is one of TERRACE_GATE_...: NOW in any case, once, and
+     * before that perhaps the other. Never blocks, and NOW never fails, as streams could
+     * be left waiting. */
+    int (*gate_open)(void *unit, void *gate, int how);
+    /* Opened, and of no more use, though streams may not have got so far. */
+    void (*gate_forget)(void *unit, void *gate);
 } terrace_backend;
 
 /* A library that holds one backend says so with this, once, and is then named in

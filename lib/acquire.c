@@ -16,10 +16,11 @@
  *
  * A small tensor is acquired by pinning its group: there `tensor` is the group.
  *
- * May call: acquire.h, core.h, lease.h, moved.h, mover.h, prefetch.h, small.h, stream.h, view.h. */
+ * May call: acquire.h, core.h, gate.h, lease.h, moved.h, mover.h, prefetch.h, small.h, stream.h, view.h. */
 #include <stdlib.h>
 
 #include "acquire.h"
+#include "gate.h"
 #include "lease.h"
 #include "moved.h"
 #include "mover.h"
@@ -118,18 +119,26 @@ static bool unfilled_locked(const struct entry *e)
     return e->small ? small_unfilled_locked(e->small) : e->tensor->unfilled;
 }
 
+/* Whether the stream may be told to wait until the bytes have come all the way. */
+static bool has_gates(const struct request *q, const struct copy *c)
+{
+    return copy_tier(c)->backend->gate && q->stream != TERRACE_HOST_SYNC && !q->nowait;
+}
+
 /* Starts to bring an absent copy in; 1: that took waiting for room. */
 static int start_locked(struct request *q, struct entry *e, bool wait)
 {
+    bool gated = wait && has_gates(q, e->copy);
     if (e->small && !e->tensor->blank)
         group_sought_locked(e->tensor, copy_tier(e->copy));
-    int r = fill_try_locked(e->copy, mode_locked(e), wait);
+    int r = gated ? fill_for_stream_locked(e->copy, mode_locked(e), true) : fill_try_locked(e->copy, mode_locked(e), wait);
     if (no_memory(r) && choose_other_locked(e)) {
         q->moves = true;
         return r;
     }
     if (no_memory(r)) /* then something has to leave */
-        r = fill_start_locked(e->copy, mode_locked(e), wait, false);
+        r = gated ? fill_for_stream_locked(e->copy, mode_locked(e), false)
+                  : fill_start_locked(e->copy, mode_locked(e), wait, false);
     if (r == -TERRACE_EAGAIN)
         return not_yet(e);
     return r < 0 && e->small ? small_failed(e->small, r) : r;
@@ -159,7 +168,8 @@ static int present_locked(struct request *q, struct entry *e, bool wait)
             return 0;
         if (c->state == COPY_FILLING && c->hollow == thread_token())
             return 0;
-        if (c->state == COPY_ABSENT && !t->transfer) {
+        bool half = wait && has_gates(q, c) && fill_leads_on(t->transfer, c); /* the other half can be prepared */
+        if (c->state == COPY_ABSENT && (!t->transfer || half)) {
             int r = 0;
             if (t->errors != errors || (q->nowait && unfilled_locked(e)))
                 r = report_locked(e);
@@ -577,6 +587,14 @@ static struct copy *pinned_at_locked(struct terrace_tensor *t, const void *addre
     return NULL;
 }
 
+/* Why the bytes have not come; also where somebody else has been told. */
+static int promise_broken_locked(const struct copy *c, struct small *s)
+{
+    int r = s ? small_report_locked(s) : tensor_report_locked(c->tensor);
+    return r ? r : error_set(c->broken, "'%s' could not be brought to %s, where it was acquired: %s",
+                             s ? small_name(s) : tensor_name(c->tensor), copy_tier(c)->name, terrace_strerror(c->broken));
+}
+
 static __attribute__((noinline)) int release(terrace_tensor *t, void *address, void *stream)
 {
     struct terrace *m = t->manager;
@@ -605,7 +623,7 @@ static __attribute__((noinline)) int release(terrace_tensor *t, void *address, v
     copy_unpin_locked(c);
     m->releases++;
     if (c->state == COPY_STALE && c->promised) /* it had been promised its bytes */
-        r = s ? small_report_locked(s) : tensor_report_locked(t);
+        r = promise_broken_locked(c, s);
     if (!c->pins) {
         copy_stale_locked(c);
         policy_used(&copy_tier(c)->policy, &c->node);

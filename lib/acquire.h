@@ -16,6 +16,7 @@ struct entry {
     struct copy *instead; /* on another that has room, or NULL */
     unsigned moves;       /* how often it went to another */
     bool hit;
+    bool follows;      /* the stream has been told to wait for its bytes */
     void *address;     /* once it has succeeded */
 };
 

@@ -473,6 +473,18 @@ struct extent *arena_settle(struct arena *a, struct grant *grant, int result)
     return e;
 }
 
+void arena_undo(struct arena *a, struct grant *grant)
+{
+    struct extent *e, *give = grant->give;
+    grant->give = NULL;
+    (void)arena_settle(a, grant, grant->extent ? -TERRACE_EAGAIN : 0);
+    while ((e = give) != NULL) {
+        give = e->next;
+        commit_by(a, e->bytes, 0);
+        give_back(a, e, CACHED);
+    }
+}
+
 bool arena_scattered(const struct arena *a, uint64_t bytes)
 {
     return bytes <= a->ceiling && a->used + a->pending <= a->ceiling - bytes && cached(a) > 0;

@@ -101,6 +101,9 @@ int arena_take_row(struct arena *a, uint64_t bytes, size_t alignment, uint64_t r
 int arena_fulfil(struct arena *a, struct grant *grant);
 struct extent *arena_settle(struct arena *a, struct grant *grant, int result);
 
+/* As if nothing had been taken, instead of the latter two. */
+void arena_undo(struct arena *a, struct grant *grant);
+
 /* Whether so many bytes are free below the ceiling, but in too small pieces, which
  * may be larger once what is cached has been given back. */
 bool arena_scattered(const struct arena *a, uint64_t bytes);

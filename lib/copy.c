@@ -1,11 +1,12 @@
 /* copy.c - the states and pins of one tensor's copy in one tier.
  *
- * May call: core.h, forked.h, lease.h, prefetch.h, view.h, the policy, the arena. Everything
+ * May call: core.h, forked.h, gate.h, lease.h, prefetch.h, view.h, the policy, the arena. Everything
  * here runs under the manager's lock and never blocks. */
 #include <assert.h>
 #include <stdlib.h>
 
 #include "forked.h"
+#include "gate.h"
 #include "lease.h"
 #include "mover.h"
 #include "prefetch.h"
@@ -93,6 +94,7 @@ void copy_drop_locked(struct copy *c)
     c->wrote = false;
     c->hollow = 0;
     c->promised = c->will_write = false;
+    gate_over_locked(c);
     view_drop_locked(c);
     if (c->extent && c->tensor->placement)
         tier->tainted |= c->tensor->placement->denied;

@@ -82,6 +82,7 @@ struct copy {
     struct pin *pins;
     struct view *view;      /* what stands for its address, or NULL */
     struct use *uses;       /* by streams that go on; newest first */
+    struct gate *gate;      /* what streams wait for until it is filled, or NULL */
     struct policy_node node;
     TAILQ_ENTRY(copy) held; /* in tier.pinned or tier.open */
     struct seal *seals;     /* disk: checksum or authentication of every piece */
@@ -92,6 +93,7 @@ struct copy {
     bool promised;   /* FILLING, and given out: the user's stream waits for the bytes;
                       * or STALE, as they have not come */
     bool will_write; /* and changes them then */
+    int broken;      /* STALE and promised: why they have not come */
     uint32_t hollow; /* FILLING with nothing, for this thread to overwrite; else 0 */
 };
 
@@ -120,6 +122,7 @@ struct terrace_tensor {
     uint32_t passing;   /* of these, that bring it by way of another tier: no copy of it leaves */
     struct pin *open_pin; /* for the lease's pins when it is closed */
     struct transfer *transfer; /* under way, or NULL */
+    struct copy *onward;  /* FILLING, and filled once that has brought the bytes half the way; or NULL */
     /* A block of stable memory. */
     struct region *region; /* NULL: not one */
     TAILQ_ENTRY(terrace_tensor) work, fault; /* in stable.leaving, stable.faulted */
@@ -165,7 +168,10 @@ struct terrace_tensor {
 enum { NOTICE_NONE, NOTICE_SHOWN, NOTICE_HIDDEN, NOTICE_AWAY };
 
 struct lane;
+struct transfer;
 struct use;
+struct gate;
+struct registered;
 struct view;
 struct lease_log;
 struct stable;
@@ -193,6 +199,8 @@ struct tier {
     TAILQ_HEAD(, use) uses;    /* by streams; oldest first */
     bool uses_sought;          /* somebody waits for one to end */
     bool uses_more;            /* all that were asked for had ended: others may have, too */
+    struct gate *gates_over;   /* to be opened and forgotten */
+    struct registered *registered; /* what drivers know of a host tier's memory, or NULL */
     TAILQ_HEAD(, copy) open;   /* those that are acquired without the lock */
     uint64_t opened;           /* how many these are */
     uint64_t open_bytes[2];    /* clean, dirty */
@@ -232,6 +240,8 @@ struct terrace {
     LIST_HEAD(, terrace_tensor) all; /* latest first */
     struct pin *spare_pins;
     LIST_HEAD(, lease_log) logs; /* of threads that acquire without the lock */
+    unsigned gates;    /* that streams wait for */
+    unsigned changes;  /* of memory, that none may wait under: under way, or waiting for that */
     unsigned waiting;  /* acquires that wait for a release */
     bool awaited;      /* one waits for a copy that another is just making */
     uint64_t releases; /* goes up with every release that may let a waiter go on */
@@ -436,6 +446,7 @@ struct room {
     bool wait;                     /* for write-backs that make room */
     bool ahead;                    /* ahead of use: nothing else brought ahead leaves for it */
     bool once;                     /* another tier may do: ENOMEM before anything leaves for want of memory */
+    bool onward;                   /* the bytes need not even have come half the way: see gate.h */
     uint64_t when;                 /* virtual time of that use, 0: not known */
     const uint64_t *failures;      /* manager.failures when it was first asked for, NULL: now */
     bool waited;                   /* out: it took waiting */
@@ -461,6 +472,8 @@ static inline bool no_memory(int r)
 
 /* ---- fill.c ---- */
 
+/* Whether carrying it out would have to wait for streams or copies. */
+bool grant_waits_locked(const struct tier *tier, const struct grant *grant);
 /* Carries out a grant, giving up the lock where there is something to do. */
 int grant_fulfil_locked(struct tier *tier, struct grant *grant, struct extent **out);
 /* Gives all of the tier's free memory, or blocks, back to the system. Gives up the lock. */
@@ -474,6 +487,11 @@ int fill_start_locked(struct copy *c, unsigned mode, bool wait, bool ahead);
 /* The same, but where the tier's memory turns out not to be had, that is the
  * error (no_memory), and nothing leaves: for callers that can take another tier. */
 int fill_try_locked(struct copy *c, unsigned mode, bool wait);
+/* Whether a transfer, or NULL, brings the bytes to where the copy can be filled from. */
+bool fill_leads_on(const struct transfer *x, const struct copy *c);
+/* As the former, for a stream that can wait for the bytes: room is waited for, also on their
+ * way to the copy, but not they. `once`: as fill_try_locked. */
+int fill_for_stream_locked(struct copy *c, unsigned mode, bool once);
 /* The same ahead of a use that is expected, at that virtual time, for which
  * nothing leaves that is used before it. */
 int fill_ahead_locked(struct copy *c, uint64_t when);

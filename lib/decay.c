@@ -18,7 +18,10 @@ static void tier_decay(struct tier *tier)
     struct extent *none;
     manager_lock(tier->manager);
     arena_decay(&tier->arena, &grant);
-    grant_fulfil_locked(tier, &grant, &none);
+    if (grant_waits_locked(tier, &grant)) /* the next time, as nobody is to wait for this */
+        arena_undo(&tier->arena, &grant);
+    else
+        grant_fulfil_locked(tier, &grant, &none);
     manager_unlock(tier->manager);
 }
 

@@ -4,10 +4,17 @@
  * rules forbid these somewhere that the copy may go to, they are cleared first, unless
  * all that will ever be moved is about to be filled.
  *
- * May call: core.h, mover.h. */
+ * May call: core.h, gate.h, mover.h, registered.h. */
 #include <string.h>
 
+#include "gate.h"
 #include "mover.h"
+#include "registered.h"
+
+bool grant_waits_locked(const struct tier *tier, const struct grant *grant)
+{
+    return ((grant->commit || grant->give) && gates_bar_locked(tier)) || registered_waits_locked(tier, grant->give);
+}
 
 /* Commits the grant's memory without the lock; hands over the extent. */
 int grant_fulfil_locked(struct tier *tier, struct grant *grant, struct extent **out)
@@ -16,10 +23,15 @@ int grant_fulfil_locked(struct tier *tier, struct grant *grant, struct extent **
     int r = 0;
     uint64_t start = 0;
     if (grant->commit || grant->give) {
+        bool begun = gates_change_begins_locked(tier);
+        registered_leaves_locked(tier, grant->give);
         manager_unlock(tier->manager);
         start = clock_ns();
         r = arena_fulfil(&tier->arena, grant);
         manager_lock(tier->manager);
+        gates_change_ended_locked(tier->manager, begun);
+        if (r == 0 && commits) /* in memory, nothing is committed for later */
+            registered_grows_locked(tier, grant->extent);
     }
     *out = arena_settle(&tier->arena, grant, r);
     if (commits) { /* what was told to ask again, as this was under way, does so */
@@ -107,8 +119,15 @@ static struct copy *way_locked(const struct copy *c)
                                                                           : transfer_way(c->tensor, copy_tier(c));
 }
 
+bool fill_leads_on(const struct transfer *x, const struct copy *c)
+{
+    const struct terrace_tensor *t = c->tensor;
+    return x && !x->writeback && !x->error && !x->stale && x->copy != c && !t->onward &&
+           transfer_lane(copy_tier(x->copy), copy_tier(c)) != NULL;
+}
+
 /* Brings the bytes into memory that has a route to the copy's tier. */
-static int pass_locked(const struct copy *c, bool wait, bool ahead)
+static int pass_locked(const struct copy *c, bool wait, bool ahead, bool onward)
 {
     struct terrace_tensor *t = c->tensor;
     uint64_t errors = t->errors;
@@ -125,6 +144,8 @@ static int pass_locked(const struct copy *c, bool wait, bool ahead)
             continue;
         if (!wait)
             return -TERRACE_EAGAIN;
+        if (onward && fill_leads_on(t->transfer, c))
+            break;
         transfer_hurry_locked(t->transfer);
         manager_wait(t->manager);
     }
@@ -133,13 +154,13 @@ static int pass_locked(const struct copy *c, bool wait, bool ahead)
 
 /* The same. What has come half the way stays there until the other half begins: the
  * room may be wanted by many, and would else be lost again and again. */
-static int fill_way_locked(const struct copy *c, bool wait, bool ahead)
+static int fill_way_locked(const struct copy *c, bool wait, bool ahead, bool onward)
 {
     struct terrace_tensor *t = c->tensor;
     if (!way_locked(c))
         return 0;
     t->passing += wait;
-    int r = pass_locked(c, wait, ahead);
+    int r = pass_locked(c, wait, ahead, onward);
     t->passing -= wait;
     copies_settle_locked(t);
     return r;
@@ -149,7 +170,7 @@ static int fill_locked(struct copy *c, unsigned mode, struct room *want)
 {
     struct tier *tier = copy_tier(c);
     bool wait = want->wait, ahead = want->ahead;
-    int r = wait || mode & TERRACE_OVERWRITE ? 0 : fill_way_locked(c, false, ahead); /* before room is taken */
+    int r = wait || mode & TERRACE_OVERWRITE ? 0 : fill_way_locked(c, false, ahead, false); /* before room is taken */
     if (r == 0)
         r = room_take_locked(tier, want, &c->extent);
     if (r)
@@ -166,10 +187,15 @@ static int fill_locked(struct copy *c, unsigned mode, struct room *want)
     do {
         while (c->tensor->transfer && wait) { /* of another copy: one at a time */
             transfer_hurry_locked(c->tensor->transfer);
+            if (want->onward && fill_leads_on(c->tensor->transfer, c)) {
+                c->tensor->onward = c;
+                transfer_keep_locked(c->tensor->transfer, c);
+                return want->waited;
+            }
             manager_wait(copy_manager(c));
             want->waited = true;
         }
-        r = c->tensor->transfer ? -TERRACE_EAGAIN : fill_way_locked(c, wait, ahead);
+        r = c->tensor->transfer ? -TERRACE_EAGAIN : fill_way_locked(c, wait, ahead, want->onward);
     } while (r == 0 && c->tensor->transfer);
     if (r)
         return r;
@@ -202,6 +228,11 @@ int fill_start_locked(struct copy *c, unsigned mode, bool wait, bool ahead)
 int fill_try_locked(struct copy *c, unsigned mode, bool wait)
 {
     return start_locked(c, mode, (struct room){.wait = wait, .once = true});
+}
+
+int fill_for_stream_locked(struct copy *c, unsigned mode, bool once)
+{
+    return start_locked(c, mode, (struct room){.wait = true, .onward = true, .once = once});
 }
 
 int fill_ahead_locked(struct copy *c, uint64_t when)

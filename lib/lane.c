@@ -17,7 +17,7 @@
  * The thread holds the lock except while it seals, submits, waits, commits disk
  * space and asks what streams have done.
  *
- * May call: core.h, forked.h, lease.h, live.h, moved.h, seal.h, stream.h, view.h,
+ * May call: core.h, forked.h, gate.h, lease.h, live.h, moved.h, registered.h, seal.h, stream.h, view.h,
  * the backend's table. */
 #include "mover.h"
 
@@ -28,10 +28,12 @@
 #include <string.h>
 
 #include "forked.h"
+#include "gate.h"
 #include "lease.h"
 #include "live.h"
 #include "moved.h"
 #include "prefetch.h"
+#include "registered.h"
 #include "seal.h"
 #include "stable.h"
 #include "staging.h"
@@ -156,8 +158,12 @@ static void piece_start_locked(struct lane *lane, struct transfer *x)
                          .host = into && p->staging ? p->staging : p->data};
     if (x->peered)
         piece_from_peer(p, x);
-    if (!x->next)
+    if (!x->next) {
         transfer_begins_locked(x);
+        x->copies = x->peered || !registered_gains(lane->tier) ? NULL : end == x->copy ? x->other : x->copy;
+        if (x->copies)
+            registered_copies_locked(x->copies);
+    }
     x->next += bytes;
     x->piece++;
     x->in_flight++;
@@ -424,6 +430,7 @@ static void note_taken(struct lane *lane, unsigned n)
             continue;
         x->taken += lane->batch[i]->bytes;
         whole |= transfer_is_taken(x) && x->copy->pins;
+        gate_taken_locked(x); /* it is here until its pieces have come back to this thread */
     }
     if (whole)
         manager_changed_locked(m);
@@ -510,13 +517,18 @@ static void lane_turn_locked(struct lane *lane)
     bool busy = lane->in_flight > 0;
     lane->again = false;
     lane->patience = -1;
+    gates_end_locked(disk);
+    no_longer_than(lane, gates_watch_locked(m));
     if (!lane->stop) {
         follow_hints_locked(lane);
         prefetch_follow_locked(lane);
         write_ahead_locked(lane);
         unpark_locked(lane);
         pick_locked(lane);
+        no_longer_than(lane, registered_renew_locked(lane));
     }
+    if (lane->in_flight && !busy)
+        lane->busy_since = clock_ns();
     live_renew_locked(m);
     bool rest = lane->stop && lane->in_flight == 0;
     int watch = lane->watching || lane->stop ? -1 : stable_descriptor_locked(m, disk);
@@ -527,8 +539,6 @@ static void lane_turn_locked(struct lane *lane)
     rest &= look < 0;
     struct view *views = views_dropped_locked(disk);
     int64_t patience = lane->again ? 0 : lane->patience; /* work may have come while the lock was given up */
-    if (lane->in_flight && !busy)
-        lane->busy_since = clock_ns();
     lane->sleeping = true;
     manager_unlock(m);
     if (watch >= 0)
@@ -684,6 +694,7 @@ void lane_stop(struct tier *disk)
         raws_forget_locked(&lane->raws[q]);
     while (!TAILQ_EMPTY(&lane->parked))
         transfer_forget_locked(lane, TAILQ_FIRST(&lane->parked));
+    gates_end_locked(disk);
     manager_unlock(disk->manager);
 }
 

@@ -16,6 +16,7 @@
 #include <time.h>
 
 #include "forked.h"
+#include "gate.h"
 #include "lease.h"
 #include "live.h"
 #include "mapped.h"
@@ -310,6 +311,7 @@ void manager_close(struct terrace *m)
     forks_close(m);
     manager_lock(m);
     leases_drain_locked(m);
+    gates_settle_locked(m);
     manager_unlock(m);
     stable_stop(m);
     for (unsigned i = 0; i < m->tiers; i++)

@@ -27,7 +27,9 @@ struct transfer {
     uint64_t failures;    /* so many: victims that failed since then have been tried */
     bool drop;            /* write-back: drop the copy in memory afterwards */
     bool stale;           /* the bytes changed meanwhile, discard the result */
+    bool stuck;           /* a stream has waited for it too long */
     bool ahead;           /* fill: started ahead of use */
+    struct copy *copies;  /* in a host tier whose memory is in use by a device for it, or NULL */
     unsigned kept;        /* bit per tier with a copy that cannot leave until this has ended */
     uint64_t bytes;
     uint64_t next;        /* first byte not started yet */

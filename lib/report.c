@@ -1,7 +1,7 @@
 /* report.c - what happened: statistics, and the report when a manager closes or the
  * process ends.
  *
- * May call: core.h, lease.h, mover.h, output.h, small.h, staging.h, trace.h. */
+ * May call: core.h, lease.h, mover.h, output.h, registered.h, small.h, staging.h, trace.h. */
 #include "report.h"
 
 #include <errno.h>
@@ -14,6 +14,7 @@
 #include "mover.h"
 #include "output.h"
 #include "small.h"
+#include "registered.h"
 #include "staging.h"
 #include "trace.h"
 
@@ -80,6 +81,8 @@ static void tier_snapshot(struct tier *tier, terrace_tier_statistics *out)
         .staging_state = staging_state_locked(tier),
         .vendor = tier_vendor(tier),
         .byte_seconds = arena_byte_seconds(&tier->arena),
+        .registered = registered_bytes(tier) + staging_registered_locked(tier),
+        .registered_refused = registered_refused(tier),
     };
     out->dirty = policy_dirty_bytes(&tier->policy) + tier->open_bytes[1] + tier->draining;
     out->pinned = lease_pinned_bytes_locked(tier);

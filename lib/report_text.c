@@ -24,6 +24,9 @@ static void write_tier(FILE *f, const struct report *r, const terrace_tier_stati
                 bytes_text(s->largest_cached, b));
     if (s->staging_state)
         fprintf(f, "  %-8s staging %s: %s\n", "", bytes_text(s->staging, a), s->staging_state);
+    if (s->registered || s->registered_refused)
+        fprintf(f, "  %-8s registered %s%s%s\n", "", bytes_text(s->registered, a), s->registered_refused ? "; refused: " : "",
+                s->registered_refused ? s->registered_refused : "");
     if (s->small_engine)
         fprintf(f, "  %-8s small tensors: %s; %s of them in groups of %s\n", "", s->small_engine,
                 bytes_text(s->small_bytes, a), bytes_text(s->group_bytes, b));

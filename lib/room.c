@@ -11,10 +11,11 @@
  * What rules keep from going anywhere else is no victim. Where devices have to have a
  * share of the bytes, the others are as full as it allows them to be.
  *
- * May call: core.h, lease.h, mapped.h, mover.h, rules.h, small.h, stable.h, stream.h. */
+ * May call: core.h, gate.h, lease.h, mapped.h, mover.h, rules.h, small.h, stable.h, stream.h. */
 #include <stdio.h>
 #include <string.h>
 
+#include "gate.h"
 #include "lease.h"
 #include "mapped.h"
 #include "mover.h"
@@ -204,7 +205,7 @@ static int make_locked(struct tier *tier, struct room *want, struct grant *grant
         }
         if (!keep && mapped_yield_locked(tier, bytes))
             continue;
-        if (!keep && arena_scattered(&tier->arena, bytes)) {
+        if (!keep && arena_scattered(&tier->arena, bytes) && (want->wait || !gates_concern(tier))) {
             tier_purge_locked(tier); /* what is cached joins what is empty */
             continue;
         }
@@ -319,6 +320,11 @@ int room_take_locked(struct tier *tier, struct room *want, struct extent **out)
         }
         if (r)
             break;
+        if (!want->wait && grant_waits_locked(tier, &grant)) {
+            arena_undo(&tier->arena, &grant);
+            r = -TERRACE_EAGAIN;
+            break;
+        }
         r = grant_fulfil_locked(tier, &grant, out);
     } while (no_memory(r) && patient);
     return no_memory(r) && want->ahead ? -TERRACE_EAGAIN : r;

@@ -35,7 +35,7 @@
  * the same effect: uffd_copy.c. Where userfaultfd is refused, or
  * TERRACE_STABLE=file: mapped.c.
  *
- * May call: core.h, away.h, fine.h, forked.h, mover.h, notice.h,
+ * May call: core.h, away.h, fine.h, forked.h, mover.h, notice.h, registered.h,
  * prefetch.h, region.h, uffd.h, libxxhash. */
 #include "stable.h"
 
@@ -56,6 +56,7 @@
 #include "mover.h"
 #include "prefetch.h"
 #include "region.h"
+#include "registered.h"
 
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25 /* Linux 6.1 */
@@ -575,6 +576,7 @@ int stable_open_locked(struct terrace *m)
         manager_kick_locked(m, &m->tier[i]); /* lanes may look for faults */
     if (r == 0) {
         stable_serves_locked(m, "", reason);
+        registered_forgo_locked(m);
         return 0;
     }
     m->stable = NULL;

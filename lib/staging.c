@@ -11,7 +11,7 @@
  * most of all by RLIMIT_MEMLOCK: then the memory is used as it is, the reason is
  * logged once, and terrace_tier_stats() tells it.
  *
- * May call: core.h, the backends' tables. */
+ * May call: core.h, gate.h, the backends' tables. */
 #include "staging.h"
 
 #include <errno.h>
@@ -20,6 +20,8 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+
+#include "gate.h"
 
 struct piece {
     TAILQ_ENTRY(piece) order; /* by block, and by address in it */
@@ -152,9 +154,12 @@ static int grow_locked(struct staging *s, struct tier *host, uint64_t bytes, str
     p->bytes = b->extent->bytes;
     p->used = true;
     host->staging += b->extent->bytes;
+    m->changes++; /* none is made while a stream waits at a gate */
+    gates_settle_locked(m);
     manager_unlock(m);
     block_pin(b, state, sizeof state);
     manager_lock(m);
+    gates_change_ended_locked(m, true);
     LIST_INSERT_HEAD(&s->blocks, b, all);
     TAILQ_INSERT_TAIL(&s->pieces, p, order);
     bool told = *s->state[host - m->tier] != '\0';
@@ -246,6 +251,17 @@ void staging_give(struct terrace *m, void *address)
         manager_changed_locked(m);
     }
     manager_unlock(m);
+}
+
+uint64_t staging_registered_locked(const struct tier *host)
+{
+    const struct staging *s = host->manager->staging;
+    const struct block *b;
+    uint64_t bytes = 0;
+    if (s)
+        LIST_FOREACH(b, &s->blocks, all)
+            bytes += b->tier == host && b->pinned ? b->extent->bytes : 0;
+    return bytes;
 }
 
 const char *staging_state_locked(const struct tier *host)

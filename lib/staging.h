@@ -21,4 +21,7 @@ void staging_close(struct terrace *m);
  * is none on this tier. */
 const char *staging_state_locked(const struct tier *host);
 
+/* How much of it is registered with anybody. */
+uint64_t staging_registered_locked(const struct tier *host);
+
 #endif

@@ -7,7 +7,8 @@
  * that stream wait for it, and who wants the bytes elsewhere waits.
  *
  * An acquire need not wait for bytes that the backend is already copying to its
- * tier, either: the copy is promised, and the stream waits for it. If that copying
+ * tier, either: the copy is promised, and the stream waits for it; where the backend
+ * has gates, also for such as are still on their way to it (gate.c). If that copying
  * fails, the memory stays until the stream has done with it, and what it held before
  * is still where it came from.
  *
@@ -15,12 +16,13 @@
  * the thread of the tier's lane, oldest first: nothing else here calls the backend
  * but acquire and release, and nobody does with the lock.
  *
- * May call: stream.h, mover.h, lease.h. */
+ * May call: stream.h, gate.h, mover.h, lease.h. */
 #include "stream.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "gate.h"
 #include "lease.h"
 #include "mover.h"
 
@@ -133,31 +135,71 @@ int stream_check_locked(const struct request *q)
     return r;
 }
 
-bool stream_can_wait_locked(const struct copy *c, const void *stream)
+/* All that is missing of the copy is with its backend. */
+static bool taken_locked(const struct copy *c)
 {
     const struct transfer *x = c->tensor->transfer;
-    return c->state == COPY_FILLING && !c->hollow && x && x->copy == c && stream != TERRACE_HOST_SYNC &&
-           x->lane->tier == copy_tier(c) && tier_has_streams(copy_tier(c)) && transfer_is_taken(x);
+    return c->state == COPY_FILLING && !c->hollow && x && x->copy == c && x->lane->tier == copy_tier(c) &&
+           transfer_is_taken(x);
 }
 
-/* The copies on their way to a tier of which the request was promised some. */
+bool stream_can_wait_locked(const struct copy *c, const void *stream)
+{
+    return stream != TERRACE_HOST_SYNC && tier_has_streams(copy_tier(c)) &&
+           (taken_locked(c) || gate_serves_locked(c, stream));
+}
+
+/* Has the stream wait for the copies that the entry's backend has taken, and with it all
+ * entries of that tier for which these suffice. */
+static int follow_taken_locked(const struct request *q, const struct entry *e)
+{
+    struct tier *tier = copy_tier(e->copy);
+    void *event;
+    for (size_t i = 0; i < q->n; i++)
+        q->entry[i].follows |= copy_tier(q->entry[i].copy) == tier && taken_locked(q->entry[i].copy);
+    manager_unlock(q->m);
+    int r = tier->backend->record(tier->unit, TERRACE_STREAM_COPIES, &event);
+    if (r == 0) {
+        r = tier->backend->follow(tier->unit, q->stream, event);
+        tier->backend->forget(tier->unit, event);
+    }
+    manager_lock(q->m);
+    return r;
+}
+
+/* Has the stream wait for the bytes that the entry was promised; where it cannot, the
+ * host does, until the stream can. */
+static int follow_entry_locked(const struct request *q, struct entry *e)
+{
+    bool refused = false;
+    int r = 0;
+    while (e->copy->promised && !e->follows && e->copy->state == COPY_FILLING) {
+        if (taken_locked(e->copy)) {
+            r = follow_taken_locked(q, e);
+            break;
+        }
+        if (refused || !gate_serves_locked(e->copy, q->stream)) {
+            manager_wait(q->m);
+            continue;
+        }
+        r = gate_follow_locked(e->copy, q->stream);
+        if (r != -TERRACE_EAGAIN) {
+            e->follows = r == 0;
+            break;
+        }
+        refused = true;
+        r = 0;
+    }
+    return r;
+}
+
+/* The copies on their way of which the request was promised some. */
 static int follow_copies_locked(const struct request *q)
 {
-    const struct tier *last = NULL;
     int r = 0;
     for (size_t i = 0; r == 0 && i < q->n; i++) {
-        const struct tier *tier = copy_tier(q->entry[i].copy);
-        void *event;
-        if (!q->entry[i].copy->promised || tier == last)
-            continue;
-        manager_unlock(q->m);
-        r = tier->backend->record(tier->unit, TERRACE_STREAM_COPIES, &event);
-        if (r == 0) {
-            r = tier->backend->follow(tier->unit, q->stream, event);
-            tier->backend->forget(tier->unit, event);
-        }
-        manager_lock(q->m);
-        last = tier;
+        r = follow_entry_locked(q, &q->entry[i]);
+        q->m->stats.stream_waits += q->entry[i].follows;
     }
     return r;
 }

@@ -23,8 +23,8 @@ bool stream_writes_locked(const struct terrace_tensor *t);
 /* Whether the stream of the request can be used on the tiers of its entries. Gives
  * up the lock; the entries are pinned. Errors: as terrace_backend.follow. */
 int stream_check_locked(const struct request *q);
-/* Whether the bytes are so far on their way to the copy that the stream can wait for
- * them in the host's place. */
+/* Whether the bytes are on their way to the copy in such a manner that the stream can wait
+ * for them in the host's place. */
 bool stream_can_wait_locked(const struct copy *c, const void *stream);
 /* Has the stream wait for all that the request's uses come after. Likewise. */
 int stream_follow_locked(const struct request *q);

@@ -288,11 +288,18 @@ void tensor_reap_locked(struct terrace_tensor *t)
     manager_changed_locked(m);
 }
 
+/* Whether a stream, which may go on for long, waits for the bytes that are on their way. */
+static bool awaited(const struct terrace_tensor *t)
+{
+    const struct copy *c = t->onward ? t->onward : t->transfer->writeback ? NULL : t->transfer->copy;
+    return c && c->promised;
+}
+
 void tensor_doom_locked(struct terrace_tensor *t)
 {
     t->doomed = true;
     lease_close_locked(t);
-    if (t->transfer)
+    if (t->transfer && !awaited(t))
         t->transfer->stale = true; /* a write-back need not be finished */
     t->manager->releases++;
     manager_changed_locked(t->manager); /* who waits for it learns that it is gone */

@@ -5,7 +5,7 @@
  * and copied, so that an older or shorter one reads as if its missing optional
  * functions were NULL.
  *
- * May call: core.h, mover.h, budget.h, plugin.h, relay.h, route.h, the backends' tables. */
+ * May call: core.h, mover.h, budget.h, plugin.h, registered.h, relay.h, route.h, the backends' tables. */
 #include <assert.h>
 #include <ctype.h>
 #include <stdio.h>
@@ -15,6 +15,7 @@
 #include "budget.h"
 #include "mover.h"
 #include "plugin.h"
+#include "registered.h"
 #include "relay.h"
 #include "route.h"
 #include "staging.h"
@@ -140,6 +141,8 @@ int backend_copy(const terrace_backend *from, terrace_backend *to)
         to->record = NULL;
     if (!to->unview)
         to->view = NULL;
+    if (!to->record || !to->gate_follow || !to->gate_open || !to->gate_forget)
+        to->gate = NULL;
     if (!complete || to->tier_class <= 0 || to->tier_class >= CLASSES)
         return error_set(-TERRACE_EINVAL, "backend '%.40s' lacks a required function, has no class, or a name that is "
                          "not of lower-case letters and digits", to->name ? to->name : "(unnamed)");
@@ -505,6 +508,8 @@ int tiers_open(struct terrace *m)
     int r = backends_open(m);
     if (r == 0)
         r = wanted_check(m);
+    if (r == 0)
+        registered_open(m);
     bool host = false; /* the first tier of plain pointers is the other end of all lanes */
     for (unsigned i = 0; r == 0 && i < m->tiers; i++) {
         bool plain = tier_is_memory(&m->tier[i]) && (m->tier[i].backend->caps & TERRACE_CAP_CPU);
@@ -530,6 +535,7 @@ void tiers_close(struct terrace *m)
     relay_close(m);
     routes_close(m);
     staging_close(m);
+    registered_close(m);
     for (unsigned i = 0; i < m->tiers; i++) {
         views_end(&m->tier[i], m->tier[i].views);
         arena_close(&m->tier[i].arena);

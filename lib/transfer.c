@@ -13,15 +13,17 @@
  * Where rules forbid a tier, no route leads to it or by way of it, be it only through
  * the staging memory of a lane.
  *
- * May call: core.h, lease.h, moved.h, mover.h, relay.h, route.h, rules.h,
- * staging.h. */
+ * May call: core.h, gate.h, lease.h, moved.h, mover.h, registered.h, relay.h, route.h,
+ * rules.h, staging.h. */
 #include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "gate.h"
 #include "lease.h"
 #include "moved.h"
 #include "mover.h"
+#include "registered.h"
 #include "relay.h"
 #include "route.h"
 #include "rules.h"
@@ -379,11 +381,26 @@ static struct move move_of(const struct transfer *x)
                          .priority = (unsigned char)x->priority, .spoiled = x->error || x->stale};
 }
 
+/* The bytes have not come. */
+static void fill_broken_locked(struct copy *c, int error)
+{
+    c->will_write = false;
+    c->broken = error ? error : -TERRACE_ESYSTEM;
+    if (!c->promised) {
+        copy_drop_locked(c);
+        return;
+    }
+    copy_set_locked(c, COPY_STALE); /* a stream may be at work on it */
+    gate_over_locked(c);
+    copy_stale_locked(c);
+}
+
 static void fill_finish_locked(struct transfer *x)
 {
     struct copy *c = x->copy;
     struct tier *tier = copy_tier(c);
     terrace_statistics *stats = &tier->manager->stats;
+    gate_stuck_locked(x);
     if (x->error) {
         tensor_failed_locked(x->tensor, x->error, x->text);
         x->tensor->unfilled = true;
@@ -391,20 +408,14 @@ static void fill_finish_locked(struct transfer *x)
     struct move move = move_of(x);
     struct tier *from = x->other ? copy_tier(x->other) : x->lane->tier;
     bool wrote = c->will_write;
-    c->will_write = false;
-    if (x->error || x->stale)
-        moved_locked(from, tier, 0, &move);
-    if ((x->error || x->stale) && c->promised) {
-        copy_set_locked(c, COPY_STALE); /* a stream may be at work on it */
-        copy_stale_locked(c);
-        return;
-    }
     if (x->error || x->stale) {
-        copy_drop_locked(c);
+        moved_locked(from, tier, 0, &move);
+        fill_broken_locked(c, x->error);
         return;
     }
     copy_set_locked(c, COPY_VALID);
-    c->promised = c->wrote = false;
+    gate_over_locked(c);
+    c->promised = c->wrote = c->will_write = false;
     policy_arrived(&tier->policy, &c->node, c->node.ahead);
     if (wrote)
         copy_written_locked(c); /* may put it on the policy's lists */
@@ -524,6 +535,28 @@ static bool falls_back_locked(struct transfer *x)
     return true;
 }
 
+/* What has come half the way goes on from there. */
+static void goes_on_locked(const struct transfer *x)
+{
+    struct terrace_tensor *t = x->tensor;
+    struct copy *c = t->onward;
+    int r = x->error;
+    if (!c)
+        return;
+    t->onward = NULL;
+    if (r == 0 && (x->copy->state != COPY_VALID || copy_tier(c)->lane->stop))
+        r = error_set(-TERRACE_ESYSTEM, "'%s' is not brought to %s any more", tensor_name(t), copy_tier(c)->name);
+    else if (r == 0)
+        r = transfer_fill_locked(c, false);
+    if (r == 0)
+        return;
+    if (!x->error) {
+        tensor_failed_locked(t, r, terrace_last_error());
+        t->unfilled = true;
+    }
+    fill_broken_locked(c, r);
+}
+
 void transfer_finish_locked(struct transfer *x)
 {
     struct terrace_tensor *t = x->tensor;
@@ -533,10 +566,13 @@ void transfer_finish_locked(struct transfer *x)
     way_ends_locked(x);
     t->transfer = NULL;
     transfer_keeps_no_more_locked(x);
+    if (x->copies)
+        registered_copied_locked(x->copies);
     if (x->writeback)
         writeback_finish_locked(x);
     else
         fill_finish_locked(x);
+    goes_on_locked(x);
     for (unsigned i = 0; i < m->tiers; i++) /* written elsewhere while this transfer used it */
         copy_stale_locked(&t->copy[i]);
     copies_settle_locked(t);

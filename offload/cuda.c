@@ -103,7 +103,7 @@ static bool has_cufile(void)
 /* Inside a visit. */
 static cuda_result describe(struct cuda_unit *u, terrace_unit_info *info)
 {
-    char bus[32] = "", memory[200] = "";
+    char bus[32] = "", memory[200] = "", gates[80] = "";
     bus_of(u, bus, sizeof bus);
     u->node = node_of(u, bus);
     cuda_result r = cuda_memory_open(u, memory, sizeof memory);
@@ -118,11 +118,11 @@ static cuda_result describe(struct cuda_unit *u, terrace_unit_info *info)
     info->io_depth = CUDA_IO_DEPTH;
     info->node = u->node;
     snprintf(info->vendor, sizeof info->vendor, "nvidia");
-    if (!u->virtual_memory)
-        info->flags = TERRACE_UNIT_WHOLE;
+    info->flags = TERRACE_UNIT_RANGES | (u->virtual_memory ? 0 : TERRACE_UNIT_WHOLE);
     snprintf(info->engine, sizeof info->engine, "CUDA driver API");
-    snprintf(info->engine_reason, sizeof info->engine_reason, "%.170s; disks are reached through the host, libcufile is %s",
-             memory, has_cufile() ? "here but not used" : "not here");
+    cuda_gates_open(u, gates, sizeof gates);
+    snprintf(info->engine_reason, sizeof info->engine_reason, "%.120s; disks are reached through the host, libcufile is %s; "
+             "%s", memory, has_cufile() ? "here but not used" : "not here", gates);
     return CUDA_OK;
 }
 
@@ -141,6 +141,7 @@ static int count(const terrace_host *host)
 static void contents_close(struct cuda_unit *u)
 {
     cuda_copies_close(u);
+    cuda_gates_close(u);
     cuda_streams_close(u);
     cuda_memory_close(u);
 }
@@ -247,5 +248,9 @@ static const terrace_backend cuda_backend = {
     .follow = cuda_follow,
     .forget = cuda_forget,
     .peer = cuda_peer,
+    .gate = cuda_gate,
+    .gate_follow = cuda_gate_follow,
+    .gate_open = cuda_gate_open,
+    .gate_forget = cuda_gate_forget,
 };
 TERRACE_BACKEND_BUILTIN(cuda_backend);

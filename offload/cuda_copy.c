@@ -11,7 +11,8 @@
  * last batch is done, by an event before the call, every few milliseconds.
  *
  * Copies in a list that continue each other, on both sides, are one to the driver:
- * small ones cost about the same as large ones. Memory that is not registered is
+ * small ones cost about the same as large ones. One whose host memory is registered in
+ * several ranges, or in part, is given to the driver in as many parts. Memory that is not registered is
  * copied, too, but slower, and submit may then wait for it. */
 #include <errno.h>
 #include <stdio.h>
@@ -136,17 +137,35 @@ static void ask(struct cuda_unit *u)
 static unsigned run_of(struct cuda_unit *u, terrace_io *const *list, unsigned n)
 {
     const terrace_io *first = list[0];
-    uint64_t bytes = first->bytes, pin = cuda_pinned(first->host, first->bytes);
+    uint64_t bytes = first->bytes;
     unsigned i = 1;
     for (; i < n; i++) {
         const terrace_io *io = list[i];
         if (io->op != first->op || io->address != first->address + bytes ||
             (char *)io->host != (char *)first->host + bytes || bytes + io->bytes > CUDA_IO_CHUNK ||
-            cuda_pinned(io->host, io->bytes) != pin || !cuda_memory_holds(u, first->address, bytes + io->bytes))
+            !cuda_memory_holds(u, first->address, bytes + io->bytes))
             break;
         bytes += io->bytes;
     }
     return i;
+}
+
+/* Gives the driver a copy, in parts where the host's memory is known to it in parts. What
+ * it has taken of one that fails is done before this returns. */
+static cuda_result copy(struct cuda_queue *q, bool back, uint64_t address, char *host, uint64_t bytes)
+{
+    cuda_result r = CUDA_OK;
+    uint64_t at = 0, part;
+    cuda_pins_hold();
+    for (; r == CUDA_OK && at < bytes; at += part) {
+        part = cuda_pins_run(host + at, bytes - at);
+        r = back ? cuda.copy_out(host + at, address + at, part, q->stream)
+                 : cuda.copy_in(address + at, host + at, part, q->stream);
+    }
+    cuda_pins_let_go();
+    if (r && at > part && cuda.stream_synchronize(q->stream))
+        (void)cuda.stream_synchronize(q->stream);
+    return r;
 }
 
 static void run_start(struct cuda_unit *u, terrace_io *const *list, unsigned n)
@@ -161,8 +180,7 @@ static void run_start(struct cuda_unit *u, terrace_io *const *list, unsigned n)
         cuda_memory_holds(first->peer, first->peer_address, bytes))
         r = cuda_peer_copy(u, first, bytes, q->stream);
     else if (first->op != TERRACE_IO_PEER && cuda_memory_holds(u, first->address, bytes))
-        r = back ? cuda.copy_out(first->host, first->address, bytes, q->stream)
-                 : cuda.copy_in(first->address, first->host, bytes, q->stream);
+        r = copy(q, back, first->address, first->host, bytes);
     for (unsigned i = 0; i < n; i++) {
         terrace_io *io = list[i];
         io->cpu_copied = 0;

@@ -73,6 +73,7 @@ enum {
 enum { /* attributes of devices */
     CUDA_HAS_VIRTUAL_MEMORY = 102,
     CUDA_HAS_RDMA_WITH_THAT = 110,
+    CUDA_HAS_VALUES = 122, /* that streams wait for, of 64 bits */
     CUDA_NODE = 134,
     CUDA_HAS_HOST_MEMORY_WITH_THAT = 141
 };
@@ -84,6 +85,9 @@ enum {
     CUDA_READ_WRITE = 3,
     CUDA_LEAST_GRANULARITY = 0,
     CUDA_REGISTER_PORTABLE = 1,
+    CUDA_HOST_PORTABLE = 1,
+    CUDA_HOST_MAPPED = 2,
+    CUDA_WAIT_REACHED = 0,
     CUDA_STREAM_NON_BLOCKING = 1,
     CUDA_EVENT_WITHOUT_TIME = 2,
     CUDA_NOT_CAPTURED = 0,
@@ -129,6 +133,12 @@ enum {
     OPTIONAL(peer_enable, cuCtxEnablePeerAccess, (cuda_context, unsigned))                 \
     OPTIONAL(copy_peer, cuMemcpyPeerAsync,                                                 \
              (cuda_address, cuda_context, cuda_address, cuda_context, size_t, cuda_stream)) \
+    OPTIONAL(host_alloc, cuMemHostAlloc, (void **, size_t, unsigned))                      \
+    OPTIONAL(host_free, cuMemFreeHost, (void *))                                           \
+    OPTIONAL(host_address, cuMemHostGetDevicePointer_v2, (cuda_address *, void *, unsigned)) \
+    OPTIONAL(wait_value, cuStreamWaitValue64_v2, (cuda_stream, cuda_address, uint64_t, unsigned)) \
+    OPTIONAL(write_value, cuStreamWriteValue64_v2, (cuda_stream, cuda_address, uint64_t, unsigned)) \
+    OPTIONAL(stream_id, cuStreamGetId, (cuda_stream, unsigned long long *))                \
     OPTIONAL(stream_capturing, cuStreamIsCapturing, (cuda_stream, cuda_capture *))         \
     OPTIONAL(exchange_mode, cuThreadExchangeStreamCaptureMode, (cuda_mode *))              \
     OPTIONAL(reserve, cuMemAddressReserve,                                                 \

@@ -11,7 +11,7 @@
 
 /* ---- events -------------------------------------------------------------- */
 
-static cuda_result event_take(struct cuda_unit *u, cuda_event *event)
+cuda_result cuda_event_take(struct cuda_unit *u, cuda_event *event)
 {
     *event = NULL;
     pthread_mutex_lock(&u->lock);
@@ -52,8 +52,7 @@ void cuda_forget(void *unit, void *event)
 
 /* ---- streams ------------------------------------------------------------- */
 
-/* Whether a stream can be used, inside a visit. */
-static cuda_result check(cuda_stream stream)
+cuda_result cuda_stream_check(cuda_stream stream)
 {
     cuda_capture capture = CUDA_NOT_CAPTURED;
     cuda_result r;
@@ -65,7 +64,7 @@ static cuda_result check(cuda_stream stream)
     return r ? r : capture == CUDA_NOT_CAPTURED ? CUDA_OK : CUDA_CAPTURE_FIRST;
 }
 
-static int stream_fail(const struct cuda_unit *u, cuda_result r, const char *what)
+int cuda_stream_fail(const struct cuda_unit *u, cuda_result r, const char *what)
 {
     if (cuda_error(r) == -TERRACE_EBUSY)
         return u->host->fail(u->host->context, -TERRACE_EBUSY, "cuda:%d: the stream is being captured into a "
@@ -92,18 +91,18 @@ int cuda_record(void *unit, void *stream, void **event)
     cuda_event mark = NULL;
     cuda_result r = cuda_enter(u->context, &scope);
     if (r)
-        return stream_fail(u, r, "looking at");
+        return cuda_stream_fail(u, r, "looking at");
     bool copies = stream == TERRACE_STREAM_COPIES;
-    r = copies ? CUDA_OK : check(stream);
+    r = copies ? CUDA_OK : cuda_stream_check(stream);
     if (r == CUDA_OK)
-        r = event_take(u, &mark);
+        r = cuda_event_take(u, &mark);
     if (r == CUDA_OK)
         r = copies ? mark_copies(u, mark) : cuda.event_record(mark, stream);
     cuda_leave(&scope);
     if (r && mark)
         cuda_forget(u, mark);
     if (r)
-        return stream_fail(u, r, "marking the end of");
+        return cuda_stream_fail(u, r, "marking the end of");
     *event = mark;
     return 0;
 }
@@ -126,10 +125,12 @@ int cuda_follow(void *unit, void *stream, void *event)
     struct cuda_scope scope;
     cuda_result r = cuda_enter(u->context, &scope);
     if (r == CUDA_OK) {
-        r = check(stream);
+        r = cuda_stream_check(stream);
         if (r == CUDA_OK && event)
             r = cuda.stream_wait(stream, event, 0);
+        else if (r == CUDA_OK)
+            cuda_gates_meet(u, stream);
         cuda_leave(&scope);
     }
-    return r ? stream_fail(u, r, "adding to") : 0;
+    return r ? cuda_stream_fail(u, r, "adding to") : 0;
 }

@@ -2,8 +2,8 @@
  *
  * cuda.c is the backend, and says how it works; cuda_memory.c has its memory,
  * cuda_pin.c the host memory that the driver knows, cuda_copy.c the copies,
- * cuda_peer.c those between devices, cuda_stream.c the users' streams, cuda_driver.c the
- * driver.
+ * cuda_peer.c those between devices, cuda_stream.c the users' streams, cuda_gate.c
+ * what these wait for, cuda_driver.c the driver.
  * May call: cuda_driver.h, terrace_backend.h, libc. */
 #ifndef TERRACE_OFFLOAD_CUDA_UNIT_H
 #define TERRACE_OFFLOAD_CUDA_UNIT_H
@@ -46,6 +46,7 @@ struct cuda_queue {
     bool open;      /* there is one */
 };
 
+struct cuda_gates;  /* words in memory, see cuda_gate.c */
 struct cuda_signal; /* what the driver's thread and wake() change, see cuda_copy.c */
 
 struct cuda_unit {
@@ -70,6 +71,7 @@ struct cuda_unit {
     unsigned readers;
     cuda_event spare[CUDA_SPARE_EVENTS];
     unsigned spares;
+    struct cuda_gates *gates; /* NULL: device or driver has none; constant after open */
     /* copies; by the one thread that submits and waits */
     struct cuda_signal *signal;
     struct cuda_queue queue[CUDA_QUEUES];
@@ -107,8 +109,11 @@ cuda_result cuda_peer_copy(const struct cuda_unit *u, const terrace_io *io, uint
 
 /* ---- cuda_pin.c ---- */
 
-/* Tells ranges that are registered apart: a number, 0 for memory that is not. */
-uint64_t cuda_pinned(const void *address, uint64_t bytes);
+/* Keeps what is registered as it is meanwhile; until it is let go. */
+void cuda_pins_hold(void);
+void cuda_pins_let_go(void);
+/* How many of the bytes from there on lie in one registration, or outside of all. */
+uint64_t cuda_pins_run(const void *address, uint64_t bytes);
 int  cuda_pin(void *unit, void *address, uint64_t bytes);
 void cuda_unpin(void *unit, void *address, uint64_t bytes);
 
@@ -128,5 +133,23 @@ int  cuda_record(void *unit, void *stream, void **event);
 int  cuda_passed(void *unit, void *event);
 int  cuda_follow(void *unit, void *stream, void *event);
 void cuda_forget(void *unit, void *event);
+/* An event for a mark; back by cuda_forget(). Inside a visit. */
+cuda_result cuda_event_take(struct cuda_unit *u, cuda_event *event);
+/* Whether a stream can be used, inside a visit. */
+cuda_result cuda_stream_check(cuda_stream stream);
+/* How that failed, in words. */
+int  cuda_stream_fail(const struct cuda_unit *u, cuda_result r, const char *what);
+
+/* ---- cuda_gate.c ---- */
+
+/* Inside a visit; says for people whether streams wait. */
+void cuda_gates_open(struct cuda_unit *u, char *reason, size_t len);
+void cuda_gates_close(struct cuda_unit *u); /* as cuda_memory_close() */
+/* A stream that will be used, perhaps for the first time; inside a visit. */
+void cuda_gates_meet(struct cuda_unit *u, cuda_stream stream);
+int  cuda_gate(void *unit, void **gate);
+int  cuda_gate_follow(void *unit, void *stream, void *gate);
+int  cuda_gate_open(void *unit, void *gate, int how);
+void cuda_gate_forget(void *unit, void *gate);
 
 #endif

@@ -106,6 +106,7 @@ static void describe(const struct nvme *u, terrace_unit_info *info)
     info->io_boundary = u->folders > 1 ? STRIPE : 0;
     info->io_depth = IO_DEPTH;
     info->io_depth_most = IO_DEPTH_MOST;
+    info->flags = u->engine->pin ? TERRACE_UNIT_RANGES : 0;
     info->node = nvme_folder_node(&u->folder[0]);
     for (unsigned i = 1; i < u->folders; i++)
         if (nvme_folder_node(&u->folder[i]) != info->node)

@@ -14,7 +14,7 @@
 
 /* Every copy, the wake-up, and as many withdrawn entries. */
 enum { RING_ENTRIES = 4 * IO_DEPTH_MOST };
-enum { FIXED = 16 }; /* ranges of host memory that the ring may know */
+enum { FIXED = 256 }; /* ranges of host memory that the ring may know */
 enum { TAG_NOTHING = 0, TAG_WAKE = 1, TAG_WATCH = 2 }; /* user_data of what is not a copy */
 
 struct uring {
@@ -37,6 +37,7 @@ struct uring {
         char *_Atomic base; /* NULL: free */
         size_t bytes;
     } fixed[FIXED];
+    atomic_uint fixed_end; /* none is used from there on */
     pthread_mutex_t pinning; /* held by who changes them */
     bool sparse; /* there is a table to register them in */
 };
@@ -52,7 +53,8 @@ static struct io_uring_sqe *uring_entry(struct uring *r)
 /* The registered range that holds the memory, or -1. */
 static int uring_fixed(struct uring *r, const char *host, size_t bytes)
 {
-    for (int i = 0; i < FIXED; i++) {
+    int end = (int)atomic_load_explicit(&r->fixed_end, memory_order_acquire);
+    for (int i = 0; i < end; i++) {
         const char *base = atomic_load_explicit(&r->fixed[i].base, memory_order_acquire);
         if (base && host >= base && bytes <= r->fixed[i].bytes &&
             (size_t)(host - base) <= r->fixed[i].bytes - bytes)
@@ -268,6 +270,8 @@ static int pin_locked(struct uring *r, void *address, uint64_t bytes)
         return error;
     r->fixed[i].bytes = bytes;
     atomic_store_explicit(&r->fixed[i].base, address, memory_order_release);
+    if (i >= atomic_load_explicit(&r->fixed_end, memory_order_relaxed))
+        atomic_store_explicit(&r->fixed_end, i + 1, memory_order_release);
     return 0;
 }
 

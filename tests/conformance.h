@@ -63,9 +63,11 @@ STUB void conform_close(void)
     CONFORMANCE_TEST(suite, timeout) \
     CONFORMANCE_TEST(suite, stray) \
     CONFORMANCE_TEST(suite, pins) \
+    CONFORMANCE_TEST(suite, pin_ranges) \
     CONFORMANCE_TEST(suite, views) \
     CONFORMANCE_TEST(suite, streams) \
     CONFORMANCE_TEST(suite, peers) \
+    CONFORMANCE_TEST(suite, gates) \
     CONFORMANCE_TEST(suite, attach) \
     CONFORMANCE_TEST(suite, attach_shares) \
     CONFORMANCE_TEST(suite, attach_changed) \

@@ -51,6 +51,8 @@ static struct simnode simdev = {.shift = 1ull << 62, .lock = PTHREAD_MUTEX_INITI
 static struct simnode simacc = {.shift = 1ull << 60, .lock = PTHREAD_MUTEX_INITIALIZER,
                                 .changed = PTHREAD_COND_INITIALIZER};
 
+static void simgates_check(const struct simnode *n);
+
 /* Where the bytes at an address of a tier are. */
 static void *simnode_at(const struct simnode *n, uint64_t address)
 {
@@ -126,6 +128,7 @@ static int simnode_commit(void *unit, uint64_t address, uint64_t bytes)
 {
     struct simnode *n = unit;
     (void)address;
+    simgates_check(n);
     pthread_mutex_lock(&n->lock);
     n->random = n->random * 1664525 + 1013904223;
     bool full = (n->room && n->committed + bytes > n->room) ||
@@ -139,6 +142,7 @@ static int simnode_commit(void *unit, uint64_t address, uint64_t bytes)
 static void simnode_decommit(void *unit, uint64_t address, uint64_t bytes)
 {
     struct simnode *n = unit;
+    simgates_check(n);
     pthread_mutex_lock(&n->lock);
     uint64_t stolen = bytes < n->steals ? bytes : n->steals;
     n->committed -= bytes;
@@ -248,6 +252,7 @@ struct simstream {
         void *arg;
         struct simstream *other; /* waits until that has done so many */
         bool copies;             /* or so many are there */
+        const struct simgate *gate; /* or that is open */
         unsigned until;
     } op[SIMSTREAM_OPS];
 };
@@ -294,6 +299,89 @@ static int simstream_record(void *unit, void *stream, void **event)
     return r;
 }
 
+/* Gates. A gate has been opened by the host, or by the device behind so many copies. */
+enum { SIMGATES = 4096 };
+static struct simgate {
+    bool followed, open, behind;
+    unsigned until;
+} simgate[SIMGATES];
+static unsigned simgates_made, simgates_kept; /* ever; that are not forgotten */
+static bool simgates_none, simgates_refused; /* there are no more; streams cannot follow any */
+static unsigned simgates_barred; /* calls that no stream may wait under, and one did */
+
+static bool simgate_is_open(const struct simgate *g)
+{
+    return g->open || (g->behind && simnode_count_of(&simdev.copied) >= g->until);
+}
+
+/* Memory is about to change. */
+static void simgates_check(const struct simnode *n)
+{
+    if (n != &simdev)
+        return;
+    pthread_mutex_lock(&simstream_lock);
+    unsigned waiting = 0;
+    for (unsigned i = 0; i < simgates_made && i < SIMGATES; i++)
+        waiting += simgate[i].followed && !simgate_is_open(&simgate[i]);
+    simgates_barred += waiting > 0;
+    pthread_mutex_unlock(&simstream_lock);
+}
+
+static int simgate_make(void *unit, void **gate)
+{
+    (void)unit;
+    pthread_mutex_lock(&simstream_lock);
+    struct simgate *g = simgates_none ? NULL : &simgate[simgates_made++ % SIMGATES];
+    if (g) {
+        *g = (struct simgate){0};
+        simgates_kept++;
+        *gate = g;
+    }
+    pthread_mutex_unlock(&simstream_lock);
+    return g ? 0 : -TERRACE_EAGAIN;
+}
+
+static int simgate_open(void *unit, void *gate, int how)
+{
+    struct simgate *g = gate;
+    (void)unit;
+    pthread_mutex_lock(&simstream_lock);
+    int r = simdev_lost && how != TERRACE_GATE_NOW ? -TERRACE_EDEVICE : 0;
+    if (how == TERRACE_GATE_NOW)
+        g->open = true;
+    else if (r == 0)
+        g->until = simnode_count_of(&simdev.submitted);
+    g->behind |= how != TERRACE_GATE_NOW && r == 0;
+    pthread_mutex_unlock(&simstream_lock);
+    return r;
+}
+
+static int simgate_follow(void *unit, void *stream, void *gate)
+{
+    struct simgate *g = gate;
+    int r;
+    (void)unit;
+    pthread_mutex_lock(&simstream_lock);
+    struct simstream *s = simstream_of(stream, &r);
+    r = simgates_refused ? -TERRACE_EAGAIN : r;
+    if (r == 0) {
+        g->followed = true;
+        memset(&s->op[s->put % SIMSTREAM_OPS], 0, sizeof s->op[0]);
+        s->op[s->put++ % SIMSTREAM_OPS].gate = g;
+    }
+    pthread_mutex_unlock(&simstream_lock);
+    return r;
+}
+
+static void simgate_forget(void *unit, void *gate)
+{
+    (void)unit;
+    (void)gate;
+    pthread_mutex_lock(&simstream_lock);
+    simgates_kept--;
+    pthread_mutex_unlock(&simstream_lock);
+}
+
 /* The device works through the stream; false: it stands before a wait. */
 static bool simstream_run(struct simstream *s)
 {
@@ -301,8 +389,9 @@ static bool simstream_run(struct simstream *s)
     pthread_mutex_lock(&simstream_lock);
     while (goes && s->done < s->put) {
         unsigned i = s->done % SIMSTREAM_OPS;
-        goes = s->op[i].copies ? simnode_count_of(&simdev.copied) >= s->op[i].until
-                               : !s->op[i].other || s->op[i].other->done >= s->op[i].until;
+        goes = s->op[i].gate   ? simgate_is_open(s->op[i].gate)
+               : s->op[i].copies ? simnode_count_of(&simdev.copied) >= s->op[i].until
+                                 : !s->op[i].other || s->op[i].other->done >= s->op[i].until;
         if (goes && s->op[i].work) {
             pthread_mutex_unlock(&simstream_lock);
             s->op[i].work(s->op[i].arg);
@@ -337,6 +426,7 @@ static int simstream_follow(void *unit, void *stream, void *event)
     struct simstream *s = simstream_of(stream, &r);
     if (r == 0 && e) {
         s->op[s->put % SIMSTREAM_OPS].work = NULL;
+        s->op[s->put % SIMSTREAM_OPS].gate = NULL;
         s->op[s->put % SIMSTREAM_OPS].other = e->stream;
         s->op[s->put % SIMSTREAM_OPS].copies = !e->stream;
         s->op[s->put++ % SIMSTREAM_OPS].until = e->until;
@@ -376,6 +466,7 @@ static inline void simstream_launch(struct simstream *s, void (*work)(void *), v
     pthread_mutex_lock(&simstream_lock);
     s->op[s->put % SIMSTREAM_OPS].work = work;
     s->op[s->put % SIMSTREAM_OPS].other = NULL;
+    s->op[s->put % SIMSTREAM_OPS].gate = NULL;
     s->op[s->put % SIMSTREAM_OPS].copies = false;
     s->op[s->put++ % SIMSTREAM_OPS].arg = arg;
     pthread_mutex_unlock(&simstream_lock);
@@ -386,6 +477,14 @@ static inline void simdev_lose(void)
     pthread_mutex_lock(&simstream_lock);
     simdev_lost = true;
     pthread_mutex_unlock(&simstream_lock);
+}
+
+static inline unsigned simgates_now(void)
+{
+    pthread_mutex_lock(&simstream_lock);
+    unsigned n = simgates_kept;
+    pthread_mutex_unlock(&simstream_lock);
+    return n;
 }
 
 static inline unsigned simstream_events_now(void)
@@ -439,6 +538,10 @@ static const terrace_backend simdev_backend = {
     .forget = simstream_forget,
     .view = simdev_view,
     .unview = simdev_unview,
+    .gate = simgate_make,
+    .gate_follow = simgate_follow,
+    .gate_open = simgate_open,
+    .gate_forget = simgate_forget,
 };
 
 static const terrace_backend simacc_backend = {

@@ -300,6 +300,9 @@ Test(arena, unsettled_grants_never_pass_the_limit, .timeout = 60)
             state[k] = r ? IDLE : TAKEN;
             if (r == -TERRACE_EBUDGET && n)
                 arena_free(&a, live[--n]);
+        } else if (state[k] == TAKEN && random_below(8) == 0) {
+            arena_undo(&a, &grant[k]);
+            state[k] = IDLE;
         } else if (state[k] == TAKEN) {
             fake.fail = random_below(20) == 0;
             result[k] = arena_fulfil(&a, &grant[k]);

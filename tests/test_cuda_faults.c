@@ -110,6 +110,19 @@ static void streams(void)
         t.b->forget(t.unit, mark);
 }
 
+/* Whatever fails, the stream goes on. */
+static void gates(void)
+{
+    void *gate;
+    if (said("gate", t.b->gate(t.unit, &gate)))
+        return;
+    said("gate_follow", t.b->gate_follow(t.unit, NULL, gate));
+    if (said("gate_open", t.b->gate_open(t.unit, gate, TERRACE_GATE_AFTER_COPIES)))
+        cr_assert_eq(t.b->gate_open(t.unit, gate, TERRACE_GATE_NOW), 0);
+    t.b->gate_forget(t.unit, gate);
+    unmoved("gate_forget");
+}
+
 static void contents(void)
 {
     uint64_t base = 0, room;
@@ -125,6 +138,7 @@ static void contents(void)
             t.b->decommit(t.unit, base + M, PART);
         unmoved("decommit");
         streams();
+        gates();
         t.b->release(t.unit, base, RANGE);
         unmoved("release");
     }

@@ -224,7 +224,7 @@ Test(staging, registered_memory_is_used, .timeout = 60, .fini = folders_remove)
     cr_assert_eq(move(b, unit, base, out, TERRACE_IO_READ), 0);
     cr_assert(out[0] == 'c' && out[BYTES - 1] == 'c');
     unsigned refused = 0;
-    for (int i = 0; i < 20; i++) /* there is no room for that many */
+    for (int i = 0; i < 260; i++) /* there is no room for that many */
         refused += b->pin(unit, pages(4096), 4096) == -TERRACE_ENOMEM;
     cr_assert_eq(refused, 5);
     cr_assert_eq(move(b, unit, base, out, TERRACE_IO_READ), 0);

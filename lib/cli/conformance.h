@@ -579,6 +579,34 @@ STUB void conform_pins(void)
     munmap(host, 2 * chunk);
 }
 
+/* Copies whose host side lies in several ranges that pin was told of, and outside. */
+STUB void conform_pin_ranges(void)
+{
+    if (!t.b->pin || !(t.info.flags & TERRACE_UNIT_RANGES)) {
+        conform_skip("it does not take copies that lie in several ranges");
+        return;
+    }
+    size_t page = t.info.page, chunk = t.info.io_chunk, part = chunk / 4 / page * page;
+    uint64_t range = chunk > t.info.granule ? chunk : t.info.granule, base = conform_range(range);
+    char *host = pages(2 * chunk);
+    bool told[2];
+    for (int i = 0; i < 2; i++) /* the second and the third quarter */
+        told[i] = t.b->pin(t.unit, host + (size_t)(i + 1) * part, part) == 0;
+    for (size_t from = 0; from < chunk / 2; from += part / 2 / page * page + page) {
+        size_t bytes = chunk - from;
+        pattern_fill(host, chunk, from + 1);
+        CHECK_EQ(conform_copy(TERRACE_IO_WRITE, base, host + from, bytes), 0);
+        memset(host + from, 0, bytes);
+        CHECK_EQ(conform_copy(TERRACE_IO_READ, base, host + from, bytes), 0);
+        CHECK(pattern_is(host, chunk, from + 1), "from byte %zu on", from);
+    }
+    for (int i = 0; i < 2; i++)
+        if (told[i])
+            t.b->unpin(t.unit, host + (size_t)(i + 1) * part, part);
+    t.b->release(t.unit, base, range);
+    munmap(host, 2 * chunk);
+}
+
 STUB void conform_views(void)
 {
     if (!t.b->view) {
@@ -663,6 +691,33 @@ STUB void conform_peers(void)
     munmap(host, SIZE);
 }
 
+/* A stream stands at a gate until that is opened, in either way, and no longer. */
+STUB void conform_gates(void)
+{
+    enum { ROUNDS = 100 };
+    void *gate = NULL, *mark = NULL;
+    if (!t.b->gate || t.b->gate(t.unit, &gate) == -TERRACE_EAGAIN) {
+        conform_skip("streams cannot wait for anything else than copies and each other");
+        return;
+    }
+    t.b->gate_forget(t.unit, gate);
+    for (int i = 0; i < ROUNDS; i++) {
+        CHECK_EQ(t.b->gate(t.unit, &gate), 0, "%s", stub.sentence);
+        int r = t.b->gate_follow(t.unit, NULL, gate);
+        CHECK(r == 0 || r == -TERRACE_EAGAIN, "gate_follow gave %d: %s", r, stub.sentence);
+        if (r == 0) {
+            CHECK_EQ(t.b->record(t.unit, NULL, &mark), 0, "%s", stub.sentence);
+            usleep(i == 0 ? 20000 : 0);
+            CHECK_EQ(t.b->passed(t.unit, mark), 0, "the stream did not wait");
+        }
+        CHECK_EQ(t.b->gate_open(t.unit, gate, i % 2 ? TERRACE_GATE_NOW : TERRACE_GATE_AFTER_COPIES), 0, "%s",
+                 stub.sentence);
+        if (r == 0)
+            conform_await(mark);
+        t.b->gate_forget(t.unit, gate);
+    }
+}
+
 /* ---- all of them ---------------------------------------------------------- */
 
 struct conform_check {
@@ -684,9 +739,11 @@ struct conform_check {
     CHECK_NAMED(timeout, "a wait that times out")                                            \
     CHECK_NAMED(stray, "a copy to nowhere is an error with a text")                          \
     CHECK_NAMED(pins, "host memory that is made known")                                      \
+    CHECK_NAMED(pin_ranges, "host memory that is made known in parts")                       \
     CHECK_NAMED(views, "handles in place of addresses")                                      \
     CHECK_NAMED(streams, "marks in streams, and what waits for them")                        \
     CHECK_NAMED(peers, "copies from one device to another")                                  \
+    CHECK_NAMED(gates, "streams that wait until they are told")                              \
     CHECK_NAMED(attach, "users' files")                                                      \
     CHECK_NAMED(attach_shares, "many ranges of one file")                                    \
     CHECK_NAMED(attach_changed, "a file that has changed is not read")                       \

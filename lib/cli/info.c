@@ -141,6 +141,10 @@ static void show_text(const struct tier_info *tiers, int n, const char *absent, 
             size_text(t->staging, limit, sizeof limit);
             line("staging", limit, t->staging_state);
         }
+        if (t->registered || t->registered_refused) {
+            size_text(t->registered, limit, sizeof limit);
+            line("registered", limit, t->registered_refused);
+        }
         if (measured)
             show_bandwidth(&tiers[i].bandwidth);
         if (tiers[i].copy)
@@ -206,8 +210,9 @@ static void show_json(const struct tier_info *tiers, int n, const char *absent, 
         if (t->staging_state)
             json_pair("staging_state", t->staging_state);
         printf("\"io_chunk\":%" PRIu64 ",\"io_depth\":%" PRIu64 ",\"limit\":%" PRIu64
-               ",\"used\":%" PRIu64 ",\"cached\":%" PRIu64 ",\"staging\":%" PRIu64,
-               t->io_chunk, t->io_depth, t->limit, t->used, t->cached, t->staging);
+               ",\"used\":%" PRIu64 ",\"cached\":%" PRIu64 ",\"staging\":%" PRIu64
+               ",\"registered\":%" PRIu64,
+               t->io_chunk, t->io_depth, t->limit, t->used, t->cached, t->staging, t->registered);
         if (measured)
             json_bandwidth(&tiers[i].bandwidth);
         if (tiers[i].copy)

@@ -283,6 +283,7 @@ typedef struct {
     X(cuStreamGetPriority, 5050, cuStreamGetPriority, (CUstream stream, int *priority))            \
     X(cuStreamGetFlags, 5050, cuStreamGetFlags, (CUstream stream, unsigned *flags))                \
     X(cuStreamGetCtx, 9020, cuStreamGetCtx, (CUstream stream, CUcontext *context))                 \
+    X(cuStreamGetId, 12000, cuStreamGetId, (CUstream stream, unsigned long long *id))              \
     X(cuStreamDestroy, 4000, cuStreamDestroy_v2, (CUstream stream))                                \
     X(cuStreamQuery, 2000, cuStreamQuery, (CUstream stream))                                       \
     X(cuStreamSynchronize, 2000, cuStreamSynchronize, (CUstream stream))                           \

@@ -81,6 +81,21 @@ CUresult cuStreamGetCtx(CUstream stream, CUcontext *context)
     return context ? look(stream, NULL, NULL, context) : MISUSED("no place for the context");
 }
 
+/* Handles are given once only, so they serve as numbers; the default stream has one, too. */
+CUresult cuStreamGetId(CUstream stream, unsigned long long *id)
+{
+    ENTER(ENTRY_CONTEXT);
+    struct stream *found;
+    if (!id)
+        return MISUSED("no place for the number");
+    engine_lock();
+    int r = stream_find_locked(context_current(), cuda_stream(stream), &found);
+    if (!r)
+        *id = found->handle ? found->handle : 1;
+    engine_unlock();
+    return entry_leave(r);
+}
+
 CUresult cuStreamDestroy_v2(CUstream stream)
 {
     ENTER(ENTRY_CONTEXT | ENTRY_CLEANUP);
