@@ -9,6 +9,7 @@
  * first copied to other blocks: by a buffer, so that it takes none of the budget.
  *
  * May call: core.h, forked.h, lease.h, moved.h, mover.h, rules.h. */
+#include <assert.h>
 #include <stdlib.h>
 
 #include "forked.h"
@@ -152,6 +153,7 @@ int space_own_locked(struct copy *disk)
     struct transfer x = {.tensor = disk->tensor, .other = &own,
                          .bytes = round_up(disk->tensor->bytes, tier->info.page)};
     int r = space_take_locked(&x);
+    assert(r || own.extent);
     if (r == 0 && disk->state == COPY_VALID)
         r = duplicate_locked(tier, disk->extent->address, own.extent->address, x.bytes);
     if (r == 0 && !fork_keeps_locked(disk)) { /* the child is gone, or there was none */

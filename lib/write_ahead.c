@@ -49,6 +49,8 @@ static void writebacks_sort_locked(struct lane *lane, unsigned n)
 {
     struct transfer_list *queue = &lane->queue[PRIORITY_WRITEBACK];
     struct transfer *list[TOGETHER];
+    if (n < 2)
+        return;
     for (unsigned i = n; i--;) {
         list[i] = TAILQ_LAST(queue, transfer_list);
         TAILQ_REMOVE(queue, list[i], link);
