@@ -28,7 +28,7 @@ DOCDIR = $(PREFIX)/share/doc/terrace
 
 # ---- what there is ---------------------------------------------------------
 
-LIB_SRC := $(sort $(wildcard lib/*.c)) $(sort $(wildcard offload/*.c))
+LIB_SRC := $(sort $(wildcard lib/*.c)) $(sort $(wildcard lib/torch/*.c)) $(sort $(wildcard offload/*.c))
 CLI_SRC := $(wildcard lib/cli/*.c)
 PRELOAD_SRC := $(wildcard lib/preload/*.c)
 EXAMPLE_SRC := $(filter-out %/backend_template.c,$(wildcard examples/*.c))
@@ -47,7 +47,7 @@ object = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 LIB_OBJ = $(call object,$(LIB_SRC))
 CLI_OBJ = $(call object,$(CLI_SRC))
 PRELOAD_OBJ = $(call object,$(PRELOAD_SRC))
-OBJECTS = $(call object,$(wildcard lib/*.c offload/*.c lib/cli/*.c lib/preload/*.c examples/*.c bench/*.c bench/modules/*.c bench/loop/*.c bench/replay/*.c tests/*.c tests/numa_vm/*.c tests/gpu/*.c tests/sim/*.c))
+OBJECTS = $(call object,$(wildcard lib/*.c lib/torch/*.c offload/*.c lib/cli/*.c lib/preload/*.c examples/*.c bench/*.c bench/modules/*.c bench/loop/*.c bench/replay/*.c tests/*.c tests/numa_vm/*.c tests/gpu/*.c tests/sim/*.c))
 
 LIBRARY = $(BUILD)/lib/libterrace.so.$(VERSION)
 LINKS = $(BUILD)/lib/libterrace.so.$(SOVERSION) $(BUILD)/lib/libterrace.so
@@ -100,6 +100,9 @@ OPENCL_LIBS = $$(pkg-config --libs OpenCL 2>/dev/null)
 OPENCL_PROGRAMS = test_opencl_tier opencl opencl_saxpy
 OPENMP = -fopenmp
 gpt_CFLAGS = -O3 -march=native $(OPENMP)
+# A C++ exception passes through these.
+raise_CFLAGS = -fexceptions
+blocks_CFLAGS = -fexceptions
 gpt_LIBS = $(OPENMP) -lm
 
 $(foreach program,$(OPENCL_PROGRAMS),$(eval $(program)_LIBS = $$(OPENCL_LIBS)))
@@ -413,7 +416,7 @@ lint: deps-lint
 	tests/check_headers.sh
 	tests/check_layers.sh
 
-LINT_SRC = $(wildcard lib/*.c offload/*.c lib/cli/*.c lib/preload/*.c examples/*.c bench/*.c bench/modules/*.c bench/loop/*.c bench/replay/*.c)
+LINT_SRC = $(wildcard lib/*.c lib/torch/*.c offload/*.c lib/cli/*.c lib/preload/*.c examples/*.c bench/*.c bench/modules/*.c bench/loop/*.c bench/replay/*.c)
 tidy: $(JEMALLOC)/cflags $(MALLOC)/cflags
 	clang-tidy --quiet --warnings-as-errors='*' $(filter-out lib/preload/%,$(LINT_SRC)) -- -std=gnu11 $(CPPFLAGS) \
 	    $$(cat $(JEMALLOC)/cflags)

@@ -217,6 +217,7 @@ struct route {
 
 struct terrace {
     const unsigned char *alive; /* reads 0 in a forked child */
+    bool closing;               /* under process.c's lock */
     struct options options;     /* constant after open */
     pthread_mutex_t lock;
     pthread_cond_t changed; /* any state others may wait for */

@@ -1,14 +1,17 @@
-/* process.c - one manager for a whole process: that of libterrace-preload.so.
+/* process.c - one manager for a whole process: that of libterrace-preload.so, or of torch
  *
  * Where that library is in a process, its memory and that of a program which uses
  * terrace itself are to share one budget, whoever comes first. So terrace_open()
  * gives the process's manager to who has no settings of its own, and it is closed
  * by its last user. The preloaded library never closes it: its memory is in use
- * until the process ends.
+ * until the process ends. The same goes for PyTorch's door (torch/), which also takes
+ * the manager that a program has opened before it, where its settings are the
+ * environment's.
  *
  * May call: core.h, forked.h, options.h, region.h, report.h, stable.h, trace.h. */
 #include "process.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,6 +31,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* taken before any man
 static struct terrace *manager; /* the process's, or NULL */
 static unsigned users;          /* of it */
 static bool begun, initialised;
+static atomic_bool shared; /* there is to be one without the preloaded library, too */
 
 /* After the constructors of the libraries that this one needs. */
 __attribute__((constructor)) static void when_initialised(void)
@@ -47,6 +51,12 @@ void terrace_process_begin(void)
     begun = true;
     forks_begin();
     pthread_atfork(NULL, NULL, after_fork_in_child);
+}
+
+static void begin_sharing(void)
+{
+    if (!begun)
+        pthread_atfork(NULL, NULL, after_fork_in_child);
 }
 
 size_t terrace_process_threshold(void)
@@ -110,7 +120,7 @@ static int join_locked(terrace **out)
 
 int process_join(const char *conf, terrace **out)
 {
-    if (!begun || !says_nothing(conf))
+    if (!(begun || atomic_load(&shared)) || !says_nothing(conf))
         return 1;
     pthread_mutex_lock(&lock);
     int r = join_locked(out);
@@ -124,8 +134,39 @@ bool process_leave(terrace *m)
     bool left = m == manager && --users;
     if (m == manager && !left)
         manager = NULL;
+    m->closing = !left;
     pthread_mutex_unlock(&lock);
     return left;
+}
+
+static const struct options *sought;
+
+/* The program's own, which is one user more of it. */
+static void adopt(struct terrace *m)
+{
+    if (manager || !*m->alive || m->closing || !same_settings(&m->options, sought))
+        return;
+    manager = m;
+    users = 1;
+}
+
+int process_share(terrace **out)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    struct options environment;
+    int r = options_parse(&environment, NULL);
+    if (r)
+        return r;
+    pthread_once(&once, begin_sharing);
+    pthread_mutex_lock(&lock);
+    atomic_store(&shared, true);
+    sought = &environment;
+    if (!manager)
+        forks_each(adopt);
+    r = join_locked(out);
+    pthread_mutex_unlock(&lock);
+    options_free(&environment);
+    return r;
 }
 
 /* Has the manager find out what serves stable memory. */

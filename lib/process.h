@@ -44,4 +44,10 @@ int  process_join(const char *conf, terrace **out);
 /* True: others still use it. */
 bool process_leave(terrace *m);
 
+/* ---- torch/ ---- */
+
+/* The process's manager, as the environment has it: from here on there is one, also
+ * where nothing is preloaded. It may be one that the program has opened before. */
+int process_share(terrace **out);
+
 #endif
