@@ -195,7 +195,7 @@ gpu_LIBS = -ldl
 
 # What bench/alloc compares, each with the private jemalloc in it: terrace's
 # allocator of addresses, which the library does not export, and that by itself.
-MODULE_OBJ = $(patsubst %,$(BUILD)/obj/lib/%.o,arena error heap heap_cache heap_classes heap_jemalloc pages)
+MODULE_OBJ = $(patsubst %,$(BUILD)/obj/lib/%.o,account arena error heap heap_cache heap_classes heap_jemalloc pages)
 jemalloc_CFLAGS = @$(JEMALLOC)/cflags
 $(BUILD)/obj/bench/modules/jemalloc.o: $(JEMALLOC)/cflags
 $(BUILD)/bench/modules/heap.so: $(MODULE_OBJ)

@@ -175,6 +175,7 @@ struct staging;
 struct relay;
 struct trace;
 struct live;
+struct share;
 
 struct tier {
     struct terrace *manager;
@@ -260,6 +261,7 @@ struct terrace {
     bool grouped;            /* small tensors are to be slices of groups */
     bool several;            /* tiers are in memory */
     struct staging *staging; /* NULL until somebody needs it */
+    struct share *share;     /* NULL: its host memory is its own */
     struct relay *relay;     /* NULL: bytes between devices go by way of a host tier */
     char small_text[120];
     const char *small_engine; /* what serves small tensors: that text or another */

@@ -8,7 +8,8 @@
  * the manager that a program has opened before it, where its settings are the
  * environment's.
  *
- * May call: core.h, forked.h, options.h, region.h, report.h, stable.h, trace.h. */
+ * May call: core.h, forked.h, options.h, region.h, report.h, share.h, stable.h,
+ * trace.h. */
 #include "process.h"
 
 #include <stdatomic.h>
@@ -22,6 +23,7 @@
 #include "options.h"
 #include "region.h"
 #include "report.h"
+#include "share.h"
 #include "stable.h"
 #include "trace.h"
 
@@ -253,4 +255,5 @@ static void say_at_exit(struct terrace *m)
 __attribute__((destructor)) static void when_the_process_ends(void)
 {
     forks_each(say_at_exit);
+    forks_each(share_end);
 }

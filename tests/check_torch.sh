@@ -63,7 +63,7 @@ raises() { # PATTERN [-D...]: with a libc10 built so, or none
         c10=$scratch/libc10.so
         g++ -O1 -fPIC -shared -fvisibility=hidden -DLIBRARY "$@" tests/torch_raise.cc -o "$c10" || return
     fi
-    g++ -O1 "${@/-DOLD/}" tests/torch_raise.cc -o "$scratch/raise" -ldl 2>&1 || return
+    g++ -O1 tests/torch_raise.cc -o "$scratch/raise" -ldl 2>&1 || return
     with_driver "$scratch/raise" "$library" ${c10:+"$c10"} >"$scratch/out" 2>&1
     local result=$?
     cat "$scratch/out"

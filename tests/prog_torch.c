@@ -12,7 +12,7 @@
 
 enum { BLOCKS = 200, MIB = 1 << 20 };
 
-typedef int driver_fn();
+typedef int init_fn(unsigned), retain_fn(void **, int), set_fn(void *), create_fn(void **, unsigned), finish_fn(void);
 typedef void *alloc_fn(size_t, int, void *);
 typedef void free_fn(void *, size_t, int, void *);
 typedef void record_fn(void *, void *);
@@ -69,11 +69,11 @@ int main(int argc, char **argv)
     base_fn *base = (base_fn *)(uintptr_t)symbol(terrace, "terrace_torch_base_alloc");
     text_fn *why = (text_fn *)(uintptr_t)symbol(terrace, "terrace_last_error");
     launch_fn *launch = (launch_fn *)(uintptr_t)symbol(driver, "sim_launch");
-    driver_fn *init = (driver_fn *)(uintptr_t)symbol(driver, "cuInit");
-    driver_fn *retain = (driver_fn *)(uintptr_t)symbol(driver, "cuDevicePrimaryCtxRetain");
-    driver_fn *set = (driver_fn *)(uintptr_t)symbol(driver, "cuCtxSetCurrent");
-    driver_fn *create = (driver_fn *)(uintptr_t)symbol(driver, "cuStreamCreate");
-    driver_fn *finish = (driver_fn *)(uintptr_t)symbol(driver, "cuCtxSynchronize");
+    init_fn *init = (init_fn *)(uintptr_t)symbol(driver, "cuInit");
+    retain_fn *retain = (retain_fn *)(uintptr_t)symbol(driver, "cuDevicePrimaryCtxRetain");
+    set_fn *set = (set_fn *)(uintptr_t)symbol(driver, "cuCtxSetCurrent");
+    create_fn *create = (create_fn *)(uintptr_t)symbol(driver, "cuStreamCreate");
+    finish_fn *finish = (finish_fn *)(uintptr_t)symbol(driver, "cuCtxSynchronize");
     memory = (memory_fn *)(uintptr_t)symbol(driver, "sim_memory");
     void *context, *stream[2];
     if (init(0) || retain(&context, 0) || set(context) || create(&stream[0], 1) || create(&stream[1], 1))
