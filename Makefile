@@ -357,10 +357,10 @@ check-tsan: deps-check
 run-tests:
 	@$(RUN_TESTS) $(ONLY)
 
-##: check-preload programs as they are (numpy, sort, gcc, one in a memory cgroup), preloaded
+##: check-preload programs as they are (numpy, git, gcc, redis, PyTorch, ...), preloaded; ONLY="git redis"
 check-preload: deps-preload
 	$(MAKE) all
-	@BUILD=$(BUILD) tests/preload/programs.sh
+	@BUILD=$(BUILD) CC="$(CC)" tests/preload/programs.sh $(ONLY)
 
 ##: check-numa    tests on two NUMA nodes: boots a Debian kernel in an emulated machine
 check-numa: deps-numa
@@ -477,7 +477,9 @@ HIP_PACKAGES = libamdhip64-dev
 LINT_PACKAGES = clang clang-tidy cppcheck
 NUMA_PACKAGES = qemu-system-x86 busybox-static cpio
 BENCH_PACKAGES = fio jq python3
-PRELOAD_PACKAGES = python3-numpy libjemalloc2
+# Debian's own Python brings its tests in a package of the version's.
+PYTHON_TESTS = lib$$(readlink /usr/bin/python3)-testsuite
+PRELOAD_PACKAGES = python3-numpy libjemalloc2 $(PYTHON_TESTS) git sqlite3 redis-server stress-ng python3-torch
 RIVAL_PACKAGES = libstarpu-dev
 
 ##: deps          install the Debian packages that are missing
