@@ -20,6 +20,8 @@ struct order {
     int64_t number;
 };
 
+enum { OTHER_ENDS = -1 }; /* those started later hold the pipe open, too */
+
 typedef int64_t obey_fn(struct order order);
 
 static inline struct other other_start(obey_fn *obey)
@@ -32,7 +34,7 @@ static inline struct other other_start(obey_fn *obey)
     if (o.pid == 0) {
         struct order order;
         close(to[1]);
-        while (read(to[0], &order, sizeof order) == sizeof order) {
+        while (read(to[0], &order, sizeof order) == sizeof order && order.what != OTHER_ENDS) {
             int64_t answer = obey(order);
             if (write(from[1], &answer, sizeof answer) != sizeof answer)
                 break;
@@ -75,6 +77,7 @@ static inline void other_kill(const struct other *o)
 static inline void other_end(const struct other *o)
 {
     int status = 1;
+    other_begin(o, OTHER_ENDS, 0);
     close(o->to);
     cr_assert_eq(waitpid(o->pid, &status, 0), o->pid);
     cr_assert_eq(status, 0, "the other process ended with %x", (unsigned)status);
