@@ -44,6 +44,8 @@ check "builds" eval 'build blocks.c && build maps.c && build forks.c && build th
 check "exports only what stands in for the C library's" exports_little
 check "nothing is opened before the first large block" quiet_until_needed
 check "malloc's promises" spilled blocks
+smaller() { TERRACE_MIN_SIZE=64K spilled blocks smaller; }
+check "blocks from a smaller size on" smaller
 check "new and delete" spilled news
 check "mappings, whole and in parts" spilled maps
 check "system calls on spilled memory: files" spilled calls files

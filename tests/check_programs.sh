@@ -18,7 +18,7 @@ installed() { # COMMAND NAME WHAT...
 }
 check "bash with long strings" bash_strings 16
 check "sort of a file" sorted 8
-check "gcc makes the same object files" compiled lib/arena.c lib/json.c lib/error.c
+check "gcc makes the same object files" compiled lib/arena.c lib/options.c lib/error.c
 installed git "git packs, checks, clones" git_packs 8
 installed sqlite3 "sqlite3 in memory" sqlite 32
 installed redis-server "redis-server, with background saves" redis 48
