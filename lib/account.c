@@ -248,7 +248,7 @@ static int file_open(const char *path, struct page **out)
 static int file_lock(const char *path, const uint64_t *limit, struct page **out)
 {
     for (;;) {
-        struct page *p;
+        struct page *p = NULL;
         int r = file_open(path, &p);
         if (r == -TERRACE_ENOENT && limit) {
             r = file_make(path, *limit);

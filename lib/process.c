@@ -12,11 +12,17 @@
  * trace.h. */
 #include "process.h"
 
+#include <fcntl.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/select.h>
+#include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "core.h"
 #include "forked.h"
@@ -27,6 +33,7 @@
 #include "stable.h"
 #include "trace.h"
 
+enum { LOW = 256 };
 static const size_t LEAST_THRESHOLD = 64 << 10, THRESHOLD = 1 << 20;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* taken before any manager's */
@@ -193,17 +200,57 @@ static int serves(struct terrace *m)
     return 0;
 }
 
+/* ---- descriptors ----------------------------------------------------------- */
+
+/* The low ones are the program's, which may have closed its standard input, or put
+ * files at numbers of its choice: while a manager opens its own files, all that are
+ * free there are taken by another. */
+struct taken {
+    fd_set by;
+    int below;
+    ino_t file;
+};
+
+static void low_take(struct taken *t)
+{
+    struct rlimit most;
+    struct stat st;
+    FD_ZERO(&t->by);
+    t->below = getrlimit(RLIMIT_NOFILE, &most) || most.rlim_cur >= 2 * LOW ? LOW : 3;
+    int one = memfd_create("terrace", MFD_CLOEXEC), fd = one;
+    t->file = one >= 0 && fstat(one, &st) == 0 ? st.st_ino : 0;
+    while (fd >= 0 && fd < t->below) {
+        FD_SET(fd, &t->by);
+        fd = fcntl(one, F_DUPFD_CLOEXEC, fd + 1);
+    }
+    if (fd >= 0)
+        close(fd);
+}
+
+/* But for numbers where another thread has meanwhile put something. */
+static void low_give(const struct taken *t)
+{
+    struct stat st;
+    for (int fd = 0; fd < t->below; fd++)
+        if (FD_ISSET(fd, &t->by) && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_ino == t->file)
+            close(fd);
+}
+
 int terrace_process_open(terrace **out)
 {
     struct terrace *m;
+    struct taken low;
     if (!initialised)
         return -TERRACE_EAGAIN;
+    low_take(&low);
     pthread_mutex_lock(&lock);
-    int r = join_locked(&m);
+    int r = join_locked(&m), joined = r == 0;
     pthread_mutex_unlock(&lock);
-    if (r)
+    if (joined)
+        r = serves(m);
+    low_give(&low);
+    if (!joined)
         return r;
-    r = serves(m);
     if (r == 0) {
         *out = m;
         return 0;

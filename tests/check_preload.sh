@@ -76,6 +76,30 @@ check "a program with a malloc of its own" own_malloc
 check "a program that uses terrace itself, opened before its blocks" spilled linked first
 check "a program that uses terrace itself, opened after" spilled linked last
 
+# Descriptors of its own are out of the program's way, also where it has closed some.
+own_numbers() {
+    cat >"$scratch/numbers.py" <<'PY'
+import os
+blocks = [bytearray(b"%d" % i * (3 << 20)) for i in range(9)] + [bytearray(30 << 20)]
+def is_ours(n):
+    try:
+        return any(word in os.readlink("/proc/self/fd/" + n) for word in ("userfault", "uring", "eventfd", "terrace"))
+    except FileNotFoundError:
+        return False
+ours = {int(n) for n in os.listdir("/proc/self/fd") if is_ours(n)}
+low = os.open("/dev/zero", os.O_RDONLY)
+assert low == 0, low
+for n in range(3, 40):
+    os.dup2(low, n)
+assert all(b[0] == b[-1] == ord("%d" % i) for i, b in enumerate(blocks[:9]))
+assert ours and min(ours) >= 256, ours
+PY
+    job_python() { TERRACE_LIMIT_HOST=32M TERRACE_REPORT=$report LD_PRELOAD=$library /usr/bin/python3 "$scratch/numbers.py"; }
+    rm -f "$report"
+    job_python <&- && grep -q 'written back [0-9.]* MiB' "$report"
+}
+check "its files are not at the program's numbers" own_numbers
+
 # ---- what is wrong is said in a line, and breaks nothing ----------------------
 
 said() { # PATTERN COMMAND...: its output is there, and one line that matches

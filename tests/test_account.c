@@ -160,9 +160,9 @@ Test(account, killed_at_any_moment, .timeout = 100)
 
 static void *joins(void *arg)
 {
-    struct account *a;
-    cr_assert_eq(account_join(path, LIMIT, &a), 0);
-    cr_assert(account_take(a, LIMIT));
+    static struct account *lost;
+    cr_assert_eq(account_join(path, LIMIT, &lost), 0);
+    cr_assert(account_take(lost, LIMIT));
     return arg;
 }
 
