@@ -221,6 +221,7 @@ Test(shared, a_child_of_fork_joins_by_itself, .timeout = 100)
     if (child == 0) {
         terrace_close(m);
         memset(tensor, 0, sizeof tensor);
+        simdisk = (struct simdisk){.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
         m = opens();
         bool good = m && write_all(300, 20) == 0 && right(300, 20) == 20;
         terrace_close(m);
