@@ -28,7 +28,7 @@ DOCDIR = $(PREFIX)/share/doc/terrace
 
 # ---- what there is ---------------------------------------------------------
 
-LIB_SRC := $(sort $(wildcard lib/*.c)) $(sort $(wildcard offload/*.c))
+LIB_SRC := $(sort $(wildcard lib/*.c)) $(sort $(wildcard lib/torch/*.c)) $(sort $(wildcard offload/*.c))
 CLI_SRC := $(wildcard lib/cli/*.c)
 PRELOAD_SRC := $(wildcard lib/preload/*.c)
 EXAMPLE_SRC := $(filter-out %/backend_template.c %/gpt_mixed_opencl.c,$(wildcard examples/*.c))
@@ -47,7 +47,7 @@ object = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 LIB_OBJ = $(call object,$(LIB_SRC))
 CLI_OBJ = $(call object,$(CLI_SRC))
 PRELOAD_OBJ = $(call object,$(PRELOAD_SRC))
-OBJECTS = $(call object,$(wildcard lib/*.c offload/*.c lib/cli/*.c lib/preload/*.c examples/*.c bench/*.c bench/modules/*.c bench/loop/*.c bench/replay/*.c tests/*.c tests/numa_vm/*.c tests/gpu/*.c tests/sim/*.c))
+OBJECTS = $(call object,$(wildcard lib/*.c lib/torch/*.c offload/*.c lib/cli/*.c lib/preload/*.c examples/*.c bench/*.c bench/modules/*.c bench/loop/*.c bench/replay/*.c tests/*.c tests/numa_vm/*.c tests/gpu/*.c tests/sim/*.c))
 
 LIBRARY = $(BUILD)/lib/libterrace.so.$(VERSION)
 LINKS = $(BUILD)/lib/libterrace.so.$(SOVERSION) $(BUILD)/lib/libterrace.so
@@ -100,6 +100,9 @@ OPENCL_LIBS = $$(pkg-config --libs OpenCL 2>/dev/null)
 OPENCL_PROGRAMS = test_opencl_tier opencl opencl_saxpy gpt_mixed_opencl
 OPENMP = -fopenmp
 gpt_CFLAGS = -O3 -march=native $(OPENMP)
+# A C++ exception passes through these.
+raise_CFLAGS = -fexceptions
+blocks_CFLAGS = -fexceptions
 gpt_LIBS = $(OPENMP) -lm
 # Its kernels are rounded here as they are on a device.
 gpt_mixed_CFLAGS = -O3 -ffp-contract=off $(OPENMP)
@@ -195,7 +198,7 @@ gpu_LIBS = -ldl
 
 # What bench/alloc compares, each with the private jemalloc in it: terrace's
 # allocator of addresses, which the library does not export, and that by itself.
-MODULE_OBJ = $(patsubst %,$(BUILD)/obj/lib/%.o,arena error heap heap_cache heap_classes heap_jemalloc pages)
+MODULE_OBJ = $(patsubst %,$(BUILD)/obj/lib/%.o,account arena error heap heap_cache heap_classes heap_jemalloc pages)
 jemalloc_CFLAGS = @$(JEMALLOC)/cflags
 $(BUILD)/obj/bench/modules/jemalloc.o: $(JEMALLOC)/cflags
 $(BUILD)/bench/modules/heap.so: $(MODULE_OBJ)
@@ -372,10 +375,10 @@ check-tsan: deps-check
 run-tests:
 	@$(RUN_TESTS) $(ONLY)
 
-##: check-preload programs as they are (numpy, sort, gcc, one in a memory cgroup), preloaded
+##: check-preload programs as they are (numpy, git, gcc, redis, PyTorch, ...), preloaded; ONLY="git redis"
 check-preload: deps-preload
 	$(MAKE) all
-	@BUILD=$(BUILD) tests/preload/programs.sh
+	@BUILD=$(BUILD) CC="$(CC)" tests/preload/programs.sh $(ONLY)
 
 ##: check-numa    tests on two NUMA nodes: boots a Debian kernel in an emulated machine
 check-numa: deps-numa
@@ -431,7 +434,7 @@ lint: deps-lint
 	tests/check_headers.sh
 	tests/check_layers.sh
 
-LINT_SRC = $(wildcard lib/*.c offload/*.c lib/cli/*.c lib/preload/*.c examples/*.c bench/*.c bench/modules/*.c bench/loop/*.c bench/replay/*.c)
+LINT_SRC = $(wildcard lib/*.c lib/torch/*.c offload/*.c lib/cli/*.c lib/preload/*.c examples/*.c bench/*.c bench/modules/*.c bench/loop/*.c bench/replay/*.c)
 tidy: $(JEMALLOC)/cflags $(MALLOC)/cflags
 	clang-tidy --quiet --warnings-as-errors='*' $(filter-out lib/preload/%,$(LINT_SRC)) -- -std=gnu11 $(CPPFLAGS) \
 	    $$(cat $(JEMALLOC)/cflags)
@@ -492,7 +495,9 @@ HIP_PACKAGES = libamdhip64-dev
 LINT_PACKAGES = clang clang-tidy cppcheck
 NUMA_PACKAGES = qemu-system-x86 busybox-static cpio
 BENCH_PACKAGES = fio jq python3
-PRELOAD_PACKAGES = python3-numpy libjemalloc2
+# Debian's own Python brings its tests in a package of the version's.
+PYTHON_TESTS = lib$$(readlink /usr/bin/python3)-testsuite
+PRELOAD_PACKAGES = python3-numpy libjemalloc2 $(PYTHON_TESTS) git sqlite3 redis-server stress-ng python3-torch
 RIVAL_PACKAGES = libstarpu-dev
 
 ##: deps          install the Debian packages that are missing

@@ -1,15 +1,20 @@
 #!/usr/bin/env python3
 """preload.py - unmodified programs with libterrace-preload.so.
 
-usage: bench/preload.py [--only swap,malloc] [--runs N] [--quick] [--json FILE]
+usage: bench/preload.py [--only train,swap,malloc] [--runs N] [--quick] [--json FILE]
 
+train   PyTorch trains on the CPU with twice the memory of its cgroup (train_torch.py):
+        with all the memory it asks for, which gives the losses; in the cgroup without
+        anything, where it is killed; with `terrace run`; and with a swap file. Asked: the
+        same losses to the bit, in a third of swap's time. Needs root.
 swap    numpy goes through 3 times the memory of a cgroup, reading and changing it:
         once with `terrace run`, once with a swap file in the spill folder. Asked: 4
         times faster. Needs root.
 malloc  programs that allocate small blocks all the time, next to the same with
-        LD_PRELOAD=libjemalloc.so.2, in pairs; the median of the ratios of their
+        LD_PRELOAD=libjemalloc.so.2, in N pairs; the median of the ratios of their
         times with its interval (bootstrap, 95 %), and the same of jemalloc next to
         itself: the noise. Asked: at most 1.02 at the upper end.
+--part runs one program of malloc, or one engine of the others, by a part of its name.
 """
 import argparse
 import json
@@ -29,6 +34,7 @@ TERRACE = os.path.realpath(os.path.join(BUILD, "bin", "terrace"))
 PYTHON = "/usr/bin/python3"
 MIB = 1 << 20
 BESIDES = 96  # MiB for python, numpy and what terrace needs itself
+TORCH = 256  # MiB for python and torch itself
 
 STREAM = """
 import sys, time
@@ -114,6 +120,8 @@ def swap(args):
                                     timeout=120 if args.quick else 900),
     }
     for name, run in runs.items():
+        if args.part not in name:
+            continue
         try:
             out, peak = run()
         except (OSError, cgroup.Killed) as e:
@@ -128,6 +136,43 @@ def swap(args):
         for kind in ("read", "change"):
             result[kind] = result["swap"][kind] / result["terrace"][kind]
             print(f"  {kind}: {result[kind]:.1f} times as fast as swap")
+    return result
+
+
+def train(args):
+    memory, steps = (192, 2) if args.quick else (512, 4)
+    folder = os.environ.get("TERRACE_NVME_PATH", "/var/tmp").split(":")[0]
+    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "train_torch.py")
+    limit = (memory + TORCH) * MIB
+    result = {}
+    with tempfile.NamedTemporaryFile() as times:
+        command = [PYTHON, script, str(2 * memory), str(steps), times.name]
+        runs = {
+            "in memory": lambda: cgroup.run(command),
+            "without": lambda: cgroup.run(command, limit),
+            "terrace": lambda: cgroup.run([TERRACE, "run", "-q", "--ram", f"{memory}M", "--"] + command, limit),
+            "swap": lambda: cgroup.run(command, limit, swap=folder, swap_bytes=(3 * memory + TORCH) * MIB, timeout=900),
+        }
+        for name, run in runs.items():
+            if args.part not in name:
+                continue
+            try:
+                out, peak = run()
+            except (OSError, cgroup.Killed) as e:
+                print(f"  {name:10} no result: {e}", flush=True)
+                result[name] = {"no result": str(e)}
+                continue
+            took = [float(t) for t in times.read().split()]
+            times.seek(0)
+            result[name] = {"losses": out.splitlines(), "seconds": took}
+            same = "" if name == "in memory" or "in memory" not in result else (
+                ", losses the same" if out.splitlines() == result["in memory"]["losses"] else ", LOSSES DIFFER")
+            print(f"  {name:10} {2 * memory} MiB in {limit >> 20} MiB: {statistics.median(took[1:]):6.2f} s a step, peak "
+                  f"{'-' if peak is None else peak // MIB} MiB{same}", flush=True)
+    both = [sum(result[name]["seconds"][1:]) for name in ("terrace", "swap") if "seconds" in result.get(name, {})]
+    if len(both) == 2:
+        result["share of swap"] = both[0] / both[1]
+        print(f"  terrace takes {both[0] / both[1]:.2f} of swap's time")
     return result
 
 
@@ -163,6 +208,8 @@ def malloc(args):
     result = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, command in programs(folder, args.quick).items():
+            if args.part not in name:
+                continue
             ratios, noise = [], []
             for k in range(args.runs):
                 order = [LIBRARY, theirs, theirs]
@@ -170,7 +217,7 @@ def malloc(args):
                 took = [seconds(command, library) for library in order]
                 ours = took[order.index(LIBRARY)]
                 others = [t for t, library in zip(took, order) if library != LIBRARY]
-                ratios += [ours / t for t in others]
+                ratios += [ours / others[0]]
                 noise += [others[0] / others[1]]
             result[name] = {"terrace": interval(ratios), "jemalloc": interval(noise)}
             for who, (median, low, high) in result[name].items():
@@ -180,13 +227,14 @@ def malloc(args):
 
 def main():
     parser = argparse.ArgumentParser(usage=__doc__)
-    parser.add_argument("--only", default="swap,malloc")
-    parser.add_argument("--runs", type=int, default=15)
+    parser.add_argument("--only", default="train,swap,malloc")
+    parser.add_argument("--runs", type=int, default=30)
+    parser.add_argument("--part", default="")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json")
     args = parser.parse_args()
     results = {}
-    for name, part in (("swap", swap), ("malloc", malloc)):
+    for name, part in (("train", train), ("swap", swap), ("malloc", malloc)):
         if name in args.only.split(","):
             print(f"{name}:")
             results[name] = part(args)

@@ -428,6 +428,57 @@ TERRACE_API int terrace_rules_set(terrace *m, const char *text);
 TERRACE_API int terrace_rules_explain(terrace *m, size_t bytes, const terrace_tensor_attr *attr, int rank, char *buf,
                                       size_t len);
 
+/* ---- PyTorch -------------------------------------------------------------- */
+
+/* What torch.cuda.memory.CUDAPluggableAllocator takes, by name out of libterrace.so;
+ * examples/torch_allocator.py shows how. `stream` is a cudaStream_t. Blocks count to the
+ * budget of the device's tier, and tensors of the program make room for them; while torch
+ * has one, it stays at its address. Settings are the environment's; where the process has a
+ * manager with just these, preloaded or opened by the program, it is that one.
+ *
+ * A block that is asked for on a stream being captured into a graph is kept, once torch
+ * frees it, for the graphs of its pool, until terrace_torch_release_pool(); for good where
+ * terrace_torch_begin_allocate_to_pool() has not named one pool. */
+
+/* `size` bytes on torch's device number `device`, aligned to 512. Torch does not look
+ * at the result (up to 2.9), so where there is no memory, this raises what torch itself
+ * does: torch.OutOfMemoryError (a RuntimeError before torch 1.13), with the sentence of
+ * terrace_last_error() in it. It returns NULL for 0 bytes, and on failure in a process
+ * without torch. */
+TERRACE_API void *terrace_torch_alloc(size_t size, int device, void *stream);
+
+/* The same for torch.cuda.MemPool, where torch does look at the result: NULL, and torch
+ * frees what it has cached, asks again, and only then raises the exception itself. */
+TERRACE_API void *terrace_torch_alloc_or_null(size_t size, int device, void *stream);
+
+/* Gives a block of either back: its memory is free once the device is past all that is
+ * now in its stream, and in those that were recorded. Does not block; who then finds no
+ * other room waits for that. Only `ptr` is looked at. */
+TERRACE_API void terrace_torch_free(void *ptr, size_t size, int device, void *stream);
+
+/* For set_init_fn, set_reset_fn, set_memory_fraction_fn, set_base_alloc_fn and
+ * set_record_stream_fn: opens the manager; gives free device memory back to the driver
+ * (empty_cache()); limits torch to a share of the tier's budget; the beginning and size
+ * of the block that an address is in (0: none, and `ptr` comes back); a stream uses the
+ * block, too. */
+TERRACE_API void terrace_torch_init(int devices);
+TERRACE_API void terrace_torch_reset(void);
+TERRACE_API void terrace_torch_memory_fraction(double fraction, int device);
+TERRACE_API void *terrace_torch_base_alloc(void *ptr, size_t *size);
+TERRACE_API void terrace_torch_record_stream(void *ptr, void *stream);
+
+/* c10::MempoolId_t: a std::pair of two of these. */
+typedef struct terrace_torch_pool {
+    unsigned long long first, second;
+} terrace_torch_pool;
+
+/* For set_begin_allocate_to_pool, set_end_allocate_to_pool_fn and set_release_pool: a
+ * capture begins, has ended; its graphs are gone. `filter` is what C++ passes for a
+ * std::function, and not looked at. */
+TERRACE_API void terrace_torch_begin_allocate_to_pool(int device, terrace_torch_pool pool, void *filter);
+TERRACE_API void terrace_torch_end_allocate_to_pool(int device, terrace_torch_pool pool);
+TERRACE_API void terrace_torch_release_pool(int device, terrace_torch_pool pool);
+
 /* ---- seeing what happens ----------------------------------------------- */
 
 /* Fills *out up to out->size. Does not block. Errors: EINVAL. */

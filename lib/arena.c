@@ -22,13 +22,14 @@
  * All book-keeping lives in ordinary host memory, never in the tier. Calls
  * that change the trees are made under the manager's lock.
  *
- * May call: the backend's table, error.h, libc. */
+ * May call: the backend's table, account.h, error.h, libc. */
 #include "arena.h"
 
 #include <assert.h>
 #include <stdlib.h>
 #include <time.h>
 
+#include "account.h"
 #include "error.h"
 
 enum { IN_USE, CACHED, EMPTY };
@@ -427,20 +428,40 @@ int arena_take_row(struct arena *a, uint64_t bytes, size_t alignment, uint64_t r
     return r;
 }
 
+static void give_up(const struct arena *a, const struct grant *grant)
+{
+    uint64_t bytes = 0;
+    for (const struct extent *e = grant->give; e; e = e->next) {
+        a->backend->decommit(a->unit, e->address, e->bytes);
+        bytes += e->bytes;
+    }
+    if (a->account && bytes)
+        account_give(a->account, bytes);
+}
+
+static int commit(const struct arena *a, uint64_t address, uint64_t bytes)
+{
+    if (a->account && !account_take(a->account, bytes))
+        return error_set(-TERRACE_ENOMEM, "the processes that share %s have all of it", account_path(a->account));
+    int r = a->backend->commit(a->unit, address, bytes);
+    if (r && a->account)
+        account_give(a->account, bytes);
+    return r;
+}
+
 int arena_fulfil(struct arena *a, struct grant *grant)
 {
-    for (struct extent *e = grant->give; e; e = e->next)
-        a->backend->decommit(a->unit, e->address, e->bytes);
+    give_up(a, grant);
     if (!grant->commit)
         return 0;
     struct extent *e = grant->extent;
     if (grant->extra) {
-        int r = a->backend->commit(a->unit, e->address, e->bytes + grant->extra->bytes);
+        int r = commit(a, e->address, e->bytes + grant->extra->bytes);
         if (r == 0)
             return 0;
         grant->extra->state = EMPTY; /* not to be had: ask for what is needed alone */
     }
-    return a->backend->commit(a->unit, e->address, e->bytes);
+    return commit(a, e->address, e->bytes);
 }
 
 struct extent *arena_settle(struct arena *a, struct grant *grant, int result)
@@ -530,7 +551,7 @@ void arena_free(struct arena *a, struct extent *e)
 
 bool arena_charge(struct arena *a, uint64_t bytes)
 {
-    if (bytes > a->limit || a->committed > a->limit - bytes)
+    if (bytes > a->limit || a->committed > a->limit - bytes || (a->account && !account_try(a->account, bytes)))
         return false;
     a->used += bytes;
     commit_by(a, bytes, 0);
@@ -543,4 +564,6 @@ void arena_uncharge(struct arena *a, uint64_t bytes)
 {
     a->used -= bytes;
     commit_by(a, 0, bytes);
+    if (a->account)
+        account_give(a->account, bytes);
 }

@@ -1,5 +1,5 @@
 /* arena.h - the one range allocator, over any tier's address space.
- * May call: the backend's table, error.h, libc. */
+ * May call: the backend's table, account.h, error.h, libc. */
 #ifndef TERRACE_LIB_ARENA_H
 #define TERRACE_LIB_ARENA_H
 
@@ -40,9 +40,12 @@ struct zone {
 
 enum { ZONE_PAGES, ZONE_GRANULES, ZONES };
 
+struct account;
+
 struct arena {
     const terrace_backend *backend;
     void *unit;
+    struct account *account; /* that committed bytes are charged to, too; or NULL */
     uint64_t limit;     /* the budget; committed never exceeds it */
     uint64_t ceiling;   /* what arena_take keeps committed below: the limit, or less where
                          * memory for that is not to be had; whoever learns of it sets this */
@@ -93,7 +96,8 @@ uint64_t arena_round(const struct arena *a, uint64_t bytes);
  * grant->give NULL, fulfil has nothing to do and may be left out.
  * Errors of take: EBUDGET (make room below the ceiling and come again), EAGAIN (come again when
  * another grant has been settled), ENOMEM (host memory for the book-keeping), ENOTSUP (too much for
- * one piece; sets the sentence). Those of fulfil: as the backend's commit. */
+ * one piece; sets the sentence). Those of fulfil: as the backend's commit; ENOMEM where the account
+ * has no more. */
 int arena_take(struct arena *a, uint64_t bytes, size_t alignment, struct grant *grant);
 /* The same for one of several allocations that are to lie in a row, if they can: `row`
  * more bytes will follow. */

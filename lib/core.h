@@ -183,6 +183,7 @@ struct relay;
 struct peers;
 struct trace;
 struct live;
+struct share;
 
 struct tier {
     struct terrace *manager;
@@ -227,6 +228,7 @@ struct route {
 
 struct terrace {
     const unsigned char *alive; /* reads 0 in a forked child */
+    bool closing;               /* under process.c's lock */
     struct options options;     /* constant after open */
     pthread_mutex_t lock;
     pthread_cond_t changed; /* any state others may wait for */
@@ -271,6 +273,7 @@ struct terrace {
     bool grouped;            /* small tensors are to be slices of groups */
     bool several;            /* tiers are in memory */
     struct staging *staging; /* NULL until somebody needs it */
+    struct share *share;     /* NULL: its host memory is its own */
     struct relay *relay;     /* NULL: bytes between devices go by way of a host tier */
     struct peers *peers;     /* devices that reach each other, NULL: none do */
     char small_text[120];

@@ -7,7 +7,7 @@
  * some: forked.c.)
  *
  * May call: core.h, forked.h, lease.h, live.h, mapped.h, process.h, report.h, rules.h, seal.h,
- * small.h, trace.h. */
+ * share.h, small.h, trace.h. */
 #include <errno.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -26,6 +26,7 @@
 #include "report.h"
 #include "rules.h"
 #include "seal.h"
+#include "share.h"
 #include "small.h"
 #include "stable.h"
 #include "trace.h"
@@ -309,6 +310,7 @@ void terrace_close(terrace *m)
 void manager_close(struct terrace *m)
 {
     forks_close(m);
+    share_stop(m);
     manager_lock(m);
     leases_drain_locked(m);
     gates_settle_locked(m);

@@ -1,33 +1,46 @@
-/* process.c - one manager for a whole process: that of libterrace-preload.so.
+/* process.c - one manager for a whole process: that of libterrace-preload.so, or of torch
  *
  * Where that library is in a process, its memory and that of a program which uses
  * terrace itself are to share one budget, whoever comes first. So terrace_open()
  * gives the process's manager to who has no settings of its own, and it is closed
  * by its last user. The preloaded library never closes it: its memory is in use
- * until the process ends.
+ * until the process ends. The same goes for PyTorch's door (torch/), which also takes
+ * the manager that a program has opened before it, where its settings are the
+ * environment's.
  *
- * May call: core.h, forked.h, options.h, region.h, report.h, stable.h, trace.h. */
+ * May call: core.h, forked.h, options.h, region.h, report.h, share.h, stable.h,
+ * trace.h. */
 #include "process.h"
 
+#include <fcntl.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/select.h>
+#include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "core.h"
 #include "forked.h"
 #include "options.h"
 #include "region.h"
 #include "report.h"
+#include "share.h"
 #include "stable.h"
 #include "trace.h"
 
+enum { LOW = 256 };
 static const size_t LEAST_THRESHOLD = 64 << 10, THRESHOLD = 1 << 20;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* taken before any manager's */
 static struct terrace *manager; /* the process's, or NULL */
 static unsigned users;          /* of it */
 static bool begun, initialised;
+static atomic_bool shared; /* there is to be one without the preloaded library, too */
 
 /* After the constructors of the libraries that this one needs. */
 __attribute__((constructor)) static void when_initialised(void)
@@ -47,6 +60,12 @@ void terrace_process_begin(void)
     begun = true;
     forks_begin();
     pthread_atfork(NULL, NULL, after_fork_in_child);
+}
+
+static void begin_sharing(void)
+{
+    if (!begun)
+        pthread_atfork(NULL, NULL, after_fork_in_child);
 }
 
 size_t terrace_process_threshold(void)
@@ -110,7 +129,7 @@ static int join_locked(terrace **out)
 
 int process_join(const char *conf, terrace **out)
 {
-    if (!begun || !says_nothing(conf))
+    if (!(begun || atomic_load(&shared)) || !says_nothing(conf))
         return 1;
     pthread_mutex_lock(&lock);
     int r = join_locked(out);
@@ -124,8 +143,39 @@ bool process_leave(terrace *m)
     bool left = m == manager && --users;
     if (m == manager && !left)
         manager = NULL;
+    m->closing = !left;
     pthread_mutex_unlock(&lock);
     return left;
+}
+
+static const struct options *sought;
+
+/* The program's own, which is one user more of it. */
+static void adopt(struct terrace *m)
+{
+    if (manager || !*m->alive || m->closing || !same_settings(&m->options, sought))
+        return;
+    manager = m;
+    users = 1;
+}
+
+int process_share(terrace **out)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    struct options environment;
+    int r = options_parse(&environment, NULL);
+    if (r)
+        return r;
+    pthread_once(&once, begin_sharing);
+    pthread_mutex_lock(&lock);
+    atomic_store(&shared, true);
+    sought = &environment;
+    if (!manager)
+        forks_each(adopt);
+    r = join_locked(out);
+    pthread_mutex_unlock(&lock);
+    options_free(&environment);
+    return r;
 }
 
 /* Has the manager find out what serves stable memory. */
@@ -150,17 +200,57 @@ static int serves(struct terrace *m)
     return 0;
 }
 
+/* ---- descriptors ----------------------------------------------------------- */
+
+/* The low ones are the program's, which may have closed its standard input, or put
+ * files at numbers of its choice: while a manager opens its own files, all that are
+ * free there are taken by another. */
+struct taken {
+    fd_set by;
+    int below;
+    ino_t file;
+};
+
+static void low_take(struct taken *t)
+{
+    struct rlimit most;
+    struct stat st;
+    FD_ZERO(&t->by);
+    t->below = getrlimit(RLIMIT_NOFILE, &most) || most.rlim_cur >= 2 * LOW ? LOW : 3;
+    int one = memfd_create("terrace", MFD_CLOEXEC), fd = one;
+    t->file = one >= 0 && fstat(one, &st) == 0 ? st.st_ino : 0;
+    while (fd >= 0 && fd < t->below) {
+        FD_SET(fd, &t->by);
+        fd = fcntl(one, F_DUPFD_CLOEXEC, fd + 1);
+    }
+    if (fd >= 0)
+        close(fd);
+}
+
+/* But for numbers where another thread has meanwhile put something. */
+static void low_give(const struct taken *t)
+{
+    struct stat st;
+    for (int fd = 0; fd < t->below; fd++)
+        if (FD_ISSET(fd, &t->by) && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_ino == t->file)
+            close(fd);
+}
+
 int terrace_process_open(terrace **out)
 {
     struct terrace *m;
+    struct taken low;
     if (!initialised)
         return -TERRACE_EAGAIN;
+    low_take(&low);
     pthread_mutex_lock(&lock);
-    int r = join_locked(&m);
+    int r = join_locked(&m), joined = r == 0;
     pthread_mutex_unlock(&lock);
-    if (r)
+    if (joined)
+        r = serves(m);
+    low_give(&low);
+    if (!joined)
         return r;
-    r = serves(m);
     if (r == 0) {
         *out = m;
         return 0;
@@ -212,4 +302,5 @@ static void say_at_exit(struct terrace *m)
 __attribute__((destructor)) static void when_the_process_ends(void)
 {
     forks_each(say_at_exit);
+    forks_each(share_end);
 }

@@ -36,6 +36,10 @@ TERRACE_API pid_t terrace_process_fork(pid_t (*fork_now)(void));
  * asked for. */
 TERRACE_API void terrace_process_report(void);
 
+/* A path for TERRACE_SHARED that nobody has used; removes what processes that were
+ * killed have left under others. */
+TERRACE_API void terrace_process_name_shared(char *buf, size_t len);
+
 /* ---- manager.c ---- */
 
 /* The process's manager for who asks for these settings, or its failure; 1: a
@@ -43,5 +47,11 @@ TERRACE_API void terrace_process_report(void);
 int  process_join(const char *conf, terrace **out);
 /* True: others still use it. */
 bool process_leave(terrace *m);
+
+/* ---- torch/ ---- */
+
+/* The process's manager, as the environment has it: from here on there is one, also
+ * where nothing is preloaded. It may be one that the program has opened before. */
+int process_share(terrace **out);
 
 #endif

@@ -11,10 +11,12 @@
  * What rules keep from going anywhere else is no victim. Where devices have to have a
  * share of the bytes, the others are as full as it allows them to be.
  *
- * May call: core.h, gate.h, lease.h, mapped.h, mover.h, rules.h, small.h, stable.h, stream.h. */
+ * May call: account.h, core.h, gate.h, lease.h, mapped.h, mover.h, rules.h, small.h, stable.h,
+ * stream.h. */
 #include <stdio.h>
 #include <string.h>
 
+#include "account.h"
 #include "gate.h"
 #include "lease.h"
 #include "mapped.h"
@@ -155,6 +157,19 @@ static int no_memory_locked(struct tier *tier, const struct room *want)
                      bytes_text(tier->arena.used, used), bytes_text(tier->arena.limit, limit), variable);
 }
 
+/* The same where processes share the memory. */
+static int none_shared_locked(const struct tier *tier, const struct room *want)
+{
+    struct account *a = tier->arena.account;
+    char need[BYTES_TEXT], all[BYTES_TEXT], mine[BYTES_TEXT];
+    return error_set(-TERRACE_ENOMEM,
+                     "no memory for '%s' (%s) in %s: of the %s that %u processes share (%.80s) this one has %s, all in "
+                     "use, and the others leave no more; release some, or raise TERRACE_LIMIT_HOST for all",
+                     tensor_name(want->tensor), bytes_text(arena_round(&tier->arena, want->tensor->bytes), need),
+                     tier->name, bytes_text(account_limit(a), all), account_members(a), account_path(a),
+                     bytes_text(account_held(a), mine));
+}
+
 /* Whether it is not the budget that has no room for so many bytes. */
 static bool short_of_memory(const struct tier *tier, uint64_t bytes)
 {
@@ -170,7 +185,7 @@ static int out_of_victims_locked(struct tier *tier, const struct room *want, uin
         return error_set(m->failure, "no room for '%s' in %s: %s", tensor_name(want->tensor),
                          tier->name, m->failure_text);
     if (short_of_memory(tier, arena_round(&tier->arena, want->tensor->bytes)))
-        return no_memory_locked(tier, want);
+        return tier->arena.account ? none_shared_locked(tier, want) : no_memory_locked(tier, want);
     return no_room_locked(tier, want);
 }
 

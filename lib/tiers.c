@@ -5,7 +5,8 @@
  * and copied, so that an older or shorter one reads as if its missing optional
  * functions were NULL.
  *
- * May call: core.h, mover.h, budget.h, plugin.h, registered.h, relay.h, route.h, the backends' tables. */
+ * May call: core.h, mover.h, budget.h, plugin.h, registered.h, relay.h, route.h, share.h, the
+ * backends' tables. */
 #include <assert.h>
 #include <ctype.h>
 #include <stdio.h>
@@ -18,6 +19,7 @@
 #include "registered.h"
 #include "relay.h"
 #include "route.h"
+#include "share.h"
 #include "staging.h"
 #include "view.h"
 
@@ -510,6 +512,8 @@ int tiers_open(struct terrace *m)
         r = wanted_check(m);
     if (r == 0)
         registered_open(m);
+    if (r == 0)
+        r = share_open(m);
     bool host = false; /* the first tier of plain pointers is the other end of all lanes */
     for (unsigned i = 0; r == 0 && i < m->tiers; i++) {
         bool plain = tier_is_memory(&m->tier[i]) && (m->tier[i].backend->caps & TERRACE_CAP_CPU);
@@ -541,6 +545,7 @@ void tiers_close(struct terrace *m)
         arena_close(&m->tier[i].arena);
         m->tier[i].backend->close(m->tier[i].unit);
     }
+    share_close(m);
     m->tiers = 0;
     free(m->backend);
     m->backend = NULL;

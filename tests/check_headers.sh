@@ -15,8 +15,8 @@ for header in include/*.h; do
     check "$name alone as C11" alone "$name" "$CC" -x c -std=c11 -pedantic
     check "$name alone as C++17" alone "$name" g++ -x c++ -std=c++17 -pedantic
 done
-for header in lib/*.h offload/*.h; do
+for header in lib/*.h lib/torch/*.h offload/*.h; do
     [ -e "$header" ] || continue
     check "$header alone" alone "$PWD/$header" "$CC" -x c -std=gnu11 -D_GNU_SOURCE= \
-        -iquote "$(dirname "$header")"
+        -iquote "$(dirname "$header")" -iquote lib
 done

@@ -48,6 +48,8 @@ vendor_headers() {
     check "offload/ includes nothing of lib/" include_only_from "offload include" $(files offload)
     check "lib/cli/ includes its own, lib/ and include/" \
         include_only_from "lib/cli lib include" $(files lib/cli)
+    check "lib/torch/ includes its own, lib/ and include/" \
+        include_only_from "lib/torch lib include" $(files lib/torch)
     check "tests/sim/ includes nothing but its own" include_only_from tests/sim $(files tests/sim)
     check "lib/preload/ includes its own, lib/ and include/" \
         include_only_from "lib/preload lib include" $(files lib/preload)

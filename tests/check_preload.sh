@@ -44,6 +44,8 @@ check "builds" eval 'build blocks.c && build maps.c && build forks.c && build th
 check "exports only what stands in for the C library's" exports_little
 check "nothing is opened before the first large block" quiet_until_needed
 check "malloc's promises" spilled blocks
+smaller() { TERRACE_MIN_SIZE=64K spilled blocks smaller; }
+check "blocks from a smaller size on" smaller
 check "new and delete" spilled news
 check "mappings, whole and in parts" spilled maps
 check "system calls on spilled memory: files" spilled calls files
@@ -73,6 +75,30 @@ own_malloc() { job own 2>"$scratch/err" && grep -q 'not tiered.*malloc of its ow
 check "a program with a malloc of its own" own_malloc
 check "a program that uses terrace itself, opened before its blocks" spilled linked first
 check "a program that uses terrace itself, opened after" spilled linked last
+
+# Descriptors of its own are out of the program's way, also where it has closed some.
+own_numbers() {
+    cat >"$scratch/numbers.py" <<'PY'
+import os
+blocks = [bytearray(b"%d" % i * (3 << 20)) for i in range(9)] + [bytearray(30 << 20)]
+def is_ours(n):
+    try:
+        return any(word in os.readlink("/proc/self/fd/" + n) for word in ("userfault", "uring", "eventfd", "terrace"))
+    except FileNotFoundError:
+        return False
+ours = {int(n) for n in os.listdir("/proc/self/fd") if is_ours(n)}
+low = os.open("/dev/zero", os.O_RDONLY)
+assert low == 0, low
+for n in range(3, 40):
+    os.dup2(low, n)
+assert all(b[0] == b[-1] == ord("%d" % i) for i, b in enumerate(blocks[:9]))
+assert ours and min(ours) >= 256, ours
+PY
+    job_python() { TERRACE_LIMIT_HOST=32M TERRACE_REPORT=$report LD_PRELOAD=$library /usr/bin/python3 "$scratch/numbers.py"; }
+    rm -f "$report"
+    job_python <&- && grep -q 'written back [0-9.]* MiB' "$report"
+}
+check "its files are not at the program's numbers" own_numbers
 
 # ---- what is wrong is said in a line, and breaks nothing ----------------------
 
@@ -139,4 +165,58 @@ reports() { "$terrace" run -q --ram 32M --report="$scratch/r" -- "$scratch/block
 check "run: --report" reports
 reports_late() { seq 300000 | TERRACE_LIMIT_HOST=32M "$terrace" run -q --report -- sort -S 100M -n 2>&1 >/dev/null | grep -q 'written back'; }
 check "run: --report, of a program that closes its stderr" reports_late
+# Two processes and a third that is killed, each with more than the budget of all.
+shares() {
+    cat >"$scratch/shares.py" <<'PY'
+import os, signal, sys
+MIB = 1 << 20
+def work(seed, size=40):
+    blocks = [bytes([seed + i & 255]) * (2 * MIB) for i in range(size // 2)]
+    for _ in range(3):
+        for i, b in enumerate(blocks):
+            assert b[0] == b[-1] == seed + i & 255 and b.count(b[0]) == 2 * MIB
+    return blocks
+if len(sys.argv) > 1:
+    work(int(sys.argv[1]))
+    sys.exit(0)
+mine = work(7)
+killed = os.fork()
+if killed == 0:
+    kept = work(99)
+    os.kill(os.getpid(), signal.SIGKILL)
+started = os.spawnv(os.P_NOWAIT, sys.executable, [sys.executable, __file__, "50"])
+assert os.waitpid(killed, 0)[1] == signal.SIGKILL
+assert os.waitpid(started, 0)[1] == 0
+forked = os.fork()
+if forked == 0:
+    assert all(b[0] == b[-1] == 7 + i & 255 for i, b in enumerate(mine))
+    work(120)
+    os._exit(0)
+assert os.waitpid(forked, 0)[1] == 0
+assert all(b.count(b[0]) == 2 * MIB and b[0] == 7 + i & 255 for i, b in enumerate(mine))
+account = os.environ["TERRACE_SHARED"]
+assert account.startswith("/dev/shm/terrace-shared-"), account
+assert os.path.exists(account)
+print(account)
+PY
+    rm -f "$scratch"/r-*
+    "$terrace" run -q --ram 32M --shared --report="$scratch/r-%p" -- python3 "$scratch/shares.py" >"$scratch/out" 2>&1
+    local result=$?
+    cat "$scratch/out" "$scratch"/r-*
+    [ $result = 0 ] && [ ! -e "$(cat "$scratch/out")" ] && [ "$(cat "$scratch"/r-* | grep -c 'written back')" -ge 2 ]
+}
+check "run: --shared" shares
+leftover() { # what a killed job has left goes with the next one
+    timeout -s KILL 2 "$terrace" run -q --ram 32M --shared -- python3 -c '
+import os, time
+x = bytearray(3 << 20)
+print(os.environ["TERRACE_SHARED"], flush=True)
+time.sleep(60)' >"$scratch/out"
+    [ -e "$(cat "$scratch/out")" ] && "$terrace" run -q --ram 32M --shared -- true && [ ! -e "$(cat "$scratch/out")" ]
+}
+check "run: --shared, after a job that was killed" leftover
+check "run: --shared says so" runs 0 'shared by the processes of /dev/shm/terrace-shared-' --ram 32M --shared -- true
+check "run: --shared with a file that cannot be used" runs 1 'TERRACE_SHARED=/nowhere/x' --shared=/nowhere/x -- true
+nested() { "$terrace" run -q --shared -- sh -c 'echo $TERRACE_SHARED; "$0" run -q --shared -- sh -c "echo \$TERRACE_SHARED"' "$terrace" | uniq | wc -l | grep -q '^1$'; }
+check "run: --shared inside of a shared job" nested
 check "run: help" runs 0 'usage: terrace run' --help

@@ -4,7 +4,7 @@
 not_sanitized readme
 terrace=$BUILD/bin/terrace
 
-up_to_date() { "$terrace" help --fill readme lib/*.c offload/*.c <README.md | diff README.md -; }
+up_to_date() { "$terrace" help --fill readme lib/*.c lib/torch/*.c offload/*.c <README.md | diff README.md -; }
 # Every row of the tables, in a text.
 settings_in() {
     local name missing=0

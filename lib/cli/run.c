@@ -44,6 +44,7 @@ static const struct {
     {"--ram", "TERRACE_LIMIT_HOST", NULL, false}, {"--nvme-path", "TERRACE_NVME_PATH", NULL, false},
     {"--report", "TERRACE_REPORT", "1", true},    {"--trace", "TERRACE_TRACE", NULL, true},
     {"--rules", "TERRACE_RULES", NULL, false},    {"--min-size", "TERRACE_MIN_SIZE", NULL, false},
+    {"--shared", "TERRACE_SHARED", "1", true},
 };
 enum { SETTINGS = sizeof settings / sizeof *settings };
 
@@ -104,6 +105,18 @@ static int parse(struct run *r, char **argv)
     }
     r->command = argv;
     return *argv ? 0 : usage("a command is missing", "");
+}
+
+/* An account of this job's own, unless it is part of one that has one. */
+static void name_shared(const char *before)
+{
+    char path[PATH_MAX];
+    const char *now = getenv("TERRACE_SHARED");
+    if (!now || strcmp(now, "1") != 0)
+        return;
+    if (!before)
+        terrace_process_name_shared(path, sizeof path);
+    setenv("TERRACE_SHARED", before ? before : path, 1);
 }
 
 /* ---- files --------------------------------------------------------------- */
@@ -293,7 +306,11 @@ int run_run(int argc, char **argv)
     struct run r = {.quiet = false};
     terrace *m;
     (void)argc;
+    const char *shared = getenv("TERRACE_SHARED");
+    char *before = shared ? strdup(shared) : NULL;
     int status = parse(&r, argv);
+    name_shared(before);
+    free(before);
     if (status)
         return status;
     if (!find_library(&r)) {

@@ -167,8 +167,13 @@ void large_discard(const struct block *b, char *at, size_t bytes)
 
 /* ---- the beginning and the end ------------------------------------------- */
 
-__attribute__((constructor)) static void begin(void)
+/* Before the C library's own constructor, which sets `environ` to the same. */
+__attribute__((constructor)) static void begin(int argc, char **argv, char **environment)
 {
+    (void)argc;
+    (void)argv;
+    if (!environ)
+        environ = environment;
     inside = true;
     small_free(small_malloc(1)); /* its fork handlers come before those of terrace */
     guard_begin();

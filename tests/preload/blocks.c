@@ -119,6 +119,21 @@ static void keeps_bytes(void)
     }
 }
 
+/* Three times the budget in blocks that are large by TERRACE_MIN_SIZE only. */
+static void smaller(void)
+{
+    enum { BYTES = 200000, BLOCKS = SPILLS / BYTES };
+    static char *p[BLOCKS];
+    for (int i = 0; i < BLOCKS; i++) {
+        NEED(p[i] = malloc(BYTES));
+        job_fill(p[i], BYTES, (uint64_t)i);
+    }
+    for (int i = 0; i < BLOCKS; i++) {
+        NEED(job_has(p[i], BYTES, (uint64_t)i));
+        free(p[i]);
+    }
+}
+
 int main(int argc, char **argv)
 {
     return job_run((const struct job[]){{"allocates", allocates},
@@ -126,6 +141,7 @@ int main(int argc, char **argv)
                                         {"grows", grows_step_by_step},
                                         {"aligns", aligns},
                                         {"keeps", keeps_bytes},
+                                        {"smaller", smaller},
                                         {0}},
                    argc, argv);
 }

@@ -1,13 +1,14 @@
 #!/bin/bash
 # Programs as people have them, in less memory than they use: `make check-preload`.
+# Arguments are parts of names: only these are run.
 . "$(dirname "$0")/../tap.sh"
 terrace=$PWD/$BUILD/bin/terrace
 [[ $BUILD = /* ]] && terrace=$BUILD/bin/terrace
-python=/usr/bin/python3
+only=("$@")
 big=$(mktemp -d /var/tmp/terrace-check.XXXXXX) || exit 1
 trap 'rm -rf "$big"; tap_end' EXIT
+. tests/preload/jobs.sh
 
-spilled() { grep -q 'written back [0-9.]* [MG]iB' "$scratch/report"; }
 run() { # MEMORY COMMAND...
     local ram=$1
     shift
@@ -41,16 +42,6 @@ if __name__ == "__main__":
         got = pool.map(part, range(48))
     assert got == [sum((float(i << 20), float(((i + 1) << 20) - 1))) / 2 * (1 << 20) for i in range(48)]
 '
-}
-sorts() {
-    seq 1 6000000 | shuf --random-source=<(yes) >"$big/lines" &&
-        run 48M sort --parallel=2 -S 400M -n "$big/lines" -o "$big/sorted" && spilled &&
-        seq 1 6000000 | cmp - "$big/sorted"
-}
-compiles() {
-    local compile=("$CC" -O2 -D_GNU_SOURCE= -Iinclude -iquote lib -c lib/options.c -o)
-    "${compile[@]}" "$scratch/a.o" && run 16M "${compile[@]}" "$scratch/b.o" &&
-        cmp "$scratch/a.o" "$scratch/b.o"
 }
 cat >"$scratch/set.c" <<'END'
 #include <stdint.h>
@@ -90,12 +81,30 @@ twice_its_group() {
     [ "$got" = "$want" ]
 }
 
-check "numpy over three times its memory" numpy
-check "numpy, and children by fork" numpy_fork
-check "sort of a file larger than its memory" sorts
-check "gcc makes the same object file" compiles
+wanted() {
+    [ ${#only[@]} = 0 ] && return
+    local part
+    for part in "${only[@]}"; do [[ $1 = *"$part"* ]] && return; done
+    false
+}
+job() { ! wanted "$1" || check "$@"; }
+
+job "numpy over three times its memory" numpy
+job "numpy, and children by fork" numpy_fork
+job "bash with long strings" bash_strings 96
+job "sort of a file larger than its memory" sorted 64
+job "git packs, checks, clones" git_packs 64
+job "gcc makes the same object files of terrace" compiled lib/*.c
+for module in bytes array mmap io subprocess threading; do
+    job "python's test_$module" python_module "test_$module"
+done
+job "python's test_multiprocessing_fork" python_module test_multiprocessing_fork
+job "sqlite3 in memory" sqlite 200
+job "redis-server, with background saves" redis 200
+job "stress-ng" stressed 40
+job "PyTorch trains, with the same losses" torch_training 384 4
 if [ "$(id -u)" = 0 ]; then
-    check "twice a memory cgroup: killed without, the same result with" twice_its_group
+    job "twice a memory cgroup: killed without, the same result with" twice_its_group
 else
     echo "ok memory cgroup # SKIP needs root"
 fi
