@@ -126,6 +126,12 @@ enum {
     TERRACE_GATE_AFTER_COPIES = 1 /* by the device, behind the copies to it that submit has taken */
 };
 
+/* Where place puts bytes. */
+enum {
+    TERRACE_PLACE_UNIT = 0, /* the unit's own memory */
+    TERRACE_PLACE_HOST = 1  /* host memory, used by the device at the same addresses, slower */
+};
+
 /* One copy. The caller owns it and leaves it alone from submit until wait
  * returns it. */
 typedef struct terrace_io {
@@ -267,7 +273,7 @@ typedef struct terrace_backend {
     /* ---- gates: what a stream waits for before the copies that it needs have been
      * submitted; all four or none, and only with streams. By any thread. While one that
      * a stream follows is shut, the core asks no unit that has gates for reserve, commit,
-     * decommit, pin or unpin, nor for release before it has opened them all. ---- */
+     * place, decommit, pin or unpin, nor for release before it has opened them all. ---- */
 
     /* Makes one, shut. It is the core's until gate_forget. Errors: EAGAIN (there are too
      * many), ENOMEM; sets the failure sentence. */
@@ -283,6 +289,19 @@ typedef struct terrace_backend {
     int (*gate_open)(void *unit, void *gate, int how);
     /* Opened, and of no more use, though streams may not have got so far. */
     void (*gate_forget)(void *unit, void *gate);
+
+    /* Memory at addresses that programs keep while what is behind them changes; only of
+     * units without TERRACE_UNIT_WHOLE whose addresses are pointers that nothing else in
+     * the process has. `place` is called instead of commit, for whole granules of one
+     * reservation that nothing uses until it returns. Behind granules that have nothing it
+     * puts memory of the kind TERRACE_PLACE_..., which reads as zeros; the bytes of those
+     * that have memory of another kind it moves. decommit takes either away. `done`: how
+     * many bytes from `address` on are there now, in whole granules, also after an error.
+     * After one, granules that come after these keep their bytes, too, but may be in either
+     * place, or not usable, until place has been called for them again, with either kind.
+     * By any thread. May block. Sets the failure sentence by host->fail. Errors: ENOTSUP
+     * (there is no such memory), EDEVMEM, ENOMEM (of the host), EINVAL, EDEVICE. */
+    int (*place)(void *unit, uint64_t address, uint64_t bytes, int where, uint64_t *done);
 } terrace_backend;
 
 /* A library that holds one backend says so with this, once, and is then named in

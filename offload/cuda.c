@@ -144,6 +144,7 @@ static void contents_close(struct cuda_unit *u)
     cuda_gates_close(u);
     cuda_streams_close(u);
     cuda_memory_close(u);
+    cuda_places_close(u);
 }
 
 static void unit_free(struct cuda_unit *u)
@@ -152,6 +153,7 @@ static void unit_free(struct cuda_unit *u)
         (void)CUDA_UNDO(cuda.context_release(u->device));
     pthread_mutex_destroy(&u->lock);
     pthread_mutex_destroy(&u->mapping);
+    pthread_mutex_destroy(&u->placing);
     free(u);
 }
 
@@ -201,6 +203,7 @@ static int cuda_open(const terrace_host *host, int index, terrace_unit_info *inf
     u->pid = getpid();
     pthread_mutex_init(&u->lock, NULL);
     pthread_mutex_init(&u->mapping, NULL);
+    pthread_mutex_init(&u->placing, NULL);
     cuda_result r = device_open(u);
     if (r == CUDA_OK)
         r = contents_open(u, info);
@@ -252,5 +255,6 @@ static const terrace_backend cuda_backend = {
     .gate_follow = cuda_gate_follow,
     .gate_open = cuda_gate_open,
     .gate_forget = cuda_gate_forget,
+    .place = cuda_place,
 };
 TERRACE_BACKEND_BUILTIN(cuda_backend);

@@ -65,6 +65,7 @@ STUB void conform_close(void)
     CONFORMANCE_TEST(suite, pins) \
     CONFORMANCE_TEST(suite, pin_ranges) \
     CONFORMANCE_TEST(suite, views) \
+    CONFORMANCE_TEST(suite, places) \
     CONFORMANCE_TEST(suite, streams) \
     CONFORMANCE_TEST(suite, peers) \
     CONFORMANCE_TEST(suite, gates) \

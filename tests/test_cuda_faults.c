@@ -123,6 +123,36 @@ static void gates(void)
     unmoved("gate_forget");
 }
 
+/* Memory that changes places: whatever fails, its bytes are there once it is asked for
+ * again. */
+static void placing(uint64_t base)
+{
+    enum { GRANULES = 3 };
+    uint64_t granule = t.info.granule, done = 0, bytes = GRANULES * granule;
+    if (said("place", t.b->place(t.unit, base, bytes, TERRACE_PLACE_UNIT, &done)))
+        cr_assert(done < bytes && done % granule == 0);
+    if (done < bytes) {
+        t.b->decommit(t.unit, base, bytes);
+        return;
+    }
+    copies_there_and_back(base);
+    bool right = copies(TERRACE_IO_READ, base);
+    for (unsigned i = 0; i < 4; i++) /* else writing them has failed */
+        right &= pattern_is(host + i * 2 * SMALL, SMALL, i);
+    for (int where = TERRACE_PLACE_HOST; right && where >= TERRACE_PLACE_UNIT; where--) {
+        int r = -1;
+        for (int again = 0; again < 3 && r; again++)
+            r = said("place", t.b->place(t.unit, base, bytes, where, &done));
+        cr_assert(r == 0 || (r == -TERRACE_ENOTSUP && where == TERRACE_PLACE_HOST), "place does not get over it (%s, call %u, code %u)", failing, nth, code);
+    }
+    memset(host, 0, 8 * SMALL);
+    if (right && copies(TERRACE_IO_READ, base))
+        for (unsigned i = 0; i < 4; i++)
+            cr_assert(pattern_is(host + i * 2 * SMALL, SMALL, i), "wrong bytes (%s, call %u, code %u)", failing, nth, code);
+    t.b->decommit(t.unit, base, bytes);
+    unmoved("place");
+}
+
 static void contents(void)
 {
     uint64_t base = 0, room;
@@ -139,6 +169,11 @@ static void contents(void)
         unmoved("decommit");
         streams();
         gates();
+        t.b->release(t.unit, base, RANGE);
+        unmoved("release");
+    }
+    if (!(t.info.flags & TERRACE_UNIT_WHOLE) && said("reserve", t.b->reserve(t.unit, RANGE, 0, &base)) == 0) {
+        placing(base);
         t.b->release(t.unit, base, RANGE);
         unmoved("release");
     }

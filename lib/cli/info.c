@@ -230,6 +230,10 @@ static void use_stable_memory(terrace *m)
     terrace_tier host;
     if (terrace_tier_find(m, "host", &host) == 0)
         terrace_free(m, terrace_malloc(m, 4096, host, NULL));
+    terrace_tier_statistics s = {.size = sizeof s};
+    for (terrace_tier i = 0; terrace_tier_stats(m, i, &s) == 0; i++)
+        if (strcmp(s.tier_class, "device") == 0)
+            terrace_free(m, terrace_malloc(m, 4096, i, NULL));
 }
 
 static int show(terrace *m, bool measured, bool json)
