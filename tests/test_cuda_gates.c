@@ -56,11 +56,14 @@ static void close_device(void)
 /* ---- kernels -------------------------------------------------------------- */
 
 struct kernel {
+    struct kernel *next; /* in the list of all, for the end */
     uint64_t at;
     uint64_t before, after; /* seeds; 0: not looked at, not written */
     atomic_bool ran;
     bool right;
 };
+
+static struct kernel *kernels;
 
 static void kernel_run(void *arg)
 {
@@ -76,6 +79,8 @@ static struct kernel *begin(terrace_tensor *t, void *stream, uint64_t before, ui
 {
     struct kernel *k = calloc(1, sizeof *k);
     void *p;
+    k->next = kernels;
+    kernels = k;
     k->before = before;
     k->after = after;
     assert_ok(terrace_acquire(t, d.dev, after ? TERRACE_WRITE : TERRACE_READ, stream, &p, NULL));
