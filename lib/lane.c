@@ -118,7 +118,7 @@ static uint64_t piece_bytes(const struct transfer *x, uint64_t address)
     const terrace_unit_info *info = &x->lane->tier->info;
     uint64_t n = x->bytes - x->next, chunk = info->io_chunk >> x->lane->depth.now.halved;
     n = n < chunk ? n : chunk;
-    if (x->peered)
+    if (x->peered && x->other)
         n = until_boundary(n, &copy_tier(x->other)->info, x->other->extent->address + x->next);
     return x->other ? until_boundary(n, info, address) : n;
 }
@@ -156,7 +156,7 @@ static void piece_start_locked(struct lane *lane, struct transfer *x)
     p->io = (terrace_io){.address = address, .bytes = bytes, .user = p,
                          .op = into ? TERRACE_IO_WRITE : TERRACE_IO_READ,
                          .host = into && p->staging ? p->staging : p->data};
-    if (x->peered)
+    if (x->peered && x->other)
         piece_from_peer(p, x);
     if (!x->next) {
         transfer_begins_locked(x);

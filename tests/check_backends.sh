@@ -103,9 +103,9 @@ column nvme/uring nvme TERRACE_IO=uring
 column nvme/threads nvme TERRACE_IO=threads
 column plug-in "$template"
 if [ -n "$(ldconfig -p | grep libOpenCL.so.1)" ]; then column opencl opencl; fi
-column cuda/sim cuda LD_LIBRARY_PATH="$sims"
-for kind in hip musa maca ascend cnrt; do column $kind/sim $kind LD_LIBRARY_PATH="$sims/$kind"; done
-column corex/sim corex COREX_HOME="$PWD/$sims/corex"
+column cuda/sim cuda LD_LIBRARY_PATH="$sims" SIM_CUDA_DEVICES=2
+for kind in hip musa maca ascend cnrt; do column $kind/sim $kind LD_LIBRARY_PATH="$sims/$kind" SIM_${kind^^}_DEVICES=2; done
+column corex/sim corex COREX_HOME="$PWD/$sims/corex" SIM_COREX_DEVICES=2
 
 echo "# what each backend passes; /sim: on a simulated runtime; -: does not concern it"
 printf '# %-15s' ""
