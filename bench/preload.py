@@ -34,7 +34,7 @@ TERRACE = os.path.realpath(os.path.join(BUILD, "bin", "terrace"))
 PYTHON = "/usr/bin/python3"
 MIB = 1 << 20
 BESIDES = 96  # MiB for python, numpy and what terrace needs itself
-TORCH = 256  # MiB for python and torch itself
+TORCH = 144  # MiB for python and torch itself
 
 STREAM = """
 import sys, time
@@ -140,18 +140,18 @@ def swap(args):
 
 
 def train(args):
-    memory, steps = (192, 2) if args.quick else (512, 4)
+    memory, steps = (320, 3) if args.quick else (640, 4)
     folder = os.environ.get("TERRACE_NVME_PATH", "/var/tmp").split(":")[0]
     script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "train_torch.py")
-    limit = (memory + TORCH) * MIB
+    limit, ram = memory * MIB, memory - TORCH
     result = {}
     with tempfile.NamedTemporaryFile() as times:
         command = [PYTHON, script, str(2 * memory), str(steps), times.name]
         runs = {
             "in memory": lambda: cgroup.run(command),
             "without": lambda: cgroup.run(command, limit),
-            "terrace": lambda: cgroup.run([TERRACE, "run", "-q", "--ram", f"{memory}M", "--"] + command, limit),
-            "swap": lambda: cgroup.run(command, limit, swap=folder, swap_bytes=(3 * memory + TORCH) * MIB, timeout=900),
+            "terrace": lambda: cgroup.run([TERRACE, "run", "-q", "--ram", f"{ram}M", "--"] + command, limit),
+            "swap": lambda: cgroup.run(command, limit, swap=folder, swap_bytes=3 * memory * MIB, timeout=900),
         }
         for name, run in runs.items():
             if args.part not in name:

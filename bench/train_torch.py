@@ -11,7 +11,7 @@ import time
 
 import torch
 
-WIDTH, BATCH, CLASSES = 1024, 32, 64
+WIDTH, BATCH, CLASSES = 1024, 4, 64
 
 
 def main():
@@ -22,6 +22,7 @@ def main():
     blocks = []
     for _ in range(layers):
         blocks += [torch.nn.Linear(WIDTH, WIDTH), torch.nn.ReLU()]
+        torch.nn.init.kaiming_normal_(blocks[-2].weight, nonlinearity="relu")
     net = torch.nn.Sequential(*blocks, torch.nn.Linear(WIDTH, CLASSES))
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-4)
     x, y = torch.randn(BATCH, WIDTH), torch.randint(CLASSES, (BATCH,))
