@@ -28,6 +28,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* taken before any man
 static struct terrace *manager; /* the process's, or NULL */
 static unsigned users;          /* of it */
 static bool begun, initialised;
+static _Thread_local bool opening;
 
 /* After the constructors of the libraries that this one needs. */
 __attribute__((constructor)) static void when_initialised(void)
@@ -100,12 +101,19 @@ static int join_locked(terrace **out)
         manager = NULL;
         users = 0;
     }
+    opening = true;
     int r = manager ? 0 : manager_open(&manager, NULL);
+    opening = false;
     if (r)
         return r;
     users++;
     *out = manager;
     return 0;
+}
+
+bool process_is_opening(void)
+{
+    return opening;
 }
 
 int process_join(const char *conf, terrace **out)

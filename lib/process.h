@@ -44,4 +44,10 @@ int  process_join(const char *conf, terrace **out);
 /* True: others still use it. */
 bool process_leave(terrace *m);
 
+/* ---- tiers.c ---- */
+
+/* Whether this thread opens the process's manager just now: what devices there are is
+ * the program's in the first place. */
+bool process_is_opening(void);
+
 #endif
