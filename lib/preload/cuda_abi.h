@@ -21,6 +21,9 @@ typedef struct cuda_stream_opaque *cuda_stream;
 typedef struct cuda_event_opaque *cuda_event;
 typedef struct cuda_pool_opaque *cuda_pool;
 typedef struct cuda_function_opaque *cuda_function;
+typedef struct cuda_module_opaque *cuda_module;
+typedef struct cuda_library_opaque *cuda_library;
+typedef struct cuda_kernel_opaque *cuda_kernel;
 typedef struct cuda_array_opaque *cuda_array;
 typedef struct cuda_graph_opaque *cuda_graph;
 typedef struct cuda_node_opaque *cuda_node;
@@ -84,6 +87,8 @@ struct cuda_driver {
     cuda_result (*symbol2) parameters;
 #define WORK(base, since, symbol, since2, symbol2, where, parameters, arguments) \
     BOTH(base, since, symbol, since2, symbol2, parameters, arguments)
+#define LAUNCH(base, since, symbol, since2, symbol2, where, parameters, arguments, use) \
+    BOTH(base, since, symbol, since2, symbol2, parameters, arguments)
 #define DONE WORK
 #include "cuda_entries.def"
 #undef OWN
@@ -91,6 +96,7 @@ struct cuda_driver {
 #undef PLAIN
 #undef BOTH
 #undef WORK
+#undef LAUNCH
 #undef DONE
 };
 extern struct cuda_driver driver __attribute__((visibility("hidden")));
@@ -106,6 +112,8 @@ extern struct cuda_driver driver __attribute__((visibility("hidden")));
     ENTRY cuda_result symbol2 parameters;
 #define WORK(base, since, symbol, since2, symbol2, where, parameters, arguments) \
     BOTH(base, since, symbol, since2, symbol2, parameters, arguments)
+#define LAUNCH(base, since, symbol, since2, symbol2, where, parameters, arguments, use) \
+    BOTH(base, since, symbol, since2, symbol2, parameters, arguments)
 #define DONE WORK
 #include "cuda_entries.def"
 #undef OWN
@@ -113,6 +121,7 @@ extern struct cuda_driver driver __attribute__((visibility("hidden")));
 #undef PLAIN
 #undef BOTH
 #undef WORK
+#undef LAUNCH
 #undef DONE
 
 #endif /* CUDA_ABI_TYPES_ONLY */

@@ -43,6 +43,9 @@ SAME_VALUE(CUDA_LOOKUP_PER_THREAD, CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM
 #define cuda_event CUevent
 #define cuda_pool CUmemoryPool
 #define cuda_function CUfunction
+#define cuda_kernel CUkernel
+#define cuda_module CUmodule
+#define cuda_library CUlibrary
 #define cuda_array CUarray
 #define cuda_graph CUgraph
 #define cuda_node CUgraphNode
@@ -71,6 +74,8 @@ SAME_VALUE(CUDA_LOOKUP_PER_THREAD, CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM
     SAME(symbol, parameters)                                              \
     SAME(symbol2, parameters)
 #define WORK(base, since, symbol, since2, symbol2, where, parameters, arguments) \
+    BOTH(base, since, symbol, since2, symbol2, parameters, arguments)
+#define LAUNCH(base, since, symbol, since2, symbol2, where, parameters, arguments, use) \
     BOTH(base, since, symbol, since2, symbol2, parameters, arguments)
 #define DONE WORK
 #include "cuda_entries.def"

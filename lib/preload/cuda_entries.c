@@ -4,7 +4,7 @@
  * on as it is, so that the driver has the last word, and its errors are its own. Work
  * that is put into streams passes through cuda_work.c.
  *
- * May call: cuda_reach.c, cuda_work.c, cuda_memory.c, mapping.c, guard.c. */
+ * May call: cuda_reach.c, cuda_work.c, cuda_use.c, cuda_memory.c, mapping.c, guard.c. */
 #include <pthread.h>
 #include <sys/queue.h>
 
@@ -425,13 +425,28 @@ ENTRY cuda_result cuStreamEndCapture_ptsz(cuda_stream stream, cuda_graph *graph)
     return end_capture(driver.cuStreamEndCapture_ptsz, stream, own_stream(stream), graph);
 }
 
-/* ---- the end of contexts ------------------------------------------------------------------ */
+/* ---- the end of code and contexts ------------------------------------------------------------------ */
+
+ENTRY cuda_result cuModuleUnload(cuda_module module)
+{
+    CUDA_NEEDS(cuModuleUnload);
+    use_forget();
+    return driver.cuModuleUnload(module);
+}
+
+ENTRY cuda_result cuLibraryUnload(cuda_library library)
+{
+    CUDA_NEEDS(cuLibraryUnload);
+    use_forget();
+    return driver.cuLibraryUnload(library);
+}
 
 ENTRY cuda_result cuCtxDestroy_v2(cuda_context context)
 {
     CUDA_NEEDS(cuCtxDestroy_v2);
     if (context && memory_count)
         memory_free_all(context, -1);
+    use_forget();
     cuda_result r = driver.cuCtxDestroy_v2(context);
     if (r == CUDA_OK)
         work_forget(context);

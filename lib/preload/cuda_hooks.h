@@ -53,6 +53,13 @@ void work_go_on(void);
 /* Waits for all work in the contexts that have some; false where that cannot be. */
 bool work_wait(void);
 
+/* ---- cuda_use.c: which memory is used ---- */
+
+/* A kernel was launched with these arguments. */
+void use_launch(cuda_function function, void **args, void **extra);
+/* Code is unloaded, and with it functions. */
+void use_forget(void);
+
 /* ---- cuda_memory.c: device memory that comes from terrace ---- */
 
 extern atomic_size_t memory_count __attribute__((visibility("hidden"))); /* of its blocks */
@@ -78,6 +85,9 @@ bool memory_range(cuda_address at, struct memory_range *out);
 bool memory_keep(cuda_address at, bool keep);
 /* All that there are of a device: what a graph uses. */
 void memory_keep_all(int device);
+
+/* A kernel was given a word that may be an address in a block. */
+void memory_use(cuda_address at);
 
 /* Nothing may run just now: granules move, and what was given back goes. Looks by itself
  * whether that is so. */

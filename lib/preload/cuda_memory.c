@@ -21,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/queue.h>
+#include <time.h>
 
 #include "cuda_hooks.h"
 #include "small.h"
@@ -34,7 +35,7 @@ struct held {
         TAILQ_ENTRY(held) leaves; /* given back, in that order */
     };
     struct memory_range range;
-    unsigned keeps;
+    unsigned keeps, uses;
     cuda_stream stream; /* where it was given back in order, and */
     cuda_event event;   /* how far that has to come; NULL: until nothing runs */
 };
@@ -56,6 +57,15 @@ static int compare(const struct held *a, const struct held *b)
 
 #define UNUSED_STATIC __attribute__((unused)) static
 RB_GENERATE_INTERNAL(tree, held, link, compare, UNUSED_STATIC)
+
+/* The block that an address is in. */
+static struct held *at_locked(cuda_address at)
+{
+    struct held key = {.range.base = at}, *h = RB_NFIND(tree, &tree, &key);
+    if (!h || h->range.base != at)
+        h = h ? RB_PREV(tree, &tree, h) : RB_MAX(tree, &tree);
+    return h && at - h->range.base < h->range.bytes ? h : NULL;
+}
 
 /* ---- the manager --------------------------------------------------------------- */
 
@@ -142,8 +152,21 @@ bool memory_is_shared(const void *caller)
     return strncmp(name, "libnccl", 7) == 0 || strncmp(name, "libnvshmem", 10) == 0;
 }
 
+/* All blocks there have ever been lie between these. */
+static _Atomic cuda_address lowest = UINT64_MAX, highest;
+
+static void widen(const struct memory_range *range)
+{
+    cuda_address low = lowest, high = highest, end = range->base + range->bytes;
+    while (range->base < low && !atomic_compare_exchange_weak(&lowest, &low, range->base))
+        ;
+    while (end > high && !atomic_compare_exchange_weak(&highest, &high, end))
+        ;
+}
+
 static void insert(struct held *h)
 {
+    widen(&h->range);
     pthread_mutex_lock(&lock);
     RB_INSERT(tree, &tree, h);
     pthread_mutex_unlock(&lock);
@@ -357,6 +380,74 @@ bool memory_new_ordered(size_t bytes, const void *caller, cuda_stream stream, cu
     return true;
 }
 
+/* ---- what is used --------------------------------------------------------------------- */
+
+enum { USES_NS = 200000000 }; /* so often at most terrace is told */
+
+void memory_use(cuda_address at)
+{
+    if (at < lowest || at >= highest)
+        return;
+    pthread_mutex_lock(&lock);
+    struct held *h = at_locked(at);
+    if (h)
+        h->uses++;
+    pthread_mutex_unlock(&lock);
+}
+
+struct used {
+    struct memory_range range;
+    unsigned uses;
+};
+
+static int by_uses(const void *a, const void *b)
+{
+    const struct used *x = a, *y = b;
+    return (x->uses > y->uses) - (x->uses < y->uses);
+}
+
+/* Those that were used since this was last asked, which counts half from now on. */
+static struct used *list_used(size_t *n)
+{
+    struct held *h;
+    *n = 0;
+    struct used *list = small_malloc(memory_count * sizeof *list);
+    size_t most = list ? memory_count : 0;
+    pthread_mutex_lock(&lock);
+    RB_FOREACH(h, tree, &tree)
+        if (h->uses && *n < most) {
+            list[(*n)++] = (struct used){h->range, h->uses};
+            h->uses /= 2;
+        }
+    pthread_mutex_unlock(&lock);
+    return list;
+}
+
+static uint64_t clock_now(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+/* What is used most is said last: it is the hottest. Now and then only, since what
+ * comes and goes with each use costs as much as using it from afar. Inside a guard. */
+static void tell_uses(void)
+{
+    static uint64_t told; /* with the gate shut */
+    uint64_t now = clock_now();
+    size_t n;
+    if (now - told < USES_NS)
+        return;
+    told = now;
+    struct used *list = list_used(&n);
+    qsort(list, n, sizeof *list, by_uses);
+    for (size_t i = 0; i < n; i++)
+        (void)terrace_advise(manager, (void *)(uintptr_t)list[i].range.base, list[i].range.bytes,
+                             TERRACE_ADVISE_WILLNEED, tier_of(list[i].range.device));
+    small_free(list);
+}
+
 /* ---- where nothing runs ------------------------------------------------------------------ */
 
 /* The first that left and may go; with `idle`, whatever it waited for. */
@@ -377,6 +468,7 @@ static void move_all(void)
 {
     struct guard g;
     guard_enter(&g);
+    tell_uses();
     for (int i = 0; i < DEVICES; i++)
         if (tiers[i] >= 0 && terrace_safepoint(manager, tiers[i], TERRACE_HOST_SYNC))
             note("nothing moves on CUDA device %d: %s", i, terrace_last_error());
@@ -399,14 +491,6 @@ void memory_settle(void)
 }
 
 /* ---- what is said of a block ------------------------------------------------------------- */
-
-static struct held *at_locked(cuda_address at)
-{
-    struct held key = {.range.base = at}, *h = RB_NFIND(tree, &tree, &key);
-    if (!h || h->range.base != at)
-        h = h ? RB_PREV(tree, &tree, h) : RB_MAX(tree, &tree);
-    return h && at - h->range.base < h->range.bytes ? h : NULL;
-}
 
 bool memory_range(cuda_address at, struct memory_range *out)
 {

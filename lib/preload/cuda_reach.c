@@ -44,6 +44,8 @@ static const struct form {
     FORM(base, since, symbol, false) FORM(base, since2, symbol2, true)
 #define WORK(base, since, symbol, since2, symbol2, where, parameters, arguments) \
     BOTH(base, since, symbol, since2, symbol2, parameters, arguments)
+#define LAUNCH(base, since, symbol, since2, symbol2, where, parameters, arguments, use) \
+    BOTH(base, since, symbol, since2, symbol2, parameters, arguments)
 #define DONE WORK
 #include "cuda_entries.def"
 #undef OWN
@@ -51,6 +53,7 @@ static const struct form {
 #undef PLAIN
 #undef BOTH
 #undef WORK
+#undef LAUNCH
 #undef DONE
 };
 enum { FORMS = sizeof forms / sizeof *forms };
@@ -121,6 +124,8 @@ static void bind_locked(void)
     NEED(symbol, parameters) NEED(symbol2, parameters)
 #define WORK(base, since, symbol, since2, symbol2, where, parameters, arguments) \
     BOTH(base, since, symbol, since2, symbol2, parameters, arguments)
+#define LAUNCH(base, since, symbol, since2, symbol2, where, parameters, arguments, use) \
+    BOTH(base, since, symbol, since2, symbol2, parameters, arguments)
 #define DONE WORK
 #include "cuda_entries.def"
 #undef OWN
@@ -128,6 +133,7 @@ static void bind_locked(void)
 #undef PLAIN
 #undef BOTH
 #undef WORK
+#undef LAUNCH
 #undef DONE
     if (!found.cuCtxGetCurrent || !found.cuMemAlloc_v2) { /* some other library of that name */
         dlclose(library);

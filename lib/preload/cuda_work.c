@@ -13,7 +13,7 @@
  *
  * While a stream is being captured nobody is asked: that would spoil the capture.
  *
- * May call: cuda_reach.c, small.h. */
+ * May call: cuda_reach.c, cuda_use.c, small.h. */
 #include <pthread.h>
 #include <unistd.h>
 
@@ -256,6 +256,9 @@ static inline cuda_stream own_stream(cuda_stream stream)
 #define SETTLE       \
     if (begun && !r) \
     memory_settle()
+#define USE(use) \
+    if (begun)   \
+    use_launch use
 #define OWN(base, since, symbol, parameters)
 #define NEED(symbol, parameters)
 #define BOTH(base, since, symbol, since2, symbol2, parameters, arguments)
@@ -263,6 +266,9 @@ static inline cuda_stream own_stream(cuda_stream stream)
 #define WORK(base, since, symbol, since2, symbol2, where, parameters, arguments) \
     PUT(symbol, where, parameters, arguments, )                                  \
     PUT(symbol2, own_stream(where), parameters, arguments, )
+#define LAUNCH(base, since, symbol, since2, symbol2, where, parameters, arguments, use) \
+    PUT(symbol, where, parameters, arguments, USE(use))                                 \
+    PUT(symbol2, own_stream(where), parameters, arguments, USE(use))
 #define DONE(base, since, symbol, since2, symbol2, where, parameters, arguments) \
     PUT(symbol, where, parameters, arguments, SETTLE)                            \
     PUT(symbol2, own_stream(where), parameters, arguments, SETTLE)
