@@ -42,7 +42,7 @@ check "without terrace it is the driver that stands there" alone
 
 # ---- what holds ---------------------------------------------------------------------
 
-for what in pitch kernels held_up threads told captured registered; do
+for what in pitch kernels held_up heat threads told captured registered; do
     check "memory: $what" silent table $what
 done
 check "memory: two devices" silent table peers SIM_CUDA_DEVICES=2

@@ -31,6 +31,8 @@ static const struct command {
      "  --ram SIZE         memory for large blocks, of each process (TERRACE_LIMIT_HOST);\n"
      "                     default: what is available. Code, stacks and small blocks come\n"
      "                     on top of it\n"
+     "  --hbm SIZE         memory of each NVIDIA device (TERRACE_LIMIT_CUDA); what does not\n"
+     "                     fit is in that of the host; default: what is available\n"
      "  --nvme-path PATH   folders for the rest, separated by ':' (TERRACE_NVME_PATH)\n"
      "  --min-size SIZE    what a large block is (TERRACE_MIN_SIZE); default 1M\n"
      "  --report[=FILE]    what was moved, at the end of each process, on standard error or\n"

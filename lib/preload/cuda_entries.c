@@ -317,7 +317,7 @@ ENTRY cuda_result cuCtxSynchronize(void)
     cuda_result r = driver.cuCtxSynchronize();
     if (r == CUDA_OK && memory_count) {
         work_done(current(), noted);
-        memory_settle();
+        (void)memory_settle();
     }
     return r;
 }
@@ -329,7 +329,7 @@ ENTRY cuda_result cuCtxSynchronize_v2(cuda_context context)
     cuda_result r = driver.cuCtxSynchronize_v2(context);
     if (r == CUDA_OK && memory_count) {
         work_done(context ? context : current(), noted);
-        memory_settle();
+        (void)memory_settle();
     }
     return r;
 }
@@ -337,7 +337,7 @@ ENTRY cuda_result cuCtxSynchronize_v2(cuda_context context)
 static cuda_result settled(cuda_result r)
 {
     if (r == CUDA_OK)
-        memory_settle();
+        (void)memory_settle();
     return r;
 }
 
@@ -368,12 +368,21 @@ ENTRY cuda_result cuStreamDestroy_v2(cuda_stream stream)
 
 /* ---- captures -------------------------------------------------------------------------- */
 
-/* The capture counts from before the driver knows of it. */
+/* What will be captured is not known: all that there is on the device stays, at the
+ * place that it has from before. The capture counts before the driver knows of it. */
+static void capture(void)
+{
+    cuda_device device;
+    if (memory_count && driver.cuCtxGetDevice && !driver.cuCtxGetDevice(&device))
+        memory_keep_all(device);
+    work_captures(1);
+}
+
 #define BEGIN(symbol, parameters, arguments)     \
     ENTRY cuda_result symbol parameters          \
     {                                            \
         CUDA_NEEDS(symbol);                      \
-        work_captures(1);                        \
+        capture();                               \
         cuda_result r = driver.symbol arguments; \
         if (r)                                   \
             work_captures(-1);                   \
@@ -398,18 +407,13 @@ static bool is_captured(cuda_stream stream)
 
 typedef cuda_result end_fn(cuda_stream, cuda_graph *);
 
-/* A capture may end with an error, or go on after one. What its graph uses is not
- * known: all that there is on the device stays. */
+/* A capture may end with an error, or go on after one. */
 static cuda_result end_capture(end_fn *own, cuda_stream given, cuda_stream stream, cuda_graph *graph)
 {
-    cuda_device device;
     bool before = is_captured(stream);
     cuda_result r = own(given, graph);
-    if (!before || is_captured(stream))
-        return r;
-    work_captures(-1);
-    if (r == CUDA_OK && memory_count && driver.cuCtxGetDevice && !driver.cuCtxGetDevice(&device))
-        memory_keep_all(device);
+    if (before && !is_captured(stream))
+        work_captures(-1);
     return r;
 }
 

@@ -81,17 +81,18 @@ struct memory_range {
     cuda_context context; /* of who allocated it */
 };
 bool memory_range(cuda_address at, struct memory_range *out);
-/* The block stays where it is from now on, or may move again; false: it cannot be kept. */
+/* The block comes to the device's own memory and stays there from now on, or may move
+ * again; false: it cannot be kept. */
 bool memory_keep(cuda_address at, bool keep);
-/* All that there are of a device: what a graph uses. */
+/* All that there are of a device: what a graph may use. */
 void memory_keep_all(int device);
 
 /* A kernel was given a word that may be an address in a block. */
 void memory_use(cuda_address at);
 
 /* Nothing may run just now: granules move, and what was given back goes. Looks by itself
- * whether that is so. */
-void memory_settle(void);
+ * whether that is so; false: it is not. */
+bool memory_settle(void);
 /* What is to be told of the current device's memory instead of the truth. */
 void memory_tell(size_t *unused, size_t *all);
 /* Whether memory is for a library that shares it with other processes or devices, by

@@ -320,7 +320,7 @@ bool memory_free_ordered(cuda_address at, cuda_stream stream)
     if (h) {
         (void)mark(h, stream);
         leave(h);
-        memory_settle();
+        (void)memory_settle();
     }
     return h;
 }
@@ -475,19 +475,20 @@ static void move_all(void)
     guard_leave(&g);
 }
 
-void memory_settle(void)
+bool memory_settle(void)
 {
     struct held *h;
     if (memory_count == 0 || inside || work_is_captured() || state != OPEN)
-        return;
+        return false;
     while ((h = next_to_go(false)))
         held_free(h);
     if (!work_stop())
-        return;
+        return false;
     while ((h = next_to_go(true)))
         held_free(h);
     move_all();
     work_go_on();
+    return true;
 }
 
 /* ---- what is said of a block ------------------------------------------------------------- */
@@ -518,7 +519,14 @@ static bool count_keep(cuda_address at, bool keep, struct memory_range *range)
     return tell;
 }
 
-bool memory_keep(cuda_address at, bool keep)
+/* What is kept comes to its place where nothing runs. */
+static void settle_now(void)
+{
+    if (!memory_settle() && work_wait())
+        (void)memory_settle();
+}
+
+static bool advise_keep(cuda_address at, bool keep)
 {
     struct memory_range range;
     struct guard g;
@@ -533,6 +541,14 @@ bool memory_keep(cuda_address at, bool keep)
     if (r && keep)
         (void)count_keep(at, false, &range);
     return r == 0;
+}
+
+bool memory_keep(cuda_address at, bool keep)
+{
+    bool kept = advise_keep(at, keep);
+    if (kept && keep)
+        settle_now();
+    return kept;
 }
 
 /* The next block of a device from an address on. */
@@ -551,8 +567,11 @@ static bool next_of(int device, cuda_address from, cuda_address *at)
 
 void memory_keep_all(int device)
 {
+    bool any = false;
     for (cuda_address at = 0; memory_count && !inside && next_of(device, at, &at); at++)
-        (void)memory_keep(at, true);
+        any |= advise_keep(at, true);
+    if (any)
+        settle_now();
 }
 
 /* ---- how much there is --------------------------------------------------------------------- */

@@ -255,7 +255,7 @@ static inline cuda_stream own_stream(cuda_stream stream)
     }
 #define SETTLE       \
     if (begun && !r) \
-    memory_settle()
+    (void)memory_settle()
 #define USE(use) \
     if (begun)   \
     use_launch use

@@ -281,6 +281,40 @@ static void threads(void)
         ok(pthread_join(all[i], NULL));
 }
 
+static bool is_near(CUdeviceptr at)
+{
+    return sim.sim_on_device(at) && sim.sim_on_device(at + BLOCK - 1);
+}
+
+/* What kernels use comes to the device's memory, and the rest leaves. */
+static void heat(void)
+{
+    CUdeviceptr at[BLOCKS];
+    CUstream stream;
+    bool all = false;
+    unsigned rounds = 0;
+    ok(cu.cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
+    for (unsigned i = 0; i < BLOCKS; i++) {
+        ok(cu.cuMemAlloc_v2(&at[i], BLOCK));
+        ok(cu.cuMemsetD8Async(at[i], (unsigned char)i, BLOCK, stream));
+    }
+    for (unsigned first = 0; first < BLOCKS; first += BLOCKS / 2)
+        for (all = false; !all && rounds < 200; rounds++) {
+            all = true;
+            for (unsigned i = first; i < first + 4; i++) {
+                launch(stream, at[i] + 100, BLOCK - 100, 0);
+                all &= is_near(at[i]);
+            }
+            ok(cu.cuStreamSynchronize(stream));
+            usleep(20000);
+        }
+    expect(all);
+    for (unsigned i = 0; i < BLOCKS; i++) {
+        expect(all_are(at[i], BLOCK, i));
+        ok(cu.cuMemFree_v2(at[i]));
+    }
+}
+
 /* ---- what is said of it ------------------------------------------------------------------ */
 
 static void told(void)
@@ -434,7 +468,7 @@ int main(int argc, char **argv)
         const char *name;
         void (*run)(void);
     } what[] = {{"see", see}, {"memory", memory}, {"small", small}, {"untouched", untouched}, {"pitch", pitch},
-                {"kernels", kernels}, {"held_up", held_up}, {"ordered", ordered}, {"threads", threads}, {"told", told},
+                {"kernels", kernels}, {"held_up", held_up}, {"heat", heat}, {"ordered", ordered}, {"threads", threads}, {"told", told},
                 {"info", info}, {"shared", shared}, {"captured", captured}, {"registered", registered}, {"peers", peers}};
     begin();
     host = malloc(16 * MIB);

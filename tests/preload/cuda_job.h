@@ -71,6 +71,7 @@ static struct {
     __typeof__(sim_calls) *sim_calls;
     __typeof__(sim_count) *sim_count;
     __typeof__(sim_memory) *sim_memory;
+    __typeof__(sim_on_device) *sim_on_device;
     __typeof__(sim_hold) *sim_hold;
     __typeof__(sim_let_go) *sim_let_go;
 } sim;
@@ -124,7 +125,7 @@ static void reach(void)
 #endif
     FUNCTIONS(FIND)
 #define SIM(name) *(void **)&sim.name = dlsym(library, #name);
-    SIM(sim_misuses) SIM(sim_misuse) SIM(sim_calls) SIM(sim_count) SIM(sim_memory) SIM(sim_hold) SIM(sim_let_go)
+    SIM(sim_misuses) SIM(sim_misuse) SIM(sim_calls) SIM(sim_count) SIM(sim_memory) SIM(sim_on_device) SIM(sim_hold) SIM(sim_let_go)
 }
 
 static CUcontext context;

@@ -243,6 +243,8 @@ typedef struct {
       (CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,   \
        unsigned block_y, unsigned block_z, unsigned shared, CUstream stream, void **arguments,     \
        void **extra))                                                                              \
+    X(cuFuncGetParamInfo, 12040, cuFuncGetParamInfo,                                               \
+      (CUfunction function, size_t i, size_t *offset, size_t *bytes))                              \
     X(cuGetExportTable, 3000, cuGetExportTable, (const void **table, const CUuuid *id))            \
     X(cuMemGetAddressRange, 3020, cuMemGetAddressRange_v2,                                         \
       (CUdeviceptr *base, size_t *bytes, CUdeviceptr address))                                     \

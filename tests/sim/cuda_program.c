@@ -120,6 +120,19 @@ CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, u
     return entry_leave(r);
 }
 
+CUresult cuFuncGetParamInfo(CUfunction function, size_t i, size_t *offset, size_t *bytes)
+{
+    ENTER(ENTRY_CONTEXT);
+    if (!function || !offset)
+        return MISUSED("no function, or no place for the offset");
+    if (i > 0)
+        return entry_leave(SIM_EINVAL);
+    *offset = 0;
+    if (bytes)
+        *bytes = ((const struct sim_function *)function)->bytes;
+    return entry_leave(SIM_OK);
+}
+
 /* The tables by which NVIDIA's libraries use the driver have no documentation. */
 CUresult cuGetExportTable(const void **table, const CUuuid *id)
 {

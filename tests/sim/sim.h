@@ -78,6 +78,8 @@ void *sim_memory(uint64_t address, size_t bytes);
 /* The same with bytes copied, from outside of any stream; false if not mapped. */
 bool sim_read(void *to, uint64_t from, size_t bytes);
 bool sim_write(uint64_t to, const void *from, size_t bytes);
+/* Whether what is behind an address is a device's memory. */
+bool sim_on_device(uint64_t address);
 /* Takes bytes of a device's memory, as another process would, negative: gives
  * them back; false if they are not free. */
 bool sim_occupy(int device, int64_t bytes);
