@@ -28,7 +28,8 @@ silent() { # PROGRAM ARGUMENT [NAME=VALUE...]
 
 check "builds" eval 'build linked cuda.c -DREACH=0 -Itests/sim "$sim/libcuda.so.1" &&
     build searched cuda.c -DREACH=1 -Itests/sim -ldl && build old_table cuda.c -DREACH=2 -Itests/sim -ldl &&
-    build table cuda.c -DREACH=3 -Itests/sim -ldl && build behind.so behind.c -shared -fPIC'
+    build table cuda.c -DREACH=3 -Itests/sim -ldl && build behind.so behind.c -shared -fPIC && mkdir "$scratch/nccl" &&
+    build nccl/libnccl.so.2 nccl.c -shared -fPIC -Wl,-soname,libnccl.so.2'
 
 # ---- ways to the driver -----------------------------------------------------------
 
@@ -46,6 +47,7 @@ for what in pitch kernels held_up heat threads told captured registered; do
     check "memory: $what" silent table $what
 done
 check "memory: two devices" silent table peers SIM_CUDA_DEVICES=2
+check "memory: NCCL's" silent table nccl LD_LIBRARY_PATH="$sim:$scratch/nccl"
 check "memory: where nothing fits any more, the driver's" silent table small
 expanded() { job table info TERRACE_REPORT_CAPACITY=expanded TERRACE_LIMIT_NUMA=96M | grep -qx '128 of 128 MiB'; }
 truth() { job table info | grep -qx '[0-9]* of 80 MiB'; }

@@ -105,4 +105,10 @@ bool memory_has_tier(int device);
 /* From now on this device's memory is the driver's. */
 void memory_leave(int device);
 
+/* ---- nccl.c ---- */
+
+HOOK int ncclCommRegister(void *communicator, void *at, size_t bytes, void **handle);
+/* NCCL's own; NULL: the program has not loaded it. */
+void *nccl_own(void);
+
 #endif

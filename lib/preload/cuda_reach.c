@@ -12,7 +12,7 @@
  * one exports under the same names is left alone, and so is a form of an entry that
  * is not known here.
  *
- * May call: guard.c. */
+ * May call: guard.c, nccl.c. */
 #include <dlfcn.h>
 #include <pthread.h>
 #include <string.h>
@@ -80,6 +80,11 @@ static const struct form *form_named(const char *symbol)
 static inline bool may_be_entry(const char *name)
 {
     return name && name[0] == 'c' && name[1] == 'u' && name[2] >= 'A' && name[2] <= 'Z';
+}
+
+static inline bool is_nccl(const char *name)
+{
+    return name && name[0] == 'n' && strcmp(name, "ncclCommRegister") == 0;
 }
 
 /* ---- the system's dlsym ------------------------------------------------------ */
@@ -158,21 +163,32 @@ bool reach_driver(void)
 
 /* ---- dlsym ------------------------------------------------------------------------- */
 
-/* An entry's name, asked of a library or of all that there are. */
+/* What stands here for a name, and the function it stands for; NULL: none, not there. */
+static void *here_for(const char *name, void **own)
+{
+    if (is_nccl(name)) {
+        *own = nccl_own();
+        return (void *)(uintptr_t)ncclCommRegister;
+    }
+    const struct form *f = form_named(name);
+    *own = f && reach_driver() ? *own_of(f) : NULL;
+    return f ? here_of(f) : NULL;
+}
+
+/* Such a name, asked of a library or of all that there are. */
 static __attribute__((noinline)) void *entry_at(void *handle, const char *name)
 {
-    void *found = reach_dlsym(handle, name);
-    const struct form *f = form_named(name);
-    if (!f || !found)
+    void *found = reach_dlsym(handle, name), *own, *here = here_for(name, &own);
+    if (!found || !here)
         return found;
-    if (found == here_of(f)) /* this library comes first: is there a driver behind it? */
-        return reach_driver() && *own_of(f) ? found : reach_dlsym(RTLD_NEXT, name);
-    return reach_driver() && found == *own_of(f) ? here_of(f) : found;
+    if (found == here) /* this library comes first: is there one behind it? */
+        return own ? here : reach_dlsym(RTLD_NEXT, name);
+    return found == own ? here : found;
 }
 
 HOOK void *dlsym(void *handle, const char *name)
 {
-    if (LIKELY(!may_be_entry(name)) || handle == RTLD_NEXT || inside || guard_is_library(CALLER))
+    if (LIKELY(!may_be_entry(name) && !is_nccl(name)) || handle == RTLD_NEXT || inside || guard_is_library(CALLER))
         return system_dlsym()(handle, name); /* a jump */
     return entry_at(handle, name);
 }

@@ -371,6 +371,34 @@ static void shared(void)
         ok(cu.cuMemFree_v2(at[i]));
 }
 
+/* What is registered with NCCL stays in the device's memory, what it allocates itself is
+ * the driver's. */
+static void nccl(void)
+{
+    CUdeviceptr at[BLOCKS], its;
+    void *handle = NULL, *file = dlopen("libnccl.so.2", RTLD_NOW);
+    int (*communicate)(void *, void *, size_t, void **);
+    int (*allocates)(CUresult (*)(CUdeviceptr *, size_t), CUdeviceptr *);
+    expect(file);
+    *(void **)&communicate = dlsym(file, "ncclCommRegister");
+    *(void **)&allocates = dlsym(file, "nccl_allocates");
+    for (unsigned i = 0; i < BLOCKS; i++) {
+        ok(cu.cuMemAlloc_v2(&at[i], BLOCK));
+        put(at[i], BLOCK, i);
+    }
+    ok(communicate(NULL, (void *)(uintptr_t)at[BLOCKS - 1], BLOCK, &handle)); /* one that is far */
+    expect(handle == (void *)(uintptr_t)at[BLOCKS - 1] && is_near(at[BLOCKS - 1]));
+    ok(cu.cuMemFree_v2(at[0]));
+    expect(sim.sim_calls("cuMemAlloc_v2") == 0);
+    ok(allocates(cu.cuMemAlloc_v2, &its));
+    expect(sim.sim_calls("cuMemAlloc_v2") == 1);
+    ok(cu.cuMemFree_v2(its));
+    for (unsigned i = 1; i < BLOCKS; i++) {
+        expect(has(at[i], BLOCK, i));
+        ok(cu.cuMemFree_v2(at[i]));
+    }
+}
+
 /* Captures are not spoilt, and what is allocated meanwhile is the driver's affair. */
 static void captured(void)
 {
@@ -469,7 +497,7 @@ int main(int argc, char **argv)
         void (*run)(void);
     } what[] = {{"see", see}, {"memory", memory}, {"small", small}, {"untouched", untouched}, {"pitch", pitch},
                 {"kernels", kernels}, {"held_up", held_up}, {"heat", heat}, {"ordered", ordered}, {"threads", threads}, {"told", told},
-                {"info", info}, {"shared", shared}, {"captured", captured}, {"registered", registered}, {"peers", peers}};
+                {"info", info}, {"shared", shared}, {"nccl", nccl}, {"captured", captured}, {"registered", registered}, {"peers", peers}};
     begin();
     host = malloc(16 * MIB);
     expect(host);
