@@ -75,7 +75,7 @@ SIM_ascend = $(BUILD)/tests/sim/ascend/libascendcl.so
 SIM_cnrt = $(BUILD)/tests/sim/cnrt/libcnrt.so
 SIM_LIBRARIES = $(SIM_CUDA) $(foreach kind,$(SIM_KINDS),$(SIM_$(kind)))
 VM_PROGS = $(VM_SRC:tests/numa_vm/%.c=$(BUILD)/vm/%)
-GPU_TESTS = $(patsubst tests/%.c,$(BUILD)/%,$(filter %/gpu_cuda.c %/gpu_tier.c,$(GPU_SRC)))
+GPU_TESTS = $(patsubst tests/%.c,$(BUILD)/%,$(filter %/gpu_cuda.c %/gpu_tier.c %/gpu_stable.c,$(GPU_SRC)))
 GPU_PROGS = $(GPU_TESTS) $(BUILD)/gpu/bench $(BUILD)/gpu/disk $(BUILD)/gpu/gpt $(NVCC:%=$(BUILD)/gpu/gpt_cuda)
 
 # NVIDIA's compiler, for the trainer on a device; empty: there is none.

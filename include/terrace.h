@@ -186,8 +186,8 @@ typedef struct terrace_tier_statistics {
                                 * distance to itself); "" where there is nothing to say */
     int node;                  /* the system's number of the NUMA node it is, or is next to;
                                 * -1: none or not known */
-    const char *stable_engine; /* host tiers: what serves terrace_malloc() and why; NULL
-                                * elsewhere and before the first call */
+    const char *stable_engine; /* memory tiers: what serves terrace_malloc() and why; NULL
+                                * where nothing does, and before the first call */
     uint64_t cached;           /* of used: free, kept for the next; what is not needed
                                 * for a while goes back */
     uint64_t cached_pieces;    /* how many runs of addresses that is */
@@ -200,6 +200,7 @@ typedef struct terrace_tier_statistics {
     const char *staging_state; /* whether it is pinned and registered, or why not; NULL: none */
     const char *vendor;        /* whose hardware it is, or its kind */
     uint64_t byte_seconds;     /* bytes held (`used`), times the seconds they were */
+    uint64_t stable_bytes;     /* of used: blocks of devices' stable memory that are here */
 } terrace_tier_statistics;
 
 /* ---- the manager ------------------------------------------------------- */
@@ -338,8 +339,10 @@ TERRACE_API int terrace_wait(terrace_tensor *t);
 
 /* ---- address-stable memory --------------------------------------------- */
 
-/* Plain pointers whose pages move between tiers underneath; they never change.
- * Host tiers only. Served by userfaultfd, where it is allowed and the kernel can
+/* Plain pointers whose pages move between tiers underneath; they never change. Of host
+ * tiers, and of devices that can change what is behind an address (CUDA).
+ *
+ * On a host they move at any time. Served by userfaultfd, where it is allowed and the kernel can
  * move pages (Linux 6.8 or later); else, or with TERRACE_STABLE=file, by mapping a
  * spill file, whose pages a thread keeps to the budget as well as it can: then all
  * the disk space is taken at once, and neither TERRACE_ENCRYPT nor TERRACE_VERIFY is
@@ -353,8 +356,21 @@ TERRACE_API int terrace_wait(terrace_tensor *t);
  * before that is done, and what comes then is lost: pin it (terrace_advise())
  * from before the transfer until after it. Moved pages stay meanwhile.
  *
+ * On a device the pointer is a device address (CUdeviceptr), for kernels and the runtime's
+ * copies, like one of cudaMalloc(). Its memory comes in whole blocks of a granule (2 MiB):
+ * many small pieces waste it. Blocks are in the device's memory or, where its budget
+ * (TERRACE_LIMIT_CUDA) or the device has no room, in that of the host tier next to it, in
+ * whose budget they count, and where kernels use them at the same address through the bus:
+ * what does not fit is slower. They move inside terrace_safepoint() only. What is
+ * registered elsewhere, or used by a graph that runs later, is pinned by terrace_advise(),
+ * followed by a safepoint, before. Only the device itself has access. Without virtual
+ * memory management it is memory that does not move, and never more than the budget; where
+ * device or driver cannot use host memory so, nothing is far. Which of these it is:
+ * terrace_tier_statistics.stable_engine.
+ *
  * terrace_malloc() gives `bytes` of memory that reads as zeros, aligned to a
- * page (2 MiB from that size on). Touching a page that was evicted blocks until
+ * page (2 MiB from that size on). On a device it may block while tensors leave for it.
+ * Touching a page of a host's that was evicted blocks until
  * it is back. Where it cannot be read back, that is logged, and touching it is
  * a SIGBUS, never wrong bytes. Where only user-mode faults are allowed, a
  * system call on an evicted page fails with EFAULT.
@@ -373,25 +389,53 @@ TERRACE_API int terrace_wait(terrace_tensor *t);
  * vm.overcommit_memory is 1; and where the child is made by the bare system call.
  * Children by vfork(), posix_spawn(), system() and popen() are not concerned.
  *
- * NULL on failure: EINVAL, ENOMEM, ENOTSUP (not a host tier, or no way to serve
- * it), EBUDGET (nothing may be evicted), ERULE, ENOSPC (file mapping), ESYSTEM. */
+ * Of a kind or class of tiers the fastest that can serve it is taken.
+ *
+ * NULL on failure: EINVAL, ENOMEM, ENOTSUP (a disk, a device whose backend cannot move
+ * pages, or no way to serve it), EBUDGET (nothing may be evicted; on a device: neither
+ * it nor the host has room), EDEVMEM, EDEVICE, ERULE, ENOSPC (file mapping), ESYSTEM. */
 TERRACE_API void *terrace_malloc(terrace *m, size_t bytes, terrace_tier tier,
                                  const terrace_tensor_attr *attr);
 
 /* Gives it back; p is what terrace_malloc() returned, or NULL. Waits for I/O on
- * it that is under way. */
+ * it that is under way, and for a safepoint of its tier. All work in streams that uses
+ * memory of a device has to be done before. */
 TERRACE_API void terrace_free(terrace *m, void *p);
 
 /* Says how a part of one allocation will be used: WILLNEED (soon: bring it),
  * DONTNEED (not soon: move it down), PIN (keep it in `tier`; blocks until it is
  * there; counted) and UNPIN. Whole blocks, of 2 MiB, are affected. All but PIN
  * return at once. By a file mapping, PIN locks the pages (mlock); past
- * RLIMIT_MEMLOCK the kernel may still take them when it is short of memory. Errors: EINVAL, EBUDGET (pinning would leave less than an
- * eighth of the budget), ENOMEM. */
+ * RLIMIT_MEMLOCK the kernel may still take them when it is short of memory.
+ *
+ * Of a device's memory nothing moves yet: the next safepoint carries it out, PIN too,
+ * and no advice blocks. There WILLNEED makes it the last to leave, before what was
+ * allocated or advised earlier, and DONTNEED has it leave, and stay away until
+ * something else is advised.
+ *
+ * Errors: EINVAL, EBUDGET (pinning would leave less than an eighth of the budget),
+ * ENOMEM, ENOTSUP (a device's memory is to be pinned elsewhere). */
 TERRACE_API int terrace_advise(terrace *m, void *p, size_t bytes, int advice, terrace_tier tier);
 
-/* Where device pages of stable memory may move; on host tiers they may move at
- * any time, and this does nothing. */
+/* Where device pages of stable memory may move; on host tiers they may move at any time,
+ * and this does nothing. `stream` is the tier's, as of terrace_acquire(). All work that
+ * uses stable memory of the tier, in whichever stream, has to be in that one by now, or
+ * what is in there has to come after it; TERRACE_HOST_SYNC promises that it has ended.
+ * Until this returns nobody may put more such work into streams.
+ *
+ * Where nothing has changed since the last one (advice, memory given out or back, room in
+ * the device's budget) it returns at once. Else it blocks: until that work is done, then
+ * while blocks move. Near are then, as many as the budget has room for beside tensors:
+ * what is pinned, for which tensors leave; then what was allocated or advised to be
+ * needed last. Blocks leave for tensors that found no room since the last one. What has
+ * no room where it should be stays, which is no error, unless it is pinned. Of two at the
+ * same time on one tier, one comes after the other. With a kind or class all its tiers
+ * are done, each with its own default stream where `stream` is NULL.
+ *
+ * Errors, after which every byte is still at its address, and the next safepoint goes on
+ * from there (after EDEVICE some of the memory may not be usable before that): EINVAL (no
+ * stream of the tier), EBUSY (the stream is being captured into a graph: nothing moved),
+ * EBUDGET, EDEVMEM, ERULE (no room for what is pinned), ENOMEM, EDEVICE. */
 TERRACE_API int terrace_safepoint(terrace *m, terrace_tier tier, void *stream);
 
 /* ---- placement rules --------------------------------------------------- */

@@ -113,6 +113,12 @@ enum { TERRACE_IO_READ = 1 /* tier to host memory */, TERRACE_IO_WRITE = 2 /* ho
 /* As a stream of record: the copies to the tier. */
 #define TERRACE_STREAM_COPIES ((void *)-2)
 
+/* Where place puts bytes. */
+enum {
+    TERRACE_PLACE_UNIT = 0, /* the unit's own memory */
+    TERRACE_PLACE_HOST = 1  /* host memory, used by the device at the same addresses, slower */
+};
+
 /* One copy. The caller owns it and leaves it alone from submit until wait
  * returns it. */
 typedef struct terrace_io {
@@ -239,6 +245,19 @@ typedef struct terrace_backend {
      * Errors: ENOTSUP, EDEVMEM, EDEVICE; view sets the failure sentence. */
     int (*view)(void *unit, uint64_t address, uint64_t bytes, unsigned flags, void **handle);
     void (*unview)(void *unit, void *handle);
+
+    /* Memory at addresses that programs keep while what is behind them changes; only of
+     * units without TERRACE_UNIT_WHOLE whose addresses are pointers that nothing else in
+     * the process has. `place` is called instead of commit, for whole granules of one
+     * reservation that nothing uses until it returns. Behind granules that have nothing it
+     * puts memory of the kind TERRACE_PLACE_..., which reads as zeros; the bytes of those
+     * that have memory of another kind it moves. decommit takes either away. `done`: how
+     * many bytes from `address` on are there now, in whole granules, also after an error.
+     * After one, granules that come after these keep their bytes, too, but may be in either
+     * place, or not usable, until place has been called for them again, with either kind.
+     * By any thread. May block. Sets the failure sentence by host->fail. Errors: ENOTSUP
+     * (there is no such memory), EDEVMEM, ENOMEM (of the host), EINVAL, EDEVICE. */
+    int (*place)(void *unit, uint64_t address, uint64_t bytes, int where, uint64_t *done);
 } terrace_backend;
 
 /* A library that holds one backend says so with this, once, and is then named in

@@ -196,6 +196,8 @@ struct tier {
     uint64_t open_bytes[2];    /* clean, dirty */
     uint64_t open_rest;        /* releases until copies are opened again */
     uint64_t staging;   /* bytes of the staging pool */
+    uint64_t stable;    /* bytes of devices' stable memory, which move at safepoints only */
+    uint64_t lacked;    /* of these, what an acquire would have needed since the last one */
     uint16_t tainted;   /* bit per tier where bytes may not be that tensors have left in free memory */
     uint64_t tensors;   /* valid copies */
     uint64_t in_bytes, out_bytes;
@@ -252,6 +254,7 @@ struct terrace {
     bool looking;            /* lanes have been told to */
     struct stable *stable;   /* NULL until the first terrace_malloc() */
     struct mapped *mapped;   /* NULL until memory of it is a file mapping */
+    struct device_stable *device_stable; /* NULL until the first of a device */
     const char *stable_engine; /* what serves it; NULL until the first terrace_malloc() */
     char stable_text[600];
     struct forks *forks;     /* children, and what they read */
@@ -442,6 +445,15 @@ struct room {
  * not to be had, and nothing of ours there could leave), what write-backs failed
  * with. */
 int room_take_locked(struct tier *tier, struct room *want, struct extent **out);
+
+/* Memory that is not at the arena's addresses, but counts. Bytes of a tier that are free,
+ * and could be charged as they are; charges some, false: they are not free, or rules want
+ * them left so; the same, but makes room as room_take_locked() does; gives back what was
+ * charged. Charging may give up the lock. */
+uint64_t room_free_locked(struct tier *tier);
+bool room_charge_free_locked(struct tier *tier, uint64_t bytes);
+int  room_charge_locked(struct tier *tier, struct room *want);
+void room_uncharge_locked(struct tier *tier, uint64_t bytes);
 
 /* Whether the tier has less memory than its budget, as a commit has failed not
  * long ago: what was committed then is its ceiling for a while. */

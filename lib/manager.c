@@ -6,7 +6,7 @@
  * needed, which raw clone() would bypass anyway. (Only address-stable memory has
  * some: forked.c.)
  *
- * May call: core.h, forked.h, lease.h, live.h, mapped.h, process.h, report.h, rules.h, seal.h,
+ * May call: core.h, device_stable.h, forked.h, lease.h, live.h, mapped.h, process.h, report.h, rules.h, seal.h,
  * small.h, trace.h. */
 #include <errno.h>
 #include <stdatomic.h>
@@ -15,6 +15,7 @@
 #include <sys/mman.h>
 #include <time.h>
 
+#include "device_stable.h"
 #include "forked.h"
 #include "lease.h"
 #include "live.h"
@@ -321,6 +322,7 @@ void manager_close(struct terrace *m)
     prefetch_save(m);
     stable_close(m);
     mapped_close(m);
+    device_stable_close(m);
     smalls_close(m);
     destroy_all(m);
     leases_end(m);

@@ -1,7 +1,8 @@
 /* region.c - regions of address-stable memory: made, given back, advised on, and
  * described to a fork. What serves them: stable.c, mapped.c.
+ * Memory of devices is device_stable.c's.
  *
- * May call: core.h, fine.h, forked.h, lease.h, mapped.h, mover.h, notice.h, region.h,
+ * May call: core.h, device_stable.h, fine.h, forked.h, lease.h, mapped.h, mover.h, notice.h, region.h,
  * rules.h, stable.h, uffd.h. */
 #include "region.h"
 
@@ -10,6 +11,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "device_stable.h"
 #include "fine.h"
 #include "forked.h"
 #include "lease.h"
@@ -270,21 +272,28 @@ void region_free_locked(struct region *r)
 /* ---- the public functions ---------------------------------------------- */
 
 /* The tier that is meant: of several, the first choice that the rules allow. */
-static struct tier *cpu_tier(struct terrace *m, terrace_tier which, const struct placement *p)
+static struct tier *stable_tier(struct terrace *m, terrace_tier which, const struct placement *p)
 {
     struct tier *forbidden = NULL;
+    bool device = false;
     for (unsigned k = 0; k < m->tiers; k++) {
         unsigned i = p ? p->order[k] : k;
-        if (!tier_matches(m, (int)i, which) || !stable_movable(&m->tier[i]))
+        bool can = stable_movable(&m->tier[i]) || device_stable_can(&m->tier[i]);
+        if (!tier_matches(m, (int)i, which))
             continue;
-        if (!p || !(p->denied >> i & 1))
+        device |= m->tier[i].backend->tier_class == TERRACE_CLASS_DEVICE;
+        if (can && (!p || !(p->denied >> i & 1)))
             return &m->tier[i];
-        forbidden = forbidden ? forbidden : &m->tier[i];
+        forbidden = can && !forbidden ? &m->tier[i] : forbidden;
     }
     if (forbidden)
         return forbidden; /* which placing it there will say */
-    error_set(-TERRACE_ENOTSUP, "terrace_malloc: stable memory is to be had on host tiers only, and not "
-              "from the system's pool of huge pages (TERRACE_HUGEPAGES=2m or 1g)");
+    if (device)
+        error_set(-TERRACE_ENOTSUP, "terrace_malloc: the backend of this device cannot move what is behind an address; "
+                  "use tensors and terrace_acquire() there");
+    else
+        error_set(-TERRACE_ENOTSUP, "terrace_malloc: stable memory is to be had on host tiers and some devices only, and "
+                  "not from the system's pool of huge pages (TERRACE_HUGEPAGES=2m or 1g)");
     return NULL;
 }
 
@@ -325,8 +334,10 @@ void *terrace_malloc(terrace *m, size_t bytes, terrace_tier which, const terrace
     uint64_t changes;
     if (m->rules && placement_for_new(m, attr, bytes, &p, &changes))
         return NULL;
-    struct tier *tier = cpu_tier(m, which, p);
+    struct tier *tier = stable_tier(m, which, p);
     placement_put(m, p);
+    if (tier && device_stable_can(tier))
+        return device_alloc(tier, bytes, attr);
     if (!tier || evictable_check(tier, bytes))
         return NULL;
     if (by_file(m))
@@ -369,7 +380,7 @@ static struct region *region_of_locked(const struct terrace *m, const void *p)
 
 void terrace_free(terrace *m, void *p)
 {
-    if (!p || manager_check(m) || mapped_free(m, p))
+    if (!p || manager_check(m) || mapped_free(m, p) || device_free(m, p))
         return;
     manager_lock(m);
     struct region *r = region_of_locked(m, p);
@@ -451,6 +462,8 @@ int terrace_advise(terrace *m, void *p, size_t bytes, int advice, terrace_tier w
         return e;
     if (mapped_has(m, p))
         return mapped_advise(m, p, bytes, advice);
+    if (device_has(m, p))
+        return device_advise(m, p, bytes, advice, which);
     manager_lock(m);
     struct region *r = region_of_locked(m, p);
     size_t at = r ? (size_t)((char *)p - r->base) : 0;
@@ -469,9 +482,15 @@ int terrace_advise(terrace *m, void *p, size_t bytes, int advice, terrace_tier w
     return e;
 }
 
-int terrace_safepoint(terrace *m, terrace_tier tier, void *stream)
+int terrace_safepoint(terrace *m, terrace_tier which, void *stream)
 {
-    (void)stream;
-    int e = manager_check(m);
-    return e ? e : tier_check(m, tier); /* pages of host tiers may move at any time */
+    int e = manager_check(m), first = 0;
+    if (e == 0)
+        e = tier_check(m, which);
+    for (unsigned i = 0; e == 0 && i < m->tiers; i++) /* pages of host tiers may move at any time */
+        if (tier_matches(m, (int)i, which) && device_stable_can(&m->tier[i])) {
+            int r = device_safepoint(&m->tier[i], stream);
+            first = first ? first : r;
+        }
+    return e ? e : first;
 }

@@ -1,7 +1,7 @@
 /* report.c - what happened: statistics, and the report when a manager closes or the
  * process ends.
  *
- * May call: core.h, lease.h, mover.h, output.h, small.h, staging.h, trace.h. */
+ * May call: core.h, device_stable.h, lease.h, mover.h, output.h, small.h, staging.h, trace.h. */
 #include "report.h"
 
 #include <errno.h>
@@ -10,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "device_stable.h"
 #include "lease.h"
 #include "mover.h"
 #include "output.h"
@@ -69,7 +70,8 @@ static void tier_snapshot(struct tier *tier, terrace_tier_statistics *out)
         .small_engine = tier_is_memory(tier) ? m->small_engine : NULL,
         .distances = tier->info.distances,
         .node = tier->info.node,
-        .stable_engine = tier->backend->caps & TERRACE_CAP_CPU ? m->stable_engine : NULL,
+        .stable_engine = tier->backend->caps & TERRACE_CAP_CPU ? m->stable_engine : device_stable_engine_locked(tier),
+        .stable_bytes = tier->stable,
         .cached = arena.cached,
         .cached_pieces = arena.pieces,
         .largest_cached = arena.largest,

@@ -95,7 +95,7 @@ static int no_room_locked(struct tier *tier, const struct room *want)
     char need[BYTES_TEXT], limit[BYTES_TEXT], held[BYTES_TEXT], holders[256] = "";
     uint64_t bytes = arena_round(&tier->arena, want->tensor->bytes);
     const struct copy *top[NAMED] = {NULL};
-    uint64_t sum = tier->staging;
+    uint64_t sum = tier->staging + tier->stable;
     struct copy *c;
     TAILQ_FOREACH(c, &tier_pinned_locked(tier)->pinned, held) {
         if (c->tensor == want->tensor || !c->extent)
@@ -129,10 +129,12 @@ static int no_room_locked(struct tier *tier, const struct room *want)
                          tensor_name(want->tensor), bytes_text(bytes, need), tier->name,
                          bytes_text(tier->arena.limit, limit), variable);
     return error_set(-TERRACE_EBUDGET,
-                     "no room for '%s' (%s) in %s: its budget is %s, of which %s are acquired or staging%s%s%s; "
-                     "release some, or raise %s",
+                     "no room for '%s' (%s) in %s: its budget is %s, of which %s are acquired%s or staging%s%s%s; "
+                     "release some%s, or raise %s",
                      tensor_name(want->tensor), bytes_text(bytes, need), tier->name,
-                     bytes_text(tier->arena.limit, limit), bytes_text(sum, held), holders, kept ? ", and " : "", rules,
+                     bytes_text(tier->arena.limit, limit), bytes_text(sum, held),
+                     tier->stable ? ", of terrace_malloc()" : "", holders, kept ? ", and " : "", rules,
+                     tier->stable && tier->backend->place ? ", call terrace_safepoint()" : "",
                      variable);
 }
 
@@ -167,6 +169,8 @@ static int out_of_victims_locked(struct tier *tier, const struct room *want, uin
     if (m->failures != failures)
         return error_set(m->failure, "no room for '%s' in %s: %s", tensor_name(want->tensor),
                          tier->name, m->failure_text);
+    if (tier->stable && tier->lacked < arena_round(&tier->arena, want->tensor->bytes))
+        tier->lacked = arena_round(&tier->arena, want->tensor->bytes);
     if (short_of_memory(tier, arena_round(&tier->arena, want->tensor->bytes)))
         return no_memory_locked(tier, want);
     return no_room_locked(tier, want);
@@ -321,4 +325,66 @@ int room_take_locked(struct tier *tier, struct room *want, struct extent **out)
         r = grant_fulfil_locked(tier, &grant, out);
     } while (no_memory(r) && patient);
     return no_memory(r) && want->ahead ? -TERRACE_EAGAIN : r;
+}
+
+/* ---- memory that is not the arena's ------------------------------------- */
+
+uint64_t room_free_locked(struct tier *tier)
+{
+    const struct arena *a = &tier->arena;
+    tier_full_locked(tier);
+    return a->used + a->pending < a->ceiling ? a->ceiling - a->used - a->pending : 0;
+}
+
+bool room_charge_free_locked(struct tier *tier, uint64_t bytes)
+{
+    struct arena *a = &tier->arena;
+    if (bytes > room_free_locked(tier) || rules_keep_locked(tier, bytes))
+        return false;
+    if (a->committed > a->ceiling - bytes)
+        tier_purge_locked(tier); /* what is cached is in the way */
+    if (bytes > a->ceiling || a->committed > a->ceiling - bytes || !arena_charge(a, bytes))
+        return false;
+    tier->stable += bytes;
+    return true;
+}
+
+/* Ends a grant that is not wanted any more. Gives up the lock. */
+static void return_locked(struct tier *tier, struct grant *grant)
+{
+    bool commit = grant->commit;
+    if (grant->give) {
+        grant->commit = false; /* but what it has given up goes */
+        manager_unlock(tier->manager);
+        arena_fulfil(&tier->arena, grant);
+        manager_lock(tier->manager);
+        grant->commit = commit;
+    }
+    arena_settle(&tier->arena, grant, -TERRACE_EBUDGET);
+}
+
+int room_charge_locked(struct tier *tier, struct room *want)
+{
+    enum { ATTEMPTS = 100 }; /* others may be faster */
+    uint64_t bytes = want->tensor->bytes;
+    struct grant grant;
+    for (int i = 0; i < ATTEMPTS; i++) {
+        if (room_charge_free_locked(tier, bytes))
+            return 0;
+        int r = make_locked(tier, want, &grant);
+        if (r)
+            return r;
+        return_locked(tier, &grant);
+    }
+    return no_room_locked(tier, want);
+}
+
+void room_uncharge_locked(struct tier *tier, uint64_t bytes)
+{
+    struct terrace *m = tier->manager;
+    tier->stable -= bytes;
+    arena_uncharge(&tier->arena, bytes);
+    m->releases++;
+    manager_changed_locked(m);
+    lanes_poke_locked(m);
 }

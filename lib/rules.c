@@ -7,7 +7,7 @@
  *
  * Small tensors that share a group obey whatever any of them has to.
  *
- * May call: rules.h, lease.h, mapped.h, mover.h, region.h, small_inside.h, staging.h, stable.h. */
+ * May call: rules.h, device_stable.h, lease.h, mapped.h, mover.h, region.h, small_inside.h, staging.h, stable.h. */
 #include "rules.h"
 
 #include <errno.h>
@@ -18,6 +18,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "device_stable.h"
 #include "lease.h"
 #include "mapped.h"
 #include "mover.h"
@@ -248,6 +249,7 @@ static int every_fits_locked(struct terrace *m, struct rules *r)
     struct placement *p;
     int e = stable_rules_fit_locked(m, r);
     e = e ? e : mapped_rules_fit_locked(m, r);
+    e = e ? e : device_rules_fit_locked(m, r);
     LIST_FOREACH(t, &m->all, all) {
         e = e ? e : find_locked(t, r, &p);
         e = e ? e : fits_locked(t, p);
@@ -299,6 +301,7 @@ static int replace_locked(struct terrace *m, struct rules *r)
             adopt_locked(t, p);
     }
     stable_rules_adopt_locked(m, r);
+    device_rules_adopt_locked(m, r);
     smalls_replaced_locked(m);
     for (unsigned i = 0; i < m->tiers; i++) /* under the rules before, nobody has told what is left where */
         m->tier[i].tainted = m->tier[i].arena.peak ? UINT16_MAX : 0;

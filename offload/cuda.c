@@ -143,6 +143,7 @@ static void contents_close(struct cuda_unit *u)
     cuda_copies_close(u);
     cuda_streams_close(u);
     cuda_memory_close(u);
+    cuda_places_close(u);
 }
 
 static void unit_free(struct cuda_unit *u)
@@ -151,6 +152,7 @@ static void unit_free(struct cuda_unit *u)
         (void)CUDA_UNDO(cuda.context_release(u->device));
     pthread_mutex_destroy(&u->lock);
     pthread_mutex_destroy(&u->mapping);
+    pthread_mutex_destroy(&u->placing);
     free(u);
 }
 
@@ -200,6 +202,7 @@ static int cuda_open(const terrace_host *host, int index, terrace_unit_info *inf
     u->pid = getpid();
     pthread_mutex_init(&u->lock, NULL);
     pthread_mutex_init(&u->mapping, NULL);
+    pthread_mutex_init(&u->placing, NULL);
     cuda_result r = device_open(u);
     if (r == CUDA_OK)
         r = contents_open(u, info);
@@ -246,5 +249,6 @@ static const terrace_backend cuda_backend = {
     .passed = cuda_passed,
     .follow = cuda_follow,
     .forget = cuda_forget,
+    .place = cuda_place,
 };
 TERRACE_BACKEND_BUILTIN(cuda_backend);

@@ -73,12 +73,14 @@ enum { /* attributes of devices */
     CUDA_HAS_VIRTUAL_MEMORY = 102,
     CUDA_HAS_RDMA_WITH_THAT = 110,
     CUDA_NODE = 134,
-    CUDA_HAS_HOST_MEMORY_WITH_THAT = 141
+    CUDA_HAS_NODE_MEMORY_WITH_THAT = 141,
+    CUDA_HAS_HOST_MEMORY_WITH_THAT = 145
 };
 
 enum {
     CUDA_PINNED = 1,
     CUDA_ON_DEVICE = 1,
+    CUDA_ON_HOST = 2,
     CUDA_ON_NODE = 3,
     CUDA_READ_WRITE = 3,
     CUDA_LEAST_GRANULARITY = 0,
@@ -136,7 +138,9 @@ enum {
     OPTIONAL(unmap, cuMemUnmap, (cuda_address, size_t))                                    \
     OPTIONAL(set_access, cuMemSetAccess, (cuda_address, size_t, const cuda_access *, size_t)) \
     OPTIONAL(granularity, cuMemGetAllocationGranularity,                                   \
-             (size_t *, const cuda_property *, cuda_granularity))
+             (size_t *, const cuda_property *, cuda_granularity))                          \
+    OPTIONAL(copy_any, cuMemcpyAsync, (cuda_address, cuda_address, size_t, cuda_stream))   \
+    OPTIONAL(fill, cuMemsetD8Async, (cuda_address, unsigned char, size_t, cuda_stream))
 
 /* Empty until cuda_load() has succeeded, constant afterwards. */
 struct cuda_driver {

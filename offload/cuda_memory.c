@@ -29,11 +29,11 @@ static int attribute(const struct cuda_unit *u, cuda_attribute which)
     return cuda.device_attribute(&value, which, u->device) == CUDA_OK ? value : 0;
 }
 
-static cuda_property property_of(const struct cuda_unit *u, bool in_host)
+cuda_property cuda_property_of(const struct cuda_unit *u, bool in_host)
 {
     cuda_property p = {.type = CUDA_PINNED};
-    p.location.type = in_host ? CUDA_ON_NODE : CUDA_ON_DEVICE;
-    p.location.id = in_host ? u->node : u->device;
+    p.location.type = in_host ? u->host_kind : CUDA_ON_DEVICE;
+    p.location.id = !in_host ? u->device : u->host_kind == CUDA_ON_NODE ? u->node : 0;
     p.flags.rdma = !in_host && u->rdma;
     return p;
 }
@@ -58,11 +58,22 @@ static uint64_t bytes_of(const char *text)
 static cuda_result granule_find(struct cuda_unit *u, bool in_host)
 {
     size_t least = 0;
-    const cuda_property p = property_of(u, in_host);
+    const cuda_property p = cuda_property_of(u, in_host);
     cuda_result r = cuda.granularity(&least, &p, CUDA_LEAST_GRANULARITY);
     if (r == CUDA_OK && least > u->granule)
         u->granule = least;
     return r;
+}
+
+/* Which host memory the device can use at addresses of its own: that of the node next
+ * to it, else any; 0: none. */
+static unsigned host_kind_find(struct cuda_unit *u)
+{
+    bool node = u->node >= 0 && attribute(u, CUDA_HAS_NODE_MEMORY_WITH_THAT) > 0;
+    u->host_kind = node ? CUDA_ON_NODE : CUDA_ON_HOST;
+    if (!node && attribute(u, CUDA_HAS_HOST_MEMORY_WITH_THAT) <= 0)
+        return 0;
+    return granule_find(u, true) == CUDA_OK ? u->host_kind : 0;
 }
 
 /* Host memory for what the device has no room for. */
@@ -73,8 +84,8 @@ static void host_memory_open(struct cuda_unit *u, char *reason, size_t len)
     uint64_t bytes = asked ? bytes_of(asked) : 0;
     if (bytes == 0)
         return;
-    bool can = u->virtual_memory && attribute(u, CUDA_HAS_HOST_MEMORY_WITH_THAT) > 0;
-    if (can && u->node >= 0 && granule_find(u, true) == CUDA_OK) {
+    bool can = u->virtual_memory && attribute(u, CUDA_HAS_NODE_MEMORY_WITH_THAT) > 0;
+    if (can && u->host_kind == CUDA_ON_NODE) {
         u->host_room = bytes;
         snprintf(reason, len, "; what does not fit comes from node %d, at most %.1f GiB", u->node,
                  (double)bytes / (1 << 30));
@@ -95,6 +106,7 @@ cuda_result cuda_memory_open(struct cuda_unit *u, char *reason, size_t len)
     cuda_result r = u->virtual_memory ? granule_find(u, false) : CUDA_OK;
     if (r)
         return r;
+    u->host_kind = u->virtual_memory ? host_kind_find(u) : 0;
     host_memory_open(u, host_reason, sizeof host_reason);
     if (u->virtual_memory)
         snprintf(reason, len, "virtual memory management, by granules of %llu MiB%s",
@@ -107,7 +119,7 @@ cuda_result cuda_memory_open(struct cuda_unit *u, char *reason, size_t len)
 
 /* ---- ranges -------------------------------------------------------------- */
 
-static struct cuda_range *range_find(struct cuda_unit *u, uint64_t address, uint64_t bytes)
+struct cuda_range *cuda_range_find(struct cuda_unit *u, uint64_t address, uint64_t bytes)
 {
     pthread_mutex_lock(&u->lock);
     struct cuda_range *r = u->ranges;
@@ -124,13 +136,15 @@ static uint64_t granules_of(const struct cuda_unit *u, const struct cuda_range *
 
 bool cuda_memory_holds(struct cuda_unit *u, uint64_t address, uint64_t bytes)
 {
-    const struct cuda_range *range = bytes ? range_find(u, address, bytes) : NULL;
+    const struct cuda_range *range = bytes ? cuda_range_find(u, address, bytes) : NULL;
     if (!range || !u->virtual_memory)
         return range != NULL;
     uint64_t last = (address + bytes - 1 - range->base) / u->granule;
-    for (uint64_t g = (address - range->base) / u->granule; g <= last; g++)
-        if ((atomic_load_explicit(&range->granule[g], memory_order_relaxed) & CUDA_PAGES_MASK) == 0)
+    for (uint64_t g = (address - range->base) / u->granule; g <= last; g++) {
+        uint32_t is = atomic_load_explicit(&range->granule[g], memory_order_relaxed);
+        if ((is & CUDA_PAGES_MASK) == 0 || is & CUDA_ADRIFT)
             return false;
+    }
     return true;
 }
 
@@ -204,7 +218,7 @@ static bool is_there(const struct cuda_range *range, uint64_t g)
 /* Puts memory of one kind behind a granule. */
 static cuda_result place_locked(struct cuda_unit *u, struct cuda_range *range, uint64_t g, bool in_host)
 {
-    const cuda_property p = property_of(u, in_host);
+    const cuda_property p = cuda_property_of(u, in_host);
     cuda_memory memory;
     cuda_result r = cuda.create(&memory, u->granule, &p, 0);
     if (r)
@@ -228,11 +242,17 @@ static cuda_result fill_locked(struct cuda_unit *u, struct cuda_range *range, ui
     return r;
 }
 
+uint64_t *cuda_books_of(struct cuda_unit *u, uint32_t granule)
+{
+    return !(granule & CUDA_IN_HOST) ? &u->in_device : granule & CUDA_PLACED ? &u->placed_in_host : &u->in_host;
+}
+
 static void empty_locked(struct cuda_unit *u, struct cuda_range *range, uint64_t g)
 {
-    if (!CUDA_UNDO(cuda.unmap(address_of(u, range, g), u->granule)))
+    uint64_t at = address_of(u, range, g);
+    if (!(range->granule[g] & CUDA_ADRIFT ? cuda_adrift_drop(u, at) : CUDA_UNDO(cuda.unmap(at, u->granule))))
         u->host->log(u->host->context, TERRACE_LOG_DEBUG, "cuda:%d keeps a granule of memory", u->index);
-    *(range->granule[g] & CUDA_IN_HOST ? &u->in_host : &u->in_device) -= u->granule;
+    *cuda_books_of(u, range->granule[g]) -= u->granule;
     range->granule[g] = 0;
 }
 
@@ -287,7 +307,7 @@ int cuda_commit(void *unit, uint64_t address, uint64_t bytes)
 {
     struct cuda_unit *u = unit;
     struct cuda_scope scope;
-    struct cuda_range *range = range_find(u, address, bytes);
+    struct cuda_range *range = cuda_range_find(u, address, bytes);
     if (!range || bytes == 0)
         return u->host->fail(u->host->context, -TERRACE_EINVAL, "not an address of cuda:%d", u->index);
     if (!u->virtual_memory)
@@ -309,7 +329,7 @@ void cuda_decommit(void *unit, uint64_t address, uint64_t bytes)
 {
     struct cuda_unit *u = unit;
     struct cuda_scope scope;
-    struct cuda_range *range = range_find(u, address, bytes);
+    struct cuda_range *range = cuda_range_find(u, address, bytes);
     if (!range || bytes == 0 || !u->virtual_memory || cuda_enter_again(u->context, &scope))
         return;
     pthread_mutex_lock(&u->mapping);

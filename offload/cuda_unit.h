@@ -1,6 +1,7 @@
 /* cuda_unit.h - what the files of the NVIDIA tier share.
  *
  * cuda.c is the backend, and says how it works; cuda_memory.c has its memory,
+ * cuda_place.c what moves behind addresses that stay,
  * cuda_pin.c the host memory that the driver knows, cuda_copy.c the copies,
  * cuda_stream.c the users' streams, cuda_driver.c the driver.
  * May call: cuda_driver.h, terrace_backend.h, libc. */
@@ -19,12 +20,15 @@ enum {
     CUDA_IO_CHUNK = 4 << 20,
     CUDA_IO_DEPTH = 32,
     CUDA_QUEUES = 4,       /* two per direction */
-    CUDA_SPARE_EVENTS = 64 /* kept for the next */
+    CUDA_SPARE_EVENTS = 64, /* kept for the next */
+    CUDA_WINDOW = 16       /* granules that move at once */
 };
 
 /* What there is behind a granule of a reservation. */
 typedef _Atomic uint32_t cuda_granule;
-#define CUDA_PAGES_MASK UINT32_C(0x7fffffff) /* its committed pages; 0: nothing is there */
+#define CUDA_PAGES_MASK UINT32_C(0x1fffffff) /* its committed pages; 0: nothing is there */
+#define CUDA_ADRIFT UINT32_C(0x20000000)     /* its memory is not at its address, see cuda_place.c */
+#define CUDA_PLACED UINT32_C(0x40000000)     /* the core chose the kind of memory */
 #define CUDA_IN_HOST UINT32_C(0x80000000)    /* it is host memory */
 
 /* Address space, or, where that cannot be had without memory, memory. */
@@ -56,12 +60,17 @@ struct cuda_unit {
     char model[80], name[96]; /* "NVIDIA H100 80GB HBM3", "cuda:0 (the same)" */
     /* memory */
     bool virtual_memory, rdma;
-    int node;               /* where host memory for it comes from */
+    int node;               /* where host memory for it comes from, */
+    unsigned host_kind;     /* or CUDA_ON_HOST: from anywhere; 0: it can use none at its addresses */
     uint64_t granule;
     uint64_t device_room;   /* beyond that, granules come from host memory */
     uint64_t host_room;     /* bytes of those; 0: none */
-    pthread_mutex_t mapping; /* for commit and decommit; also covers the next two */
-    uint64_t in_device, in_host;
+    pthread_mutex_t mapping; /* for commit and decommit; also covers the next three */
+    uint64_t in_device, in_host, placed_in_host; /* the last: whatever host_room is */
+    pthread_mutex_t placing; /* for what follows; taken before mapping, held while bytes move */
+    cuda_stream mover;
+    cuda_address window;    /* where memory is that is about to change places; 0: not reserved */
+    struct cuda_adrift *adrift; /* what has no address; also under mapping */
     pthread_mutex_t lock;   /* for ranges and events; may be taken under mapping; nothing is
                              * called under it */
     struct cuda_range *ranges;
@@ -92,6 +101,19 @@ void cuda_release(void *unit, uint64_t base, uint64_t bytes);
 int  cuda_commit(void *unit, uint64_t address, uint64_t bytes);
 void cuda_decommit(void *unit, uint64_t address, uint64_t bytes);
 int  cuda_available(void *unit, uint64_t *bytes);
+
+/* The range that has all of a part, or NULL. */
+struct cuda_range *cuda_range_find(struct cuda_unit *u, uint64_t address, uint64_t bytes);
+cuda_property cuda_property_of(const struct cuda_unit *u, bool in_host);
+/* Where a granule like that counts, under mapping. */
+uint64_t *cuda_books_of(struct cuda_unit *u, uint32_t granule);
+
+/* ---- cuda_place.c ---- */
+
+int  cuda_place(void *unit, uint64_t address, uint64_t bytes, int where, uint64_t *done);
+/* Gives back the memory that should be at an address and is not; under mapping. */
+bool cuda_adrift_drop(struct cuda_unit *u, uint64_t address);
+void cuda_places_close(struct cuda_unit *u); /* as cuda_memory_close(), and after it */
 
 /* ---- cuda_pin.c ---- */
 

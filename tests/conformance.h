@@ -64,6 +64,7 @@ STUB void conform_close(void)
     CONFORMANCE_TEST(suite, stray) \
     CONFORMANCE_TEST(suite, pins) \
     CONFORMANCE_TEST(suite, views) \
+    CONFORMANCE_TEST(suite, places) \
     CONFORMANCE_TEST(suite, streams) \
     CONFORMANCE_TEST(suite, attach) \
     CONFORMANCE_TEST(suite, attach_shares) \

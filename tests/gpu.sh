@@ -138,6 +138,7 @@ if [ -z "${SIMULATED:-}" ]; then
     esac
     check "the NVIDIA tier: conformance, streams, what it costs" 180 "$BUILD/gpu/gpu_cuda"
     check "tensors on the NVIDIA tier" 120 "$BUILD/gpu/gpu_tier"
+    check "pointers on the NVIDIA tier that stay" 120 "$BUILD/gpu/gpu_stable"
 fi
 if [ -x "$gpt" ]; then
     check "gpt_cuda has the losses of gpt on the CPU, by its own product" 120 as_the_cpu all --own-products

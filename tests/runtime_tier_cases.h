@@ -256,6 +256,15 @@ Test(runtime_random, device_and_failing_disk, .timeout = 240)
 
 /* ---- what people are told ------------------------------------------------ */
 
+Test(runtime_told, that_it_has_no_pointers_that_stay, .timeout = 60)
+{
+    open_device(8 * MIB, 8 * MIB, NULL);
+    cr_assert_null(terrace_malloc(d.m, MIB, d.dev, NULL));
+    cr_assert_not_null(strstr(terrace_last_error(), "use tensors and terrace_acquire() there"), "%s", terrace_last_error());
+    assert_ok(terrace_safepoint(d.m, d.dev, NULL));
+    close_device();
+}
+
 Test(runtime_told, limits_are_its_own, .timeout = 60)
 {
     prepare_kind();

@@ -110,6 +110,33 @@ static void streams(void)
         t.b->forget(t.unit, mark);
 }
 
+/* Memory that changes places: whatever fails, its bytes are there once it is asked for
+ * again. */
+static void placing(uint64_t base)
+{
+    enum { GRANULES = 3 };
+    uint64_t granule = t.info.granule, done = 0, bytes = GRANULES * granule;
+    if (said("place", t.b->place(t.unit, base, bytes, TERRACE_PLACE_UNIT, &done)))
+        cr_assert(done < bytes && done % granule == 0);
+    if (done < bytes) {
+        t.b->decommit(t.unit, base, bytes);
+        return;
+    }
+    copies_there_and_back(base);
+    bool right = copies(TERRACE_IO_READ, base) && pattern_is(host, SMALL, 0) && pattern_is(host + 6 * SMALL, SMALL, 3);
+    for (int where = TERRACE_PLACE_HOST; right && where >= TERRACE_PLACE_UNIT; where--) {
+        for (int again = 0; again < 3 && said("place", t.b->place(t.unit, base, bytes, where, &done)); again++)
+            ;
+        cr_assert_eq(done, bytes, "place does not get over it (%s, call %u, code %u)", failing, nth, code);
+    }
+    memset(host, 0, 8 * SMALL);
+    if (right && copies(TERRACE_IO_READ, base))
+        for (unsigned i = 0; i < 4; i++)
+            cr_assert(pattern_is(host + i * 2 * SMALL, SMALL, i), "wrong bytes (%s, call %u, code %u)", failing, nth, code);
+    t.b->decommit(t.unit, base, bytes);
+    unmoved("place");
+}
+
 static void contents(void)
 {
     uint64_t base = 0, room;
@@ -125,6 +152,11 @@ static void contents(void)
             t.b->decommit(t.unit, base + M, PART);
         unmoved("decommit");
         streams();
+        t.b->release(t.unit, base, RANGE);
+        unmoved("release");
+    }
+    if (!(t.info.flags & TERRACE_UNIT_WHOLE) && said("reserve", t.b->reserve(t.unit, RANGE, 0, &base)) == 0) {
+        placing(base);
         t.b->release(t.unit, base, RANGE);
         unmoved("release");
     }

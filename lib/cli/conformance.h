@@ -595,6 +595,44 @@ STUB void conform_views(void)
     t.b->release(t.unit, base, 2 * t.info.granule);
 }
 
+/* Memory behind addresses that stay, in either place. */
+STUB void conform_places(void)
+{
+    enum { GRANULES = 4 };
+    if (!t.b->place || t.info.flags & TERRACE_UNIT_WHOLE) {
+        conform_skip("what is behind its addresses stays: it has no place");
+        return;
+    }
+    uint64_t granule = t.info.granule, size = t.info.page, base = 0, done = 7;
+    char *host = pages(2 * size);
+    CHECK_EQ(t.b->reserve(t.unit, 2 * GRANULES * granule, 0, &base), 0, "%s", stub.sentence);
+    CHECK_EQ(t.b->place(t.unit, base, size, TERRACE_PLACE_UNIT, &done), -TERRACE_EINVAL);
+    CHECK_EQ(done, 0, "an error, but %llu bytes are placed", (unsigned long long)done);
+    CHECK_EQ(t.b->place(t.unit, base, GRANULES * granule, TERRACE_PLACE_UNIT, &done), 0, "%s", stub.sentence);
+    CHECK_EQ(done, GRANULES * granule);
+    for (uint64_t g = 0; g < GRANULES; g++) {
+        memset(host, 1, size);
+        CHECK_EQ(conform_copy(TERRACE_IO_READ, base + g * granule + granule - size, host, size), 0);
+        CHECK(!host[0] && !memcmp(host, host + 1, size - 1), "new memory is not zeros");
+        pattern_fill(host, size, g);
+        CHECK_EQ(conform_copy(TERRACE_IO_WRITE, base + g * granule, host, size), 0);
+    }
+    for (int round = 0; round < 6; round++) { /* one, two and all of them there, and back */
+        uint64_t bytes = (1u << round / 2) * granule;
+        int r = t.b->place(t.unit, base + (4 - (1u << round / 2)) * granule, bytes,
+                           round % 2 ? TERRACE_PLACE_UNIT : TERRACE_PLACE_HOST, &done);
+        CHECK(r == 0 || (r == -TERRACE_ENOTSUP && round % 2 == 0), "place gave %d: %s", r, stub.sentence);
+        CHECK_EQ(done, r ? 0 : bytes);
+        for (uint64_t g = 0; g < GRANULES; g++) {
+            CHECK_EQ(conform_copy(TERRACE_IO_READ, base + g * granule, host, size), 0);
+            CHECK(pattern_is(host, size, g), "granule %llu has other bytes in round %d", (unsigned long long)g, round);
+        }
+    }
+    t.b->decommit(t.unit, base, GRANULES * granule);
+    t.b->release(t.unit, base, 2 * GRANULES * granule);
+    munmap(host, 2 * size);
+}
+
 /* Marks in the default stream and among the copies to the tier. */
 STUB void conform_streams(void)
 {
@@ -644,6 +682,7 @@ struct conform_check {
     CHECK_NAMED(stray, "a copy to nowhere is an error with a text")                          \
     CHECK_NAMED(pins, "host memory that is made known")                                      \
     CHECK_NAMED(views, "handles in place of addresses")                                      \
+    CHECK_NAMED(places, "memory that changes places behind its addresses")                   \
     CHECK_NAMED(streams, "marks in streams, and what waits for them")                        \
     CHECK_NAMED(attach, "users' files")                                                      \
     CHECK_NAMED(attach_shares, "many ranges of one file")                                    \

@@ -88,3 +88,47 @@ void sim_fail(const char *call, unsigned nth, unsigned times, int code)
     (void)nth, (void)times, (void)code;
     skip(call);
 }
+
+void *sim_memory(uint64_t address, size_t bytes)
+{
+    (void)address, (void)bytes;
+    return NULL;
+}
+
+int sim_launch(void *stream, void (*kernel)(void *), void *arg, uint64_t ns)
+{
+    (void)stream, (void)kernel, (void)arg, (void)ns;
+    skip("a function as a kernel");
+    return 0;
+}
+
+void sim_hold(unsigned kinds)
+{
+    (void)kinds;
+    skip("holding kernels");
+}
+
+void sim_let_go(void) {}
+
+unsigned cuStreamBeginCapture_v2(cuda_stream stream, unsigned mode);
+unsigned cuStreamEndCapture(cuda_stream stream, void **graph);
+unsigned cuGraphDestroy(void *graph);
+
+unsigned cuStreamBeginCapture_v2(cuda_stream stream, unsigned mode)
+{
+    (void)stream, (void)mode;
+    skip("capturing");
+    return 0;
+}
+
+unsigned cuStreamEndCapture(cuda_stream stream, void **graph)
+{
+    (void)stream, (void)graph;
+    return 0;
+}
+
+unsigned cuGraphDestroy(void *graph)
+{
+    (void)graph;
+    return 0;
+}
