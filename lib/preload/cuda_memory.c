@@ -85,7 +85,7 @@ static void manager_open(void)
         state = OPEN;
         return;
     }
-    say("device memory is not tiered, and the program runs as without terrace: %s", terrace_last_error());
+    say_untiered("device", terrace_last_error());
     state = OFF;
 }
 

@@ -230,8 +230,10 @@ static void *in_place_of(void *found, const char *base, int version, uint64_t fl
         f = form_for(base, version, true);
     if (!f || !same_form(f, found, flags))
         f = form_for(base, version, false);
-    if (f && same_form(f, found, flags))
+    if (f && same_form(f, found, flags)) {
+        detail("%s stands here for the driver's", f->symbol);
         return here_of(f);
+    }
     if (f)
         note("%s of CUDA %d.%d is the driver's own: this form of it is not known", base, version / 1000,
              version % 1000 / 10);

@@ -115,10 +115,29 @@ void say(const char *format, ...)
     va_end(args);
 }
 
+void say_untiered(const char *memory, const char *why)
+{
+    static char before[512];
+    if (strcmp(before, why) == 0)
+        return;
+    snprintf(before, sizeof before, "%s", why);
+    say("%s memory is not tiered, and the program runs as without terrace: %s", memory, before);
+}
+
 void note(const char *format, ...)
 {
     va_list args;
     if (!level_is("info") && !level_is("debug"))
+        return;
+    va_start(args, format);
+    print(format, args);
+    va_end(args);
+}
+
+void detail(const char *format, ...)
+{
+    va_list args;
+    if (!level_is("debug"))
         return;
     va_start(args, format);
     print(format, args);

@@ -79,7 +79,7 @@ static void manager_open(void)
         state = CLOSED;
         return;
     }
-    say("host memory is not tiered, and the program runs as without terrace: %s", terrace_last_error());
+    say_untiered("host", terrace_last_error());
     large_stop();
 }
 

@@ -47,8 +47,11 @@ void guard_begin(void);
 
 /* One line on stderr, unless TERRACE_LOG=off. */
 void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
-/* The same, for who wants to know more (TERRACE_LOG=info). */
+/* The same, for who wants to know more (TERRACE_LOG=info), and all (debug). */
 void note(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void detail(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* Why "host" or "device" memory is the system's: once, where both have the same reason. */
+void say_untiered(const char *memory, const char *why);
 
 /* ---- table.c: which addresses are large blocks ---- */
 
