@@ -43,9 +43,10 @@ check "without terrace it is the driver that stands there" alone
 
 # ---- what holds ---------------------------------------------------------------------
 
-for what in pitch kernels held_up heat threads told captured registered; do
+for what in pitch kernels held_up freed heat threads told captured; do
     check "memory: $what" silent table $what
 done
+check "memory: registered" silent table registered TERRACE_LIMIT_HOST=48M
 check "memory: two devices" silent table peers SIM_CUDA_DEVICES=2
 check "memory: NCCL's" silent table nccl LD_LIBRARY_PATH="$sim:$scratch/nccl"
 check "memory: where nothing fits any more, the driver's" silent table small

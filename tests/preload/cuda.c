@@ -2,6 +2,8 @@
  * memory that it may have (32 MiB), and what it was promised holds. */
 #include "cuda_job.h"
 
+#include <sys/mman.h>
+
 enum { MIB = 1 << 20, BUDGET = 32 * MIB, BLOCKS = 16, BLOCK = 4 * MIB };
 
 static unsigned char *host;
@@ -119,6 +121,8 @@ static void pitch(void)
 
 /* ---- streams ------------------------------------------------------------------------ */
 
+static unsigned missed; /* kernels whose memory was not there */
+
 struct step {
     CUdeviceptr at;
     size_t bytes;
@@ -129,6 +133,8 @@ static void run_step(void *arg)
 {
     const struct step *s = arg;
     unsigned char *p = sim.sim_memory(s->at, s->bytes);
+    if (!p)
+        __atomic_add_fetch(&missed, 1, __ATOMIC_RELAXED);
     for (size_t i = 0; p && i < s->bytes; i++)
         p[i] = (unsigned char)(p[i] + s->add);
 }
@@ -206,6 +212,33 @@ static void held_up(void)
         expect(holds(host, BLOCK, i));
         ok(cu.cuMemFree_v2(at[i]));
     }
+}
+
+static void *let_go(void *arg)
+{
+    usleep(200000);
+    sim.sim_let_go();
+    return arg;
+}
+
+/* What is freed is there until the kernels that use it have ended. */
+static void freed(void)
+{
+    CUdeviceptr at[4];
+    CUstream stream;
+    pthread_t other;
+    ok(cu.cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
+    for (unsigned i = 0; i < 4; i++)
+        ok(cu.cuMemAlloc_v2(&at[i], BLOCK));
+    sim.sim_hold(1u << SIM_KERNEL);
+    for (unsigned i = 0; i < 4; i++)
+        launch(stream, at[i], BLOCK, 1);
+    ok(pthread_create(&other, NULL, let_go, NULL));
+    ok(cu.cuMemFreeAsync(at[0], stream));
+    for (unsigned i = 1; i < 4; i++)
+        ok(cu.cuMemFree_v2(at[i]));
+    ok(pthread_join(other, NULL));
+    ok(cu.cuCtxSynchronize());
 }
 
 /* Stream-ordered allocation: also from the pool by name. */
@@ -462,6 +495,9 @@ static void registered(void)
     ok(cu.cuMemcpyDtoHAsync_v2(large[0], at, HOST, stream));
     ok(cu.cuStreamSynchronize(stream));
     expect(holds(large[0], HOST, 9));
+    unsigned char there[HOST / 4096];
+    ok(mincore(large[0], HOST, there));
+    expect(memchr(there, 0, sizeof there) == NULL);
     for (int i = 1; i < 6; i++)
         expect(holds(large[i], HOST, (unsigned)i));
     ok(cu.cuMemHostUnregister(large[0]));
@@ -501,7 +537,7 @@ int main(int argc, char **argv)
         const char *name;
         void (*run)(void);
     } what[] = {{"see", see}, {"memory", memory}, {"small", small}, {"untouched", untouched}, {"pitch", pitch},
-                {"kernels", kernels}, {"held_up", held_up}, {"heat", heat}, {"ordered", ordered}, {"threads", threads}, {"told", told},
+                {"kernels", kernels}, {"held_up", held_up}, {"freed", freed}, {"heat", heat}, {"ordered", ordered}, {"threads", threads}, {"told", told},
                 {"info", info}, {"shared", shared}, {"nccl", nccl}, {"captured", captured}, {"registered", registered}, {"peers", peers}};
     begin();
     host = malloc(16 * MIB);
@@ -510,6 +546,7 @@ int main(int argc, char **argv)
         if (argc > 1 && strcmp(argv[1], what[i].name) == 0) {
             what[i].run();
             end();
+            expect(missed == 0);
             return 0;
         }
     return 2;
