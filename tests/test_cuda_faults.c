@@ -123,11 +123,14 @@ static void placing(uint64_t base)
         return;
     }
     copies_there_and_back(base);
-    bool right = copies(TERRACE_IO_READ, base) && pattern_is(host, SMALL, 0) && pattern_is(host + 6 * SMALL, SMALL, 3);
+    bool right = copies(TERRACE_IO_READ, base);
+    for (unsigned i = 0; i < 4; i++) /* else writing them has failed */
+        right &= pattern_is(host + i * 2 * SMALL, SMALL, i);
     for (int where = TERRACE_PLACE_HOST; right && where >= TERRACE_PLACE_UNIT; where--) {
-        for (int again = 0; again < 3 && said("place", t.b->place(t.unit, base, bytes, where, &done)); again++)
-            ;
-        cr_assert_eq(done, bytes, "place does not get over it (%s, call %u, code %u)", failing, nth, code);
+        int r = -1;
+        for (int again = 0; again < 3 && r; again++)
+            r = said("place", t.b->place(t.unit, base, bytes, where, &done));
+        cr_assert(r == 0 || (r == -TERRACE_ENOTSUP && where == TERRACE_PLACE_HOST), "place does not get over it (%s, call %u, code %u)", failing, nth, code);
     }
     memset(host, 0, 8 * SMALL);
     if (right && copies(TERRACE_IO_READ, base))
