@@ -93,8 +93,8 @@ void memory_use(cuda_address at);
 /* Nothing may run just now: granules move, and what was given back goes. Looks by itself
  * whether that is so; false: it is not. */
 bool memory_settle(void);
-/* What is to be told of the current device's memory instead of the truth. */
-void memory_tell(size_t *unused, size_t *all);
+/* The manager and tier of a device; NULL: its memory is the driver's. Inside a guard. */
+terrace *memory_manager(int device, terrace_tier *tier);
 /* Whether memory is for a library that shares it with other processes or devices, by
  * means that know only the driver's. */
 bool memory_is_shared(const void *caller);
@@ -104,6 +104,11 @@ bool memory_excludes_peers(int device);
 bool memory_has_tier(int device);
 /* From now on this device's memory is the driver's. */
 void memory_leave(int device);
+
+/* ---- cuda_capacity.c ---- */
+
+/* Puts what is to be told of the current device's memory in place of the truth. */
+void memory_tell(size_t *unused, size_t *all);
 
 /* ---- nccl.c ---- */
 

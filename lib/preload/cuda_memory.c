@@ -116,6 +116,12 @@ static terrace_tier tier_of(int device)
     return tier;
 }
 
+terrace *memory_manager(int device, terrace_tier *tier)
+{
+    *tier = usable() ? tier_of(device) : TIER_NONE;
+    return *tier >= 0 ? manager : NULL;
+}
+
 void memory_leave(int device)
 {
     if (state == OFF || device < 0 || device >= DEVICES || tiers[device] == TIER_NONE)
@@ -572,42 +578,4 @@ void memory_keep_all(int device)
         any |= advise_keep(at, true);
     if (any)
         settle_now();
-}
-
-/* ---- how much there is --------------------------------------------------------------------- */
-
-static bool is_expanded(void)
-{
-    const char *text = getenv("TERRACE_REPORT_CAPACITY");
-    return text && strcasecmp(text, "expanded") == 0;
-}
-
-/* The host's part is that of the node next to the device, or of the first. */
-static void add_up(terrace_tier tier, size_t *unused, size_t *all)
-{
-    terrace_tier_statistics device = {.size = sizeof device}, host = {.size = sizeof host}, s = {.size = sizeof s};
-    bool found = false;
-    if (terrace_tier_stats(manager, tier, &device))
-        return;
-    for (terrace_tier i = 0; terrace_tier_stats(manager, i, &s) == 0; i++)
-        if (strcmp(s.tier_class, "host") == 0 && (!found || s.node == device.node)) {
-            host = s;
-            found = true;
-        }
-    *all = device.limit + (found ? host.limit : 0);
-    *unused = device.limit > device.used ? device.limit - device.used : 0;
-    *unused += found && host.limit > host.used ? host.limit - host.used : 0;
-}
-
-void memory_tell(size_t *unused, size_t *all)
-{
-    struct guard g;
-    int device;
-    if (!is_expanded() || state == OFF || inside || !driver.cuCtxGetDevice || driver.cuCtxGetDevice(&device))
-        return;
-    guard_enter(&g);
-    terrace_tier tier = usable() ? tier_of(device) : TIER_NONE;
-    if (tier >= 0)
-        add_up(tier, unused, all);
-    guard_leave(&g);
 }
