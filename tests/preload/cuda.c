@@ -249,7 +249,7 @@ static void ordered(void)
     CUdeviceptr at, next;
     ok(cu.cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
     ok(cu.cuDeviceGetDefaultMemPool(&pool, 0));
-    for (unsigned i = 0; i < 100; i++) {
+    for (unsigned i = 0; i < 40; i++) {
         if (i % 2)
             ok(cu.cuMemAllocAsync(&at, BLOCK, stream));
         else
