@@ -174,7 +174,6 @@ static int fill_locked(struct device_region *r)
     if (at < r->blocks && e != -TERRACE_EDEVICE) {
         n = r->blocks - at;
         e = device_put_locked(r, at, &n, BLOCK_NEAR, true);
-        at += n;
         if (e)
             e = no_room(r, e, far);
     }
@@ -279,16 +278,16 @@ static void end_locked(struct device_region *r)
 }
 
 /* What can never fit has nothing leave for it. */
-static int size_check_locked(const struct device_region *r)
+static int size_check(struct tier *tier, size_t bytes)
 {
-    const struct tier *tier = r->tier, *host = staging_host(r->tier);
+    const struct tier *host = staging_host(tier);
     char need[BYTES_TEXT], all[BYTES_TEXT], variable[NAME_TEXT];
     uint64_t limit = tier->arena.limit + (host && !is_plain(tier) ? host->arena.limit : 0);
-    if (r->bytes <= limit)
+    if (bytes <= limit)
         return 0;
     tier_limit_name(tier, variable);
     return error_set(-TERRACE_EBUDGET, "terrace_malloc: %s are more than the budget of %s%s%s, %s; raise %s",
-                     bytes_text(r->bytes, need), tier->name, limit > tier->arena.limit ? " and that of " : "",
+                     bytes_text(bytes, need), tier->name, limit > tier->arena.limit ? " and that of " : "",
                      limit > tier->arena.limit ? host->name : "", bytes_text(limit, all), variable);
 }
 
@@ -300,9 +299,6 @@ static int alloc_locked(struct device_region *r)
     if (e)
         return e;
     introduce_locked(r->tier);
-    e = size_check_locked(r);
-    if (e)
-        return e;
     e = is_plain(r->tier) ? take_plain_locked(r) : reserve_locked(r);
     if (e)
         return e;
@@ -318,7 +314,7 @@ static int alloc_locked(struct device_region *r)
 
 void *device_alloc(struct tier *tier, size_t bytes, const terrace_tensor_attr *attr)
 {
-    struct device_region *r = region_new(tier, bytes, attr);
+    struct device_region *r = size_check(tier, bytes) ? NULL : region_new(tier, bytes, attr);
     if (!r)
         return NULL;
     manager_lock(tier->manager);
@@ -348,11 +344,12 @@ bool device_free(struct terrace *m, void *p)
 
 void device_stable_close(struct terrace *m)
 {
-    struct device_region *r;
+    struct device_region *r, *next;
     if (!m->device_stable)
         return;
     manager_lock(m);
-    while ((r = LIST_FIRST(&m->device_stable->regions)) != NULL) {
+    for (r = LIST_FIRST(&m->device_stable->regions); r; r = next) {
+        next = LIST_NEXT(r, link);
         end_locked(r);
         region_free_locked(r);
     }

@@ -367,7 +367,7 @@ int room_charge_locked(struct tier *tier, struct room *want)
 {
     enum { ATTEMPTS = 100 }; /* others may be faster */
     uint64_t bytes = want->tensor->bytes;
-    struct grant grant;
+    struct grant grant = {0};
     for (int i = 0; i < ATTEMPTS; i++) {
         if (room_charge_free_locked(tier, bytes))
             return 0;

@@ -171,7 +171,9 @@ static void copy_locked(struct work *work)
 
 static void fill_bytes(char *to, uint64_t bytes, uint32_t value, unsigned width)
 {
-    for (uint64_t i = 0; i < bytes; i += width)
+    if (width == 1)
+        memset(to, (int)(value & 0xff), bytes);
+    for (uint64_t i = 0; width > 1 && i < bytes; i += width)
         memcpy(to + i, &value, width); /* the low bytes come first */
 }
 
