@@ -41,6 +41,7 @@ static struct terrace *manager; /* the process's, or NULL */
 static unsigned users;          /* of it */
 static bool begun, initialised;
 static atomic_bool shared; /* there is to be one without the preloaded library, too */
+static _Thread_local bool opening;
 
 /* After the constructors of the libraries that this one needs. */
 __attribute__((constructor)) static void when_initialised(void)
@@ -119,12 +120,19 @@ static int join_locked(terrace **out)
         manager = NULL;
         users = 0;
     }
+    opening = true;
     int r = manager ? 0 : manager_open(&manager, NULL);
+    opening = false;
     if (r)
         return r;
     users++;
     *out = manager;
     return 0;
+}
+
+bool process_is_opening(void)
+{
+    return opening;
 }
 
 int process_join(const char *conf, terrace **out)

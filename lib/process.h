@@ -54,4 +54,10 @@ bool process_leave(terrace *m);
  * where nothing is preloaded. It may be one that the program has opened before. */
 int process_share(terrace **out);
 
+/* ---- tiers.c ---- */
+
+/* Whether this thread opens the process's manager just now: what devices there are is
+ * the program's in the first place. */
+bool process_is_opening(void);
+
 #endif

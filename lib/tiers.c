@@ -5,8 +5,8 @@
  * and copied, so that an older or shorter one reads as if its missing optional
  * functions were NULL.
  *
- * May call: core.h, mover.h, budget.h, plugin.h, registered.h, relay.h, route.h, share.h, the
- * backends' tables. */
+ * May call: core.h, mover.h, budget.h, plugin.h, process.h, registered.h, relay.h, route.h,
+ * share.h, the backends' tables. */
 #include <assert.h>
 #include <ctype.h>
 #include <stdio.h>
@@ -16,6 +16,7 @@
 #include "budget.h"
 #include "mover.h"
 #include "plugin.h"
+#include "process.h"
 #include "registered.h"
 #include "relay.h"
 #include "route.h"
@@ -299,6 +300,13 @@ static void info_defaults(terrace_unit_info *info)
         info->io_depth_most = info->io_depth;
 }
 
+/* A device of which a program that is preloaded into would get nothing any more. */
+static bool is_taken_whole(const struct tier *tier)
+{
+    return process_is_opening() && tier->info.flags & TERRACE_UNIT_WHOLE &&
+           tier->backend->tier_class == TERRACE_CLASS_DEVICE && !options_text(&tier->manager->options, "TIERS");
+}
+
 static int tier_open(struct terrace *m, const terrace_backend *backend, int index)
 {
     struct tier *tier = &m->tier[m->tiers];
@@ -311,6 +319,11 @@ static int tier_open(struct terrace *m, const terrace_backend *backend, int inde
     int r = backend->open(&m->host, index, &tier->info, &tier->unit);
     if (r)
         return r;
+    if (is_taken_whole(tier)) {
+        backend->close(tier->unit);
+        return error_set(-TERRACE_ENOTSUP, "its memory can only be taken as a whole, and this program, which knows "
+                         "nothing of terrace, wants some; TERRACE_TIERS can name it all the same");
+    }
     m->tiers++;
     info_defaults(&tier->info);
     if (tier->info.io_boundary % tier->info.io_chunk)
@@ -430,7 +443,7 @@ static int found_open(struct terrace *m, const struct found *found, size_t n, st
         if (named || backend->tier_class != TERRACE_CLASS_DEVICE || m->tiers > before)
             return r;
         note_absent(m, backend);
-        log_write(&m->log, TERRACE_LOG_WARN, "%s:%d is left out: %s", backend->name, found[i].index,
+        log_write(&m->log, process_is_opening() ? TERRACE_LOG_INFO : TERRACE_LOG_WARN, "%s:%d is left out: %s", backend->name, found[i].index,
                   terrace_last_error());
     }
     return 0;

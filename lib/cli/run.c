@@ -42,6 +42,7 @@ static const struct {
     bool file;            /* it is a file's path, from where we are: the program may go elsewhere */
 } settings[] = {
     {"--ram", "TERRACE_LIMIT_HOST", NULL, false}, {"--nvme-path", "TERRACE_NVME_PATH", NULL, false},
+    {"--hbm", "TERRACE_LIMIT_CUDA", NULL, false},
     {"--report", "TERRACE_REPORT", "1", true},    {"--trace", "TERRACE_TRACE", NULL, true},
     {"--rules", "TERRACE_RULES", NULL, false},    {"--min-size", "TERRACE_MIN_SIZE", NULL, false},
     {"--shared", "TERRACE_SHARED", "1", true},

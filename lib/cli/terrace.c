@@ -33,6 +33,8 @@ static const struct command {
      "                     on top of it\n"
      "  --shared[=FILE]    that is for all processes of the job together, which is what\n"
      "                     they start, too (TERRACE_SHARED)\n"
+     "  --hbm SIZE         memory of each NVIDIA device (TERRACE_LIMIT_CUDA); what does not\n"
+     "                     fit is in that of the host; default: what is available\n"
      "  --nvme-path PATH   folders for the rest, separated by ':' (TERRACE_NVME_PATH)\n"
      "  --min-size SIZE    what a large block is (TERRACE_MIN_SIZE); default 1M\n"
      "  --report[=FILE]    what was moved, at the end of each process, on standard error or\n"

@@ -79,7 +79,7 @@ static void manager_open(void)
         state = CLOSED;
         return;
     }
-    say("host memory is not tiered, and the program runs as without terrace: %s", terrace_last_error());
+    say_untiered("host", terrace_last_error());
     large_stop();
 }
 
@@ -180,7 +180,7 @@ __attribute__((constructor)) static void begin(int argc, char **argv, char **env
     terrace_process_begin();
     mapping_begin();
     pthread_atfork(NULL, NULL, child_begins);
-    large_least = terrace_process_threshold();
+    large_least = memory_least = terrace_process_threshold();
     inside = false;
 }
 
@@ -190,7 +190,6 @@ __attribute__((destructor)) static void end(void)
     guard_enter(&g);
     if (error_output >= 0 && fcntl(STDERR_FILENO, F_GETFD) < 0)
         dup2(error_output, STDERR_FILENO);
-    if (state == OPEN)
-        terrace_process_report();
+    terrace_process_report(); /* nothing, where no manager was opened */
     guard_leave(&g);
 }

@@ -215,7 +215,7 @@ static int part_protect(struct block *b, char *at, char *end, unsigned char stat
         return real_mprotect(at, bytes, prot) ? errno : 0;
     if (prot & ~PROTECTION)
         return EINVAL; /* PROT_GROWSDOWN, PROT_GROWSUP */
-    state = (unsigned char)((state & PAGE_LOCKED) | (prot == READ_WRITE ? 0 : PAGE_PROTECTED | prot));
+    state = (unsigned char)((state & (PAGE_LOCKED | PAGE_HELD)) | (prot == READ_WRITE ? 0 : PAGE_PROTECTED | prot));
     int e = prot == READ_WRITE ? 0 : pages_set(b, at, end, state);
     if (e == 0 && real_mprotect(at, bytes, prot))
         e = errno;
@@ -237,6 +237,14 @@ static int part_lock(struct block *b, char *at, char *end, unsigned char state, 
     if (state & PAGE_LOCKED ? !lock_it : lock_it && e)
         (void)pages_set(b, at, end, state & (unsigned char)~PAGE_LOCKED);
     return e;
+}
+
+/* A device's driver has them stay where they are. */
+static int part_hold(struct block *b, char *at, char *end, unsigned char state, int hold)
+{
+    if (state & (PAGE_GONE | PAGE_FOREIGN) || large_inherited(b))
+        return 0;
+    return pages_set(b, at, end, (unsigned char)(hold ? state | PAGE_HELD : state & ~PAGE_HELD));
 }
 
 /* Pages of a slot that stays: they are overwritten. */
@@ -349,6 +357,15 @@ static int range_do(char *at, size_t bytes, part_fn *fn, int how, int (*other)(v
     }
     errno = result ? result : errno;
     return result ? -1 : 0;
+}
+
+int mapping_hold(void *at, size_t bytes, bool hold)
+{
+    char *from = (char *)((uintptr_t)at & ~(uintptr_t)(PAGE - 1));
+    bytes += (size_t)((char *)at - from);
+    if (!bytes || bytes > SIZE_MAX - PAGE - (uintptr_t)from || !table_next(from, from + bytes))
+        return 0;
+    return range_do(from, bytes, part_hold, hold, NULL) ? errno : 0;
 }
 
 /* ---- hooks --------------------------------------------------------------- */

@@ -40,12 +40,18 @@ struct guard {
 void guard_enter(struct guard *g);
 void guard_leave(const struct guard *g);
 
-/* Whether code at this address is libterrace's. */
+/* Whether code at this address is libterrace's, or of a library that was added. */
 bool guard_is_library(const void *address);
+void guard_add(const void *address); /* the library that this is in */
 void guard_begin(void);
 
 /* One line on stderr, unless TERRACE_LOG=off. */
 void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* The same, for who wants to know more (TERRACE_LOG=info), and all (debug). */
+void note(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void detail(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* Why "host" or "device" memory is the system's: once, where both have the same reason. */
+void say_untiered(const char *memory, const char *why);
 
 /* ---- table.c: which addresses are large blocks ---- */
 
@@ -54,7 +60,8 @@ enum {
     PAGE_GONE = 0x80,      /* unmapped: a segmentation fault */
     PAGE_FOREIGN = 0x40,   /* something else was mapped there */
     PAGE_PROTECTED = 0x20, /* with the PROT_... in the low bits */
-    PAGE_LOCKED = 0x10
+    PAGE_LOCKED = 0x10,
+    PAGE_HELD = 0x08       /* a device's driver knows it */
 };
 
 struct block {
@@ -100,6 +107,11 @@ void large_discard(const struct block *b, char *at, size_t bytes);
 /* From here on there are no new ones. */
 void large_stop(void);
 
+/* ---- cuda_memory.c: blocks on devices ---- */
+
+/* Bytes that make one large. */
+extern size_t memory_least __attribute__((visibility("hidden")));
+
 /* ---- malloc.c ---- */
 
 /* Whether it is in use, and not one that the program brings along. */
@@ -111,5 +123,8 @@ void mapping_begin(void);
 /* The system's own, whoever calls. */
 void *real_mmap(void *at, size_t bytes, int prot, int flags, int fd, off_t offset);
 int   real_munmap(void *at, size_t bytes);
+/* Memory that a device's driver is about to know, or knows no more: it stays where it is
+ * meanwhile. 0, or an errno. */
+int   mapping_hold(void *at, size_t bytes, bool hold);
 
 #endif

@@ -71,6 +71,7 @@
     X(CU_DEVICE_ATTRIBUTE_HOST_REGISTER_SUPPORTED, 99)                \
     X(CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS_USES_HOST_PAGE_TABLES, 100) \
     X(CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED, 102)   \
+    X(CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_WITH_CUDA_VMM_SUPPORTED, 110) \
     X(CU_DEVICE_ATTRIBUTE_READ_ONLY_HOST_REGISTER_SUPPORTED, 113)     \
     X(CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED, 115)                \
     X(CU_DEVICE_ATTRIBUTE_CAN_USE_64_BIT_STREAM_MEM_OPS, 122)         \
@@ -113,6 +114,8 @@
     X(CU_POINTER_ATTRIBUTE_DEVICE_POINTER, 3)           \
     X(CU_POINTER_ATTRIBUTE_HOST_POINTER, 4)             \
     X(CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, 9)           \
+    X(CU_POINTER_ATTRIBUTE_RANGE_START_ADDR, 11)        \
+    X(CU_POINTER_ATTRIBUTE_RANGE_SIZE, 12)              \
     X(CU_MEMORYTYPE_HOST, 1)                            \
     X(CU_MEMORYTYPE_DEVICE, 2)                          \
     X(CU_GET_PROC_ADDRESS_SUCCESS, 0)                   \
@@ -147,6 +150,8 @@ typedef struct CUctx_st *CUcontext;
 typedef struct CUstream_st *CUstream;
 typedef struct CUevent_st *CUevent;
 typedef struct CUgraph_st *CUgraph;
+typedef struct CUfunc_st *CUfunction;
+typedef struct CUmemPoolHandle_st *CUmemoryPool;
 typedef void (*CUhostFn)(void *data);
 typedef void (*CUstreamCallback)(CUstream stream, CUresult status, void *data);
 
@@ -157,6 +162,10 @@ typedef void (*CUstreamCallback)(CUstream stream, CUresult status, void *data);
 typedef struct {
     char bytes[16];
 } CUuuid;
+
+typedef struct {
+    char reserved[64];
+} CUipcMemHandle;
 
 typedef struct {
     int type;
@@ -223,10 +232,27 @@ typedef struct {
     X(cuMemGetInfo, 3020, cuMemGetInfo_v2, (size_t *free, size_t *total))                          \
     X(cuMemAlloc, 3020, cuMemAlloc_v2, (CUdeviceptr *address, size_t bytes))                       \
     X(cuMemFree, 3020, cuMemFree_v2, (CUdeviceptr address))                                        \
+    X(cuMemAllocPitch, 3020, cuMemAllocPitch_v2,                                                   \
+      (CUdeviceptr *address, size_t *pitch, size_t width, size_t height, unsigned element))        \
+    X(cuDeviceGetDefaultMemPool, 11020, cuDeviceGetDefaultMemPool,                                 \
+      (CUmemoryPool *pool, CUdevice device))                                                       \
+    X(cuMemAllocFromPoolAsync, 11020, cuMemAllocFromPoolAsync,                                     \
+      (CUdeviceptr *address, size_t bytes, CUmemoryPool pool, CUstream stream))                    \
+    X(cuIpcGetMemHandle, 4010, cuIpcGetMemHandle, (CUipcMemHandle *handle, CUdeviceptr address))   \
+    X(cuMemAllocHost, 3020, cuMemAllocHost_v2, (void **p, size_t bytes))                           \
+    X(cuLaunchKernel, 4000, cuLaunchKernel,                                                        \
+      (CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,   \
+       unsigned block_y, unsigned block_z, unsigned shared, CUstream stream, void **arguments,     \
+       void **extra))                                                                              \
+    X(cuFuncGetParamInfo, 12040, cuFuncGetParamInfo,                                               \
+      (CUfunction function, size_t i, size_t *offset, size_t *bytes))                              \
+    X(cuGetExportTable, 3000, cuGetExportTable, (const void **table, const CUuuid *id))            \
     X(cuMemGetAddressRange, 3020, cuMemGetAddressRange_v2,                                         \
       (CUdeviceptr *base, size_t *bytes, CUdeviceptr address))                                     \
     X(cuPointerGetAttribute, 4000, cuPointerGetAttribute,                                          \
       (void *data, CUpointer_attribute attribute, CUdeviceptr address))                            \
+    X(cuPointerGetAttributes, 7000, cuPointerGetAttributes,                                        \
+      (unsigned n, CUpointer_attribute *attributes, void **data, CUdeviceptr address))             \
     X(cuMemAllocAsync, 11020, cuMemAllocAsync,                                                     \
       (CUdeviceptr *address, size_t bytes, CUstream stream))                                       \
     X(cuMemFreeAsync, 11020, cuMemFreeAsync, (CUdeviceptr address, CUstream stream))               \

@@ -21,6 +21,7 @@ SAME_FLAG(CU_MEMHOSTREGISTER_READ_ONLY, 8);
 
 /* The structures once more, under names of their own. */
 #define CUuuid sim_uuid
+#define CUipcMemHandle sim_ipc_handle
 #define CUmemLocation sim_location
 #define CUmemAllocationProp sim_prop
 #define CUmemAccessDesc sim_desc
@@ -29,6 +30,7 @@ SAME_FLAG(CU_MEMHOSTREGISTER_READ_ONLY, 8);
 #undef SIM_CUDA_CONSTANTS
 #include "cuda_abi.h"
 #undef CUuuid
+#undef CUipcMemHandle
 #undef CUmemLocation
 #undef CUmemAllocationProp
 #undef CUmemAccessDesc
@@ -37,6 +39,7 @@ SAME_FLAG(CU_MEMHOSTREGISTER_READ_ONLY, 8);
 #define SAME_PLACE(ours, theirs, field) \
     _Static_assert(offsetof(ours, field) == offsetof(theirs, field), #theirs "." #field)
 SAME_SIZE(sim_uuid, CUuuid);
+SAME_SIZE(sim_ipc_handle, CUipcMemHandle);
 SAME_SIZE(sim_location, CUmemLocation);
 SAME_PLACE(sim_location, CUmemLocation, id);
 SAME_SIZE(sim_prop, CUmemAllocationProp);

@@ -64,6 +64,8 @@ CUresult cuPointerGetAttribute(void *data, CUpointer_attribute attribute, CUdevi
         *(void **)data = (void *)(uintptr_t)address;
         break;
     case CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL: *(int *)data = device; break;
+    case CU_POINTER_ATTRIBUTE_RANGE_START_ADDR: (void)memory_range(address, data, &(uint64_t){0}); break;
+    case CU_POINTER_ATTRIBUTE_RANGE_SIZE: (void)memory_range(address, &(uint64_t){0}, data); break;
     default: return MISUSED("an attribute that is not simulated");
     }
     return entry_leave(SIM_OK);

@@ -62,7 +62,7 @@ struct settings {
     int64_t queues, sync, staged, stall_ms;
     int64_t vmm, host_vmm, host_numa_vmm, host_numa_id, nodes, pools, memops, peer;
     int64_t integrated, pageable_access, host_register, async_engines;
-    int64_t allocation, lost, corrupt, verbose, report;
+    int64_t allocation, lost, ipc_mapped, corrupt, verbose, report;
 };
 
 struct stream;

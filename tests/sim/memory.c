@@ -134,6 +134,12 @@ enum memory_kind memory_kind(uint64_t address, int *device)
     return kind;
 }
 
+SIM_EXPORT bool sim_on_device(uint64_t address)
+{
+    int device;
+    return memory_kind(address, &device) == MEMORY_DEVICE;
+}
+
 SIM_EXPORT bool sim_read(void *to, uint64_t from, size_t bytes)
 {
     char *at;

@@ -49,6 +49,7 @@ extern "C" {
     X(ASYNC_ENGINES, async_engines, 2, "copy engines of each device, as it says")                  \
     X(ALLOCATION, allocation, 0, "bytes of memory that can be allocated at once; 0: no end")       \
     X(LOST, lost, 0, "a code with which device 0 is lost from the start; 0: it is not")            \
+    X(IPC_MAPPED, ipc_mapped, 0, "whether cuIpcGetMemHandle takes memory that was mapped")         \
     X(CORRUPT, corrupt, 0, "the last byte of each copy is another: 1: from a device, 2: between devices")               \
     X(VERBOSE, verbose, 0, "1: misuses are printed as they happen")                                \
     X(REPORT, report, 0, "1: misuses and leaks are printed at exit")
@@ -77,6 +78,8 @@ void *sim_memory(uint64_t address, size_t bytes);
 /* The same with bytes copied, from outside of any stream; false if not mapped. */
 bool sim_read(void *to, uint64_t from, size_t bytes);
 bool sim_write(uint64_t to, const void *from, size_t bytes);
+/* Whether what is behind an address is a device's memory. */
+bool sim_on_device(uint64_t address);
 /* Takes bytes of a device's memory, as another process would, negative: gives
  * them back; false if they are not free. */
 bool sim_occupy(int device, int64_t bytes);
@@ -87,6 +90,13 @@ bool sim_occupy(int device, int64_t bytes);
  * it runs when all before it is done, `ns` after it could. It may use
  * sim_memory() and must not call the runtime. */
 int sim_launch(void *stream, void (*kernel)(void *), void *arg, uint64_t ns);
+
+/* What a CUfunction points to here: cuLaunchKernel() runs it with a copy of what its
+ * first argument points to. */
+struct sim_function {
+    void (*kernel)(void *);
+    size_t bytes;
+};
 
 /* Kinds of work in streams. */
 enum {
