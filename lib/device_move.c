@@ -62,7 +62,7 @@ static void choose(const struct item *all, size_t n, size_t room, struct item *u
 {
     *ups = *downs = 0;
     for (size_t k = 0; k < n; k++) {
-        bool wanted = all[k].pinned || (all[k].stamp && k < room);
+        bool wanted = all[k].pinned || (k < room && all[k].stamp);
         if (wanted && !all[k].near)
             up[(*ups)++] = all[k];
         else if (!wanted && all[k].near)
