@@ -41,7 +41,7 @@ static struct terrace *manager; /* the process's, or NULL */
 static unsigned users;          /* of it */
 static bool begun, initialised;
 static atomic_bool shared; /* there is to be one without the preloaded library, too */
-static _Thread_local bool opening;
+static _Thread_local bool opening, hosts;
 
 /* After the constructors of the libraries that this one needs. */
 __attribute__((constructor)) static void when_initialised(void)
@@ -133,6 +133,11 @@ static int join_locked(terrace **out)
 bool process_is_opening(void)
 {
     return opening;
+}
+
+bool process_opens_hosts(void)
+{
+    return opening && hosts;
 }
 
 int process_join(const char *conf, terrace **out)
@@ -252,7 +257,9 @@ int terrace_process_open(terrace **out)
         return -TERRACE_EAGAIN;
     low_take(&low);
     pthread_mutex_lock(&lock);
+    hosts = true;
     int r = join_locked(&m), joined = r == 0;
+    hosts = false;
     pthread_mutex_unlock(&lock);
     if (joined)
         r = serves(m);

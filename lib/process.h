@@ -59,5 +59,8 @@ int process_share(terrace **out);
 /* Whether this thread opens the process's manager just now: what devices there are is
  * the program's in the first place. */
 bool process_is_opening(void);
+/* And for memory of the host: what the program does with devices, and whether it is this
+ * process that will, is not known yet. */
+bool process_opens_hosts(void);
 
 #endif

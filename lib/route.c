@@ -5,13 +5,14 @@
  * the host depends on what is between them. So each way has its turn with the first larger
  * tensors, and what it does then decides.
  *
- * May call: core.h, mover.h, relay.h, the backends' tables. */
+ * May call: core.h, mover.h, process.h, relay.h, the backends' tables. */
 #include "route.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "mover.h"
+#include "process.h"
 #include "relay.h"
 
 static const uint64_t WORTH_MEASURING = 1u << 20; /* bytes */
@@ -54,11 +55,12 @@ static bool may_reach(const struct tier *from, const struct tier *to)
            !(to->backend->caps & TERRACE_CAP_CPU);
 }
 
-/* What the thread's last failure was stays so. */
+/* Which devices reach each other is seen by the program, too: where that knows nothing of
+ * terrace, it stays its own affair. What the thread's last failure was stays so. */
 void routes_open(struct terrace *m)
 {
     char before[ERROR_TEXT];
-    if (m->options.value[OPT_PEER].number == PEER_OFF)
+    if (m->options.value[OPT_PEER].number == PEER_OFF || process_is_opening())
         return;
     snprintf(before, sizeof before, "%s", terrace_last_error());
     for (struct tier *from = m->tier; from < m->tier + m->tiers; from++)

@@ -407,6 +407,20 @@ static void note_absent(struct terrace *m, const terrace_backend *backend)
     snprintf(m->kinds_absent + used, sizeof m->kinds_absent - used, "%s: %s\n", backend->name, terrace_last_error());
 }
 
+/* Whether a setting says that the program's devices of a kind, or all, are to be used. */
+static bool is_asked_for(const struct terrace *m, const terrace_backend *backend)
+{
+    const struct options *o = &m->options;
+    size_t n = strlen(backend->name);
+    bool asked = options_text(o, "TIERS") != NULL;
+    for (unsigned i = 0; i < o->limits; i++) {
+        const char *name = o->limit[i].name;
+        asked |= !strcasecmp(name, class_names[backend->tier_class]);
+        asked |= !strncasecmp(name, backend->name, n) && (name[n] == '\0' || name[n] == '_');
+    }
+    return asked;
+}
+
 /* How many units a backend has that may be wanted: it is not even asked where
  * TERRACE_TIERS names others only. Notes why there are none. What the thread's last
  * failure was stays so. */
@@ -421,7 +435,12 @@ static int units_of(struct terrace *m, const terrace_backend *backend)
         return 0;
     snprintf(before, sizeof before, "%s", terrace_last_error());
     error_record("%s", "");
-    int n = backend->count(&m->host);
+    int n = 0;
+    if (backend->tier_class == TERRACE_CLASS_DEVICE && process_opens_hosts() && !is_asked_for(m, backend))
+        error_set(-TERRACE_ENOTSUP, "this program knows nothing of terrace, and began with memory of the host; "
+                  "TERRACE_LIMIT_DEVICE or TERRACE_TIERS ask for its devices, too");
+    else
+        n = backend->count(&m->host);
     if (n == 0 && *terrace_last_error())
         note_absent(m, backend);
     error_record("%s", before);

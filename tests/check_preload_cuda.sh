@@ -29,7 +29,7 @@ silent() { # PROGRAM ARGUMENT [NAME=VALUE...]
 check "builds" eval 'build linked cuda.c -DREACH=0 -Itests/sim "$sim/libcuda.so.1" &&
     build searched cuda.c -DREACH=1 -Itests/sim -ldl && build old_table cuda.c -DREACH=2 -Itests/sim -ldl &&
     build table cuda.c -DREACH=3 -Itests/sim -ldl && build behind.so behind.c -shared -fPIC && mkdir "$scratch/nccl" &&
-    build nccl/libnccl.so.2 nccl.c -shared -fPIC -Wl,-soname,libnccl.so.2'
+    build forks cuda_forks.c -ldl && build nccl/libnccl.so.2 nccl.c -shared -fPIC -Wl,-soname,libnccl.so.2'
 
 # ---- ways to the driver -----------------------------------------------------------
 
@@ -63,6 +63,10 @@ check "where the driver does not share it, a line says so" refused
 
 check "a driver without virtual memory" said "device 0 is the driver's" table untouched SIM_CUDA_VMM=0 TERRACE_LOG=info
 check "of which nothing is said unless asked" silent table untouched SIM_CUDA_VMM=0
+forks() {
+    SIM_CUDA_CAPACITY=80M TERRACE_LIMIT_HOST=160M LD_LIBRARY_PATH=$sim LD_PRELOAD=$library timeout 60 "$scratch/forks"
+}
+check "a child is the first to use the driver" forks
 check "a device that is left out" said "device 0 is the driver's" table untouched TERRACE_TIERS=numa,nvme TERRACE_LOG=info
 check "a setting that cannot be used" said 'TERRACE_LIMIT_CUDA=x is not accepted' table untouched TERRACE_LIMIT_CUDA=x
 check "a capacity that cannot be used" said 'TERRACE_REPORT_CAPACITY=much' table untouched TERRACE_REPORT_CAPACITY=much

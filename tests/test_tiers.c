@@ -401,7 +401,7 @@ static int bad_value(const struct row *row, const char **value)
     if (row->kind != TEXT && row->kind != PATHS)
         return TERRACE_ECONFIG;
     *value = "/proc/nonsense/x";
-    if (!strcmp(row->name, "TIERS") || !strcmp(row->name, "BACKENDS"))
+    if (!strcmp(row->name, "TIERS") || !strcmp(row->name, "BACKENDS") || !strcmp(row->name, "SHARED"))
         return TERRACE_ENOENT;
     return !strcmp(row->name, "REPORT") || !strcmp(row->name, "SCHEDULE") || !strcmp(row->name, "TRACE") ? 0 : TERRACE_ECONFIG;
 }
