@@ -230,7 +230,7 @@ $(BUILD)/obj/examples/gpt_device.o: examples/gpt.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(COMPILE) -O3 -DGPT_CUDA -MMD -MP -c $< -o $@
 
-$(BUILD)/obj/examples/gpt_cuda.o: examples/gpt_cuda.cu examples/gpt_cuda.h examples/gpt_compute.h
+$(BUILD)/obj/examples/gpt_cuda.o: examples/gpt_cuda.cu examples/gpt_cuda.h examples/gpt_calls.h examples/gpt_compute.h
 	@mkdir -p $(@D)
 	$(NVCC) $(NVCC_FLAGS) -c $< -o $@
 

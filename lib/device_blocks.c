@@ -5,16 +5,16 @@
  * that of the host tier next to the device. Both are charged before memory is taken, and
  * given back after that has gone, so that neither is exceeded, not even for a moment.
  *
- * May call: device_region.h, gate.h, mover.h, rules.h, staging.h, trace.h, the backend's table. */
+ * May call: device_region.h, gate.h, moved.h, mover.h, rules.h, staging.h, the backend's table. */
 #include "device_region.h"
 
 #include <stdio.h>
 
 #include "gate.h"
+#include "moved.h"
 #include "mover.h"
 #include "rules.h"
 #include "staging.h"
-#include "trace.h"
 
 enum { AT_ONCE = 16 }; /* blocks that are charged and moved together */
 
@@ -74,24 +74,6 @@ static void count_locked(const struct device_region *r, int where, size_t n, boo
     *(where == BLOCK_NEAR ? &d->near : &d->far) += more ? n : -n;
 }
 
-/* For the statistics and the timeline. */
-static void moved_locked(const struct device_region *r, int to, size_t n, uint64_t began)
-{
-    struct terrace *m = r->tier->manager;
-    struct tier *goal = tier_of(r, to), *from = tier_of(r, to == BLOCK_NEAR ? BLOCK_FAR : BLOCK_NEAR);
-    struct route *route = &m->route[from - m->tier][goal - m->tier];
-    uint64_t bytes = n * r->tier->info.granule;
-    route->bytes += bytes;
-    route->moves++;
-    from->out_bytes += bytes;
-    goal->in_bytes += bytes;
-    if (m->trace)
-        trace_note_locked(m->trace, &(struct trace_event){.asked = began, .began = began, .ended = clock_ns(),
-                          .bytes = bytes, .kind = TRACE_MOVE, .priority = PRIORITY_DEMAND,
-                          .from = (unsigned char)(from - m->tier), .to = (unsigned char)(goal - m->tier)},
-                          device_region_label(r));
-}
-
 /* n blocks have come to be somewhere, for which that has been charged. */
 static void arrived_locked(struct device_region *r, size_t i, size_t n, int where, uint64_t began)
 {
@@ -105,7 +87,9 @@ static void arrived_locked(struct device_region *r, size_t i, size_t n, int wher
         return;
     count_locked(r, before, n, false);
     room_uncharge_locked(tier_of(r, before), n * r->tier->info.granule);
-    moved_locked(r, where, n, began);
+    moved_locked(tier_of(r, before), tier_of(r, where), n * r->tier->info.granule,
+                 &(struct move){.label = device_region_label(r), .asked = began, .began = began,
+                                .priority = PRIORITY_DEMAND});
 }
 
 /* Has the backend place blocks; `done` is how many have come there. Gives up the lock. */

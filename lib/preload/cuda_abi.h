@@ -85,19 +85,7 @@ struct cuda_driver {
 #define BOTH(base, since, symbol, since2, symbol2, parameters, arguments) \
     cuda_result (*symbol) parameters;                                     \
     cuda_result (*symbol2) parameters;
-#define WORK(base, since, symbol, since2, symbol2, where, parameters, arguments) \
-    BOTH(base, since, symbol, since2, symbol2, parameters, arguments)
-#define LAUNCH(base, since, symbol, since2, symbol2, where, parameters, arguments, use) \
-    BOTH(base, since, symbol, since2, symbol2, parameters, arguments)
-#define DONE WORK
 #include "cuda_entries.def"
-#undef OWN
-#undef NEED
-#undef PLAIN
-#undef BOTH
-#undef WORK
-#undef LAUNCH
-#undef DONE
 };
 extern struct cuda_driver driver __attribute__((visibility("hidden")));
 
@@ -110,19 +98,7 @@ extern struct cuda_driver driver __attribute__((visibility("hidden")));
 #define BOTH(base, since, symbol, since2, symbol2, parameters, arguments) \
     ENTRY cuda_result symbol parameters;                                  \
     ENTRY cuda_result symbol2 parameters;
-#define WORK(base, since, symbol, since2, symbol2, where, parameters, arguments) \
-    BOTH(base, since, symbol, since2, symbol2, parameters, arguments)
-#define LAUNCH(base, since, symbol, since2, symbol2, where, parameters, arguments, use) \
-    BOTH(base, since, symbol, since2, symbol2, parameters, arguments)
-#define DONE WORK
 #include "cuda_entries.def"
-#undef OWN
-#undef NEED
-#undef PLAIN
-#undef BOTH
-#undef WORK
-#undef LAUNCH
-#undef DONE
 
 #endif /* CUDA_ABI_TYPES_ONLY */
 #endif

@@ -73,11 +73,6 @@ SAME_VALUE(CUDA_LOOKUP_PER_THREAD, CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM
 #define BOTH(base, since, symbol, since2, symbol2, parameters, arguments) \
     SAME(symbol, parameters)                                              \
     SAME(symbol2, parameters)
-#define WORK(base, since, symbol, since2, symbol2, where, parameters, arguments) \
-    BOTH(base, since, symbol, since2, symbol2, parameters, arguments)
-#define LAUNCH(base, since, symbol, since2, symbol2, where, parameters, arguments, use) \
-    BOTH(base, since, symbol, since2, symbol2, parameters, arguments)
-#define DONE WORK
 #include "cuda_entries.def"
 
 #else

@@ -42,19 +42,7 @@ static const struct form {
 #define PLAIN(base, since, symbol, where, parameters, arguments) FORM(base, since, symbol, false)
 #define BOTH(base, since, symbol, since2, symbol2, parameters, arguments) \
     FORM(base, since, symbol, false) FORM(base, since2, symbol2, true)
-#define WORK(base, since, symbol, since2, symbol2, where, parameters, arguments) \
-    BOTH(base, since, symbol, since2, symbol2, parameters, arguments)
-#define LAUNCH(base, since, symbol, since2, symbol2, where, parameters, arguments, use) \
-    BOTH(base, since, symbol, since2, symbol2, parameters, arguments)
-#define DONE WORK
 #include "cuda_entries.def"
-#undef OWN
-#undef NEED
-#undef PLAIN
-#undef BOTH
-#undef WORK
-#undef LAUNCH
-#undef DONE
 };
 enum { FORMS = sizeof forms / sizeof *forms };
 
@@ -127,19 +115,7 @@ static void bind_locked(void)
 #define PLAIN(base, since, symbol, where, parameters, arguments) NEED(symbol, parameters)
 #define BOTH(base, since, symbol, since2, symbol2, parameters, arguments) \
     NEED(symbol, parameters) NEED(symbol2, parameters)
-#define WORK(base, since, symbol, since2, symbol2, where, parameters, arguments) \
-    BOTH(base, since, symbol, since2, symbol2, parameters, arguments)
-#define LAUNCH(base, since, symbol, since2, symbol2, where, parameters, arguments, use) \
-    BOTH(base, since, symbol, since2, symbol2, parameters, arguments)
-#define DONE WORK
 #include "cuda_entries.def"
-#undef OWN
-#undef NEED
-#undef PLAIN
-#undef BOTH
-#undef WORK
-#undef LAUNCH
-#undef DONE
     if (!found.cuCtxGetCurrent || !found.cuMemAlloc_v2) { /* some other library of that name */
         dlclose(library);
         return;
