@@ -34,18 +34,10 @@ static void expect_blocks(const unsigned char *p, size_t n)
         cr_assert(pattern_is(p + i * BLOCK, BLOCK, i), "block %zu", i);
 }
 
-static size_t written(void)
+static size_t bytes_of(const uint64_t *counter)
 {
     pthread_mutex_lock(&simnode.lock);
-    size_t bytes = simnode.written_bytes;
-    pthread_mutex_unlock(&simnode.lock);
-    return bytes;
-}
-
-static size_t read_back(void)
-{
-    pthread_mutex_lock(&simnode.lock);
-    size_t bytes = simnode.read_bytes;
+    size_t bytes = *counter;
     pthread_mutex_unlock(&simnode.lock);
     return bytes;
 }
@@ -57,7 +49,7 @@ Test(away, pages_move_under_their_addresses, .timeout = 60)
     unsigned char *p = blocks_of(m, N);
     size_t moved = atomic_load(&simnode_adopted); /* the others had been taken from their place before */
     cr_assert_geq(moved, 2 * (size_t)BLOCK);
-    cr_assert_geq(moved + written(), (N - ROOM) * (size_t)BLOCK);
+    cr_assert_geq(moved + bytes_of(&simnode.written_bytes), (N - ROOM) * (size_t)BLOCK);
     cr_assert_geq(tier_stats_of(m, FAR).in_bytes, (N - ROOM) * (uint64_t)BLOCK);
     cr_assert_leq(tier_stats_of(m, NEAR).peak, (uint64_t)ROOM * BLOCK);
     expect_blocks(p, N);
@@ -73,8 +65,8 @@ Test(away, what_is_used_comes_back, .timeout = 60)
     enum { N = 10 };
     terrace *m = open_nodes(16);
     unsigned char *p = blocks_of(m, N);
-    for (int round = 0; read_back() < 3 * (size_t)BLOCK; round++) {
-        cr_assert_lt(round, 3000, "%zu bytes came back", read_back());
+    for (int round = 0; bytes_of(&simnode.read_bytes) < 3 * (size_t)BLOCK; round++) {
+        cr_assert_lt(round, 3000, "%zu bytes came back", bytes_of(&simnode.read_bytes));
         for (size_t i = 0; i < N; i++)
             p[i * BLOCK + 5] ^= 1;
         usleep(10000);
@@ -93,7 +85,7 @@ Test(away, where_pages_stay_blocks_are_copied, .timeout = 60)
     terrace *m = open_nodes(16);
     unsigned char *p = blocks_of(m, N);
     cr_assert_eq(atomic_load(&simnode_adopts_refused), 0);
-    cr_assert_geq(written(), 3 * (size_t)BLOCK);
+    cr_assert_geq(bytes_of(&simnode.written_bytes), 3 * (size_t)BLOCK);
     expect_blocks(p, N);
     terrace_close(m);
 }
@@ -165,7 +157,7 @@ Test(away, advice_reaches_them, .timeout = 60)
     uint64_t far = tier_stats_of(m, FAR).tensors;
     cr_assert_geq(far, 1);
     assert_ok(terrace_advise(m, p, 2 * (size_t)BLOCK, TERRACE_ADVISE_PIN, host_of(m)));
-    cr_assert_geq(read_back(), BLOCK, "what is pinned is on its own node");
+    cr_assert_geq(bytes_of(&simnode.read_bytes), BLOCK, "what is pinned is on its own node");
     assert_ok(terrace_advise(m, p, 2 * (size_t)BLOCK, TERRACE_ADVISE_UNPIN, host_of(m)));
     assert_ok(terrace_advise(m, p, (size_t)N * BLOCK, TERRACE_ADVISE_WILLNEED, host_of(m)));
     assert_ok(terrace_advise(m, p, (size_t)N * BLOCK, TERRACE_ADVISE_DONTNEED, host_of(m)));
